@@ -1,0 +1,602 @@
+//! What a configuration file may say: one type for each table, in the order in
+//! which a message meets them. Durations, sizes and rates carry their units.
+//!
+//! Everything has a default except `hostname`, at least one `[[listener]]`,
+//! one `[source.NAME]` and one `[pool.NAME]`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::{ByteSize, Duration, Rate};
+
+/// One owner's whole configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Configuration {
+    /// Name of this box: greeting, `Received`, `Message-ID`, and the EHLO name of sources that name none.
+    pub hostname: String,
+    /// Further files to read, relative to this one; `*` allowed in the last part.
+    #[serde(default)]
+    pub include: Vec<String>,
+    /// Where accepted mail is kept.
+    #[serde(default)]
+    pub spool: Spool,
+    /// Doors for SMTP.
+    #[serde(default)]
+    pub listener: Vec<Listener>,
+    /// Bounds on what a client may do.
+    #[serde(default)]
+    pub intake: Intake,
+    /// Who may submit after AUTH.
+    #[serde(default)]
+    pub credential: Vec<Credential>,
+    /// Who may submit without AUTH, by address.
+    #[serde(default)]
+    pub network: Vec<Network>,
+    /// Kinds of mail. `default` always exists.
+    #[serde(default)]
+    pub stream: BTreeMap<String, Stream>,
+    /// Sending addresses.
+    #[serde(default)]
+    pub source: BTreeMap<String, Source>,
+    /// Weighted groups of sources.
+    #[serde(default)]
+    pub pool: BTreeMap<String, Pool>,
+    /// Limits of every lane, unless something more specific says otherwise.
+    #[serde(default)]
+    pub lane: LaneLimits,
+    /// Limits of one source at one site: the most specific word.
+    #[serde(default)]
+    pub lane_limit: Vec<LaneLimit>,
+    /// Additions to, and changes of, the shipped provider rules.
+    #[serde(default)]
+    pub provider: BTreeMap<String, ProviderOverride>,
+    /// When a lane slows down and how it recovers.
+    #[serde(default)]
+    pub backoff: Backoff,
+    /// Signing keys.
+    #[serde(default)]
+    pub dkim: Vec<DkimKey>,
+    /// How mail leaves.
+    #[serde(default)]
+    pub delivery: Delivery,
+    /// Fixed next hops instead of MX.
+    #[serde(default)]
+    pub route: Vec<Route>,
+    /// Where to ask for names.
+    #[serde(default)]
+    pub resolver: Resolver,
+    /// The event log.
+    #[serde(default)]
+    pub records: Records,
+    /// Prometheus endpoint; absent: none.
+    #[serde(default)]
+    pub metrics: Option<Metrics>,
+    /// The socket that `postkeep` talks to.
+    #[serde(default)]
+    pub control: Control,
+}
+
+/// `[spool]`: the durable store of accepted mail.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Spool {
+    /// Folder of the segments; made if absent.
+    pub directory: PathBuf,
+    /// Size of one segment, 1MiB to 1GiB.
+    pub segment_size: ByteSize,
+    /// Intake answers 452 when the file system has less free space than this.
+    pub minimum_free: ByteSize,
+    /// Bodies kept in memory for their first attempt; beyond this they are read back from disk.
+    pub memory: ByteSize,
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("/var/lib/postkeep/spool"),
+            segment_size: ByteSize::mebibytes(64),
+            minimum_free: ByteSize::mebibytes(256),
+            memory: ByteSize::mebibytes(64),
+        }
+    }
+}
+
+/// How a door speaks TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum ListenerTls {
+    /// No TLS and therefore no AUTH.
+    None,
+    /// STARTTLS is offered; AUTH appears after it.
+    #[default]
+    Starttls,
+    /// TLS from the first byte (port 465, RFC 8314).
+    Implicit,
+}
+
+/// `[[listener]]`: one SMTP door.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Listener {
+    /// Address and port, `0.0.0.0:25`, `[::]:587`.
+    pub address: SocketAddr,
+    /// TLS at this door.
+    #[serde(default)]
+    pub tls: ListenerTls,
+    /// PEM file with the certificate chain; needed unless `tls = "none"`.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// PEM file with its private key.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    /// Refuse mail from networks that are listed but did not authenticate (submission doors).
+    #[serde(default)]
+    pub require_auth: bool,
+    /// Proxies that must speak PROXY protocol v2 here; empty: nobody does.
+    #[serde(default)]
+    pub proxy_protocol_from: Vec<IpNet>,
+}
+
+/// What to do with a bare CR or LF inside a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum BareLineEnds {
+    /// 550 5.6.0, the connection is closed.
+    #[default]
+    Refuse,
+    /// Every bare CR or LF becomes CRLF; the end of data stays CRLF.CRLF only.
+    Repair,
+}
+
+/// What to do when a needed header is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum MissingHeader {
+    /// Write one.
+    #[default]
+    Add,
+    /// Refuse the message.
+    Refuse,
+}
+
+/// `[intake]`: bounds at the doors. Each has its own reply code.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Intake {
+    /// Open connections over all doors.
+    pub connections: u32,
+    /// Open connections from one address.
+    pub connections_per_address: u32,
+    /// Messages on one connection before 421; 0: no bound.
+    pub messages_per_connection: u32,
+    /// Commands other than those of a mail transaction, before 421.
+    pub idle_commands: u32,
+    /// Errors before 421.
+    pub errors: u32,
+    /// Failed AUTH attempts before 421.
+    pub auth_failures: u32,
+    /// Recipients in one message.
+    pub recipients: u32,
+    /// Largest message, as announced by SIZE.
+    pub message_size: ByteSize,
+    /// Longest line inside a message, CRLF included; RFC 5321 §4.5.3.1.6 says 1000.
+    pub line_length: u32,
+    /// Wait for a command.
+    pub command_timeout: Duration,
+    /// Wait for the next piece of a message.
+    pub data_timeout: Duration,
+    /// Longest life of a connection.
+    pub session_timeout: Duration,
+    /// `Received` headers that mean a loop.
+    pub hops: u32,
+    /// Bare CR and LF.
+    pub bare_line_ends: BareLineEnds,
+    /// No `Date`.
+    pub missing_date: MissingHeader,
+    /// No `Message-ID`.
+    pub missing_message_id: MissingHeader,
+    /// Header that names the stream, where the credential allows it. Removed before delivery.
+    pub stream_header: String,
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Self {
+            connections: 1000,
+            connections_per_address: 200,
+            messages_per_connection: 0,
+            idle_commands: 100,
+            errors: 20,
+            auth_failures: 3,
+            recipients: 1000,
+            message_size: ByteSize::mebibytes(25),
+            line_length: 1000,
+            command_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(180),
+            session_timeout: Duration::from_secs(6 * 3600),
+            hops: 30,
+            bare_line_ends: BareLineEnds::Refuse,
+            missing_date: MissingHeader::Add,
+            missing_message_id: MissingHeader::Add,
+            stream_header: "X-Postkeep-Stream".to_owned(),
+        }
+    }
+}
+
+/// `[[credential]]`: a sender that authenticates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Credential {
+    /// User name of AUTH.
+    pub name: String,
+    /// Argon2id hash in PHC form (`postkeep credential hash` makes one).
+    pub password_hash: String,
+    /// Domains allowed in MAIL FROM and From; `*.example.com` is everything below, `*` is any.
+    pub sender_domains: Vec<String>,
+    /// Stream when the message names none; `default` when absent.
+    #[serde(default)]
+    pub stream: Option<String>,
+    /// Streams the message may choose by header; `*` is any.
+    #[serde(default)]
+    pub may_choose_streams: Vec<String>,
+}
+
+/// `[[network]]`: senders known by address.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Network {
+    /// Name for records.
+    pub name: String,
+    /// The addresses.
+    pub addresses: Vec<IpNet>,
+    /// As for a credential.
+    pub sender_domains: Vec<String>,
+    /// As for a credential.
+    #[serde(default)]
+    pub stream: Option<String>,
+    /// As for a credential.
+    #[serde(default)]
+    pub may_choose_streams: Vec<String>,
+}
+
+/// `[stream.NAME]`: mail of one kind from one sender.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Stream {
+    /// Pool it leaves from; absent: the only pool, or the one named `default`.
+    pub pool: Option<String>,
+    /// Waits between attempts; the last one repeats.
+    pub retry: Vec<Duration>,
+    /// Share of each wait that is random, 0 to 0.9.
+    pub retry_jitter: f64,
+    /// After this long an undelivered message is returned to its sender.
+    pub expire_after: Duration,
+    /// Send a delay notice (RFC 3461 NOTIFY=DELAY) after this long, once; absent: only when asked for, at 4h.
+    pub delay_notice_after: Duration,
+    /// Limits over all lanes together.
+    pub total: TotalLimits,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self {
+            pool: None,
+            retry: [300u64, 600, 1200, 2400, 3600, 7200, 14400]
+                .into_iter()
+                .map(Duration::from_secs)
+                .collect(),
+            retry_jitter: 0.2,
+            expire_after: Duration::from_secs(4 * 86400 + 12 * 3600),
+            delay_notice_after: Duration::from_secs(4 * 3600),
+            total: TotalLimits::default(),
+        }
+    }
+}
+
+/// `[source.NAME]`: one sending address.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Source {
+    /// IPv4 address to bind; at least one of the two is needed.
+    #[serde(default)]
+    pub ipv4: Option<std::net::Ipv4Addr>,
+    /// IPv6 address to bind.
+    #[serde(default)]
+    pub ipv6: Option<std::net::Ipv6Addr>,
+    /// EHLO name; absent: `hostname`.
+    #[serde(default)]
+    pub ehlo: Option<String>,
+    /// Bind even while the address is not (yet) on an interface: IP_FREEBIND.
+    #[serde(default)]
+    pub freebind: bool,
+}
+
+/// `[pool.NAME]`: weighted sources.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Pool {
+    /// Source name to weight, 0 to 1000; 0 takes a source out.
+    pub sources: BTreeMap<String, u32>,
+}
+
+/// Limits of a lane (source × site). Absent: the next more general word counts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct LaneLimits {
+    /// Connections open at once.
+    pub connections: Option<u32>,
+    /// New connections in any stretch of that length.
+    pub connection_rate: Option<Rate>,
+    /// Messages on one connection before it is closed.
+    pub messages_per_connection: Option<u32>,
+    /// Messages (mail transactions) in any stretch of that length.
+    pub message_rate: Option<Rate>,
+    /// Recipients in one transaction.
+    pub recipients_per_transaction: Option<u32>,
+}
+
+/// Limits over all lanes of a provider or of a stream.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct TotalLimits {
+    /// Connections open at once. A stream counts a connection while it carries its message.
+    pub connections: Option<u32>,
+    /// New connections in any stretch of that length; not for streams.
+    pub connection_rate: Option<Rate>,
+    /// Messages in any stretch of that length.
+    pub message_rate: Option<Rate>,
+}
+
+/// `[[lane-limit]]`: one lane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LaneLimit {
+    /// Source name; absent: every source.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Site name as `postkeep queue show` prints it.
+    pub site: String,
+    /// The limits.
+    pub limits: LaneLimits,
+}
+
+/// `[provider.NAME]`: what differs from the shipped rules, or a provider of your own.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct ProviderOverride {
+    /// MX host suffixes; needed for a provider that is not shipped.
+    pub mx_suffix: Vec<String>,
+    /// Limits of each lane to this provider.
+    pub lane: LaneLimits,
+    /// Limits over all lanes to this provider.
+    pub total: TotalLimits,
+    /// TLS to this provider; absent: `[delivery] tls`.
+    pub tls: Option<OutboundTls>,
+}
+
+/// `[backoff]`: when a lane slows down, by how much, and how it recovers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Backoff {
+    /// Consecutive lane failures (421, refused or dropped connections) that start backing off.
+    pub failures: u32,
+    /// First pause.
+    pub pause: Duration,
+    /// Longest pause; each further failure doubles up to it.
+    pub longest_pause: Duration,
+    /// After a pause the lane runs at this share of its limits, 0.05 to 1.
+    pub slow_share: f64,
+    /// Deliveries in a row that double the share again until it is whole.
+    pub successes: u32,
+    /// How long a source that cannot be bound stays out.
+    pub unbindable_pause: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            failures: 3,
+            pause: Duration::from_secs(60),
+            longest_pause: Duration::from_secs(3600),
+            slow_share: 0.25,
+            successes: 20,
+            unbindable_pause: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Kind of a signing key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum DkimAlgorithm {
+    /// RSA with SHA-256, 1024 bits at least, 2048 advised.
+    #[default]
+    RsaSha256,
+    /// Ed25519 (RFC 8463); beside an RSA key, never alone.
+    Ed25519Sha256,
+}
+
+/// `[[dkim]]`: one key. All keys that match a message sign it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct DkimKey {
+    /// `d=`: signs mail whose From domain is this or below it.
+    pub domain: String,
+    /// `s=`.
+    pub selector: String,
+    /// PEM file (PKCS#8 or PKCS#1).
+    pub key: PathBuf,
+    /// Kind of key.
+    #[serde(default)]
+    pub algorithm: DkimAlgorithm,
+    /// Streams it signs; empty: all that no other key of this domain and algorithm names.
+    #[serde(default)]
+    pub streams: Vec<String>,
+    /// Headers to sign beside the built-in list.
+    #[serde(default)]
+    pub extra_headers: Vec<String>,
+    /// `x=`: signature life; absent: none.
+    #[serde(default)]
+    pub expire_after: Option<Duration>,
+}
+
+/// TLS towards receivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutboundTls {
+    /// Never.
+    None,
+    /// When offered; any certificate; plain text when the handshake fails (RFC 7435). The result is recorded.
+    #[default]
+    Opportunistic,
+    /// Needed; any certificate.
+    Required,
+    /// Needed, with a certificate that is valid for the MX host.
+    Verified,
+}
+
+/// `[delivery]`: how mail leaves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Delivery {
+    /// Port of receivers.
+    pub port: u16,
+    /// Use IPv6 where both ends have it.
+    pub ipv6: bool,
+    /// TLS towards receivers.
+    pub tls: OutboundTls,
+    /// PEM file with more trusted roots, for `verified`.
+    pub extra_roots: Option<PathBuf>,
+    /// Connections over all lanes.
+    pub connections: u32,
+    /// How long an idle connection is kept for the next message.
+    pub idle_timeout: Duration,
+    /// TCP connect.
+    pub connect_timeout: Duration,
+    /// Banner, RFC 5321 §4.5.3.2.1.
+    pub greeting_timeout: Duration,
+    /// MAIL, §4.5.3.2.2.
+    pub mail_timeout: Duration,
+    /// RCPT, §4.5.3.2.3.
+    pub rcpt_timeout: Duration,
+    /// DATA, §4.5.3.2.4.
+    pub data_timeout: Duration,
+    /// Each block of data, §4.5.3.2.5.
+    pub block_timeout: Duration,
+    /// The reply after the final dot, §4.5.3.2.6.
+    pub final_timeout: Duration,
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Self {
+            port: 25,
+            ipv6: true,
+            tls: OutboundTls::Opportunistic,
+            extra_roots: None,
+            connections: 2000,
+            idle_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(30),
+            greeting_timeout: Duration::from_secs(300),
+            mail_timeout: Duration::from_secs(300),
+            rcpt_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(120),
+            block_timeout: Duration::from_secs(180),
+            final_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+/// `[[route]]`: a fixed next hop.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Route {
+    /// Recipient domain; `*.example.com` is everything below, `*` is any.
+    pub domain: String,
+    /// Hosts in order of preference: `host`, `host:port`, `192.0.2.1:25`, `[::1]:25`.
+    pub hosts: Vec<String>,
+}
+
+/// `[resolver]`: DNS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Resolver {
+    /// Servers to ask; empty: those of `/etc/resolv.conf`.
+    pub servers: Vec<SocketAddr>,
+    /// Wait for one answer.
+    pub timeout: Duration,
+    /// Further tries.
+    pub attempts: u32,
+    /// Answers kept.
+    pub cache_entries: u32,
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self { servers: Vec::new(), timeout: Duration::from_secs(5), attempts: 2, cache_entries: 100_000 }
+    }
+}
+
+/// `[records]`: one JSON line for each event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Records {
+    /// Folder; made if absent.
+    pub directory: PathBuf,
+    /// A file is closed at this size.
+    pub rotate_size: ByteSize,
+    /// And at this age.
+    pub rotate_after: Duration,
+    /// Closed files older than this are deleted.
+    pub keep: Duration,
+}
+
+impl Default for Records {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("/var/lib/postkeep/records"),
+            rotate_size: ByteSize::mebibytes(256),
+            rotate_after: Duration::from_secs(86400),
+            keep: Duration::from_secs(30 * 86400),
+        }
+    }
+}
+
+/// `[metrics]`: where Prometheus reads `/metrics`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Metrics {
+    /// Address and port; keep it on loopback or a management network.
+    pub address: SocketAddr,
+}
+
+/// `[control]`: the administration socket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Control {
+    /// Unix socket, mode 0660.
+    pub socket: PathBuf,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self { socket: PathBuf::from("/run/postkeep/control.sock") }
+    }
+}
+
+/// An address of a source that fits the family of a destination.
+impl Source {
+    /// The address to bind towards `destination`, if this source has one of that family.
+    pub fn address_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        match destination {
+            IpAddr::V4(_) => self.ipv4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.ipv6.map(IpAddr::V6),
+        }
+    }
+}
