@@ -1,2 +1,87 @@
-//! Under construction.
-fn main() {}
+//! `postkeep`: the one command that people type. Reads arguments, calls the
+//! rooms, prints what they answer. No logic of its own.
+
+mod arguments;
+mod queue;
+mod rehearse;
+mod show;
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use postkeep_configuration::Options;
+use postkeep_configuration::command::{self, Outcome};
+use postkeep_control::{Client, ClientError};
+
+use self::arguments::{Arguments, Command, ConfigCommand, CredentialCommand, SpoolCommand};
+
+/// A check or a promise failed.
+const FAILED: u8 = 1;
+/// Bad usage or bad input.
+const BAD_INPUT: u8 = 2;
+/// The daemon cannot be reached.
+const UNREACHABLE: u8 = 3;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(arguments)),
+        Err(error) => failure(FAILED, &format!("cannot start threads: {error}")),
+    };
+    // A closed pipe is the reader's choice, not our failure.
+    let _ = std::io::stdout().lock().write_all(outcome.text.as_bytes());
+    let _ = std::io::stderr().lock().write_all(outcome.complaint.as_bytes());
+    ExitCode::from(outcome.code)
+}
+
+async fn run(arguments: Arguments) -> Outcome {
+    let json = arguments.json;
+    let client = Client::new(&arguments.socket);
+    match arguments.command {
+        Command::Config(ConfigCommand::Check { file, no_files }) => command::check(&file, &Options { check_files: !no_files, ..Options::default() }, json),
+        Command::Config(ConfigCommand::Schema) => command::schema(),
+        Command::Config(ConfigCommand::Explain { file, recipient, sender, stream }) => {
+            let loaded = match postkeep_configuration::load(&file) {
+                Ok(loaded) => loaded,
+                Err(errors) => return failure(BAD_INPUT, &errors.to_string()),
+            };
+            match postkeep_mta::explain::explain(&loaded, &recipient, sender.as_deref(), stream.as_deref()).await {
+                Ok(explanation) => show::value(&explanation, json, ToString::to_string),
+                Err(error) => failure(BAD_INPUT, &error),
+            }
+        }
+        Command::Credential(CredentialCommand::Hash) => {
+            let mut input = String::new();
+            match std::io::stdin().take(4096).read_to_string(&mut input) {
+                Ok(_) => command::hash(&input, json),
+                Err(error) => failure(BAD_INPUT, &format!("cannot read the password from standard input: {error}")),
+            }
+        }
+        Command::Queue(command) => queue::run(&client, command, json).await,
+        Command::Reload => match client.reload().await {
+            Ok(report) => show::value(&report, json, show::reload),
+            Err(error) => client_failure(&error),
+        },
+        Command::Status => match client.status().await {
+            Ok(status) => show::value(&status, json, show::status),
+            Err(error) => client_failure(&error),
+        },
+        Command::Spool(SpoolCommand::Inspect { directory }) => show::spool(&directory, json),
+        Command::Rehearse(options) => rehearse::run(*options, json).await,
+    }
+}
+
+/// An outcome that only complains.
+pub(crate) fn failure(code: u8, complaint: &str) -> Outcome {
+    Outcome { text: String::new(), complaint: format!("postkeep: {}\n", complaint.trim_end()), code }
+}
+
+/// What a failed talk with the daemon means.
+pub(crate) fn client_failure(error: &ClientError) -> Outcome {
+    let code = match error {
+        ClientError::Unreachable { .. } => UNREACHABLE,
+        ClientError::Refused(_) | ClientError::Answer(_) => FAILED,
+    };
+    failure(code, &error.to_string())
+}

@@ -18,48 +18,49 @@ use crate::units::{ByteSize, Duration, Rate};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Configuration {
-    /// Name of this box: greeting, `Received`, `Message-ID`, and the EHLO name of sources that name none.
+    /// Name of this box, as its reverse DNS gives it: greeting, `Received`, `Message-ID`, and the EHLO name of sources that name none.
     pub hostname: String,
     /// Further files to read, relative to this one; `*` allowed in the last part.
     #[serde(default)]
+    #[schemars(extend("x-type" = "list of paths"))]
     pub include: Vec<String>,
-    /// Where accepted mail is kept.
+    /// The durable store of accepted mail.
     #[serde(default)]
     pub spool: Spool,
-    /// Doors for SMTP.
+    /// Doors for SMTP, one table each; one at least.
     #[serde(default)]
     pub listener: Vec<Listener>,
-    /// Bounds on what a client may do.
+    /// Bounds on what a client may do; each has its own reply code.
     #[serde(default)]
     pub intake: Intake,
-    /// Who may submit after AUTH.
+    /// Who may submit after AUTH, one table each.
     #[serde(default)]
     pub credential: Vec<Credential>,
-    /// Who may submit without AUTH, by address.
+    /// Who may submit without AUTH, by address, one table each.
     #[serde(default)]
     pub network: Vec<Network>,
-    /// Kinds of mail. `default` always exists.
+    /// Kinds of mail, each with its pool, schedule and totals. The stream `default` always exists.
     #[serde(default)]
     pub stream: BTreeMap<String, Stream>,
-    /// Sending addresses.
+    /// Sending addresses; one at least.
     #[serde(default)]
     pub source: BTreeMap<String, Source>,
-    /// Weighted groups of sources.
+    /// Weighted groups of sources; one at least.
     #[serde(default)]
     pub pool: BTreeMap<String, Pool>,
-    /// Limits of every lane, unless something more specific says otherwise.
+    /// Limits of every lane (source × site), unless something more specific says otherwise.
     #[serde(default)]
     pub lane: LaneLimits,
     /// Limits of one source at one site: the most specific word.
     #[serde(default)]
     pub lane_limit: Vec<LaneLimit>,
-    /// Additions to, and changes of, the shipped provider rules.
+    /// Changes of the shipped provider rules, and providers of your own.
     #[serde(default)]
     pub provider: BTreeMap<String, ProviderOverride>,
-    /// When a lane slows down and how it recovers.
+    /// When a lane slows down, by how much, and how it recovers.
     #[serde(default)]
     pub backoff: Backoff,
-    /// Signing keys.
+    /// Signing keys, one table each. All keys that match a message sign it.
     #[serde(default)]
     pub dkim: Vec<DkimKey>,
     /// How mail leaves.
@@ -68,13 +69,13 @@ pub struct Configuration {
     /// Fixed next hops instead of MX.
     #[serde(default)]
     pub route: Vec<Route>,
-    /// Where to ask for names.
+    /// Where to ask for names (DNS).
     #[serde(default)]
     pub resolver: Resolver,
-    /// The event log.
+    /// The event log: one JSON line for each event.
     #[serde(default)]
     pub records: Records,
-    /// Prometheus endpoint; absent: none.
+    /// Where Prometheus reads `/metrics`; absent: nowhere.
     #[serde(default)]
     pub metrics: Option<Metrics>,
     /// The socket that `postkeep` talks to.
@@ -86,13 +87,14 @@ pub struct Configuration {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Spool {
-    /// Folder of the segments; made if absent.
+    /// Folder of the segments, made if absent; on a local file system whose `fdatasync` can be trusted.
+    #[schemars(extend("x-type" = "path"))]
     pub directory: PathBuf,
-    /// Size of one segment, 1MiB to 1GiB.
+    /// Size of one segment, 1MiB to 1GiB; a message that is larger gets a larger one.
     pub segment_size: ByteSize,
     /// Intake answers 452 when the file system has less free space than this.
     pub minimum_free: ByteSize,
-    /// Bodies kept in memory for their first attempt; beyond this they are read back from disk.
+    /// Bodies kept in memory for their first attempt, 1MiB or more; beyond this they are read back from disk.
     pub memory: ByteSize,
 }
 
@@ -124,22 +126,26 @@ pub enum ListenerTls {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Listener {
-    /// Address and port, `0.0.0.0:25`, `[::]:587`.
+    /// Address and port, `"0.0.0.0:25"`, `"[::]:587"`.
+    #[schemars(extend("x-type" = "address and port"))]
     pub address: SocketAddr,
     /// TLS at this door.
     #[serde(default)]
     pub tls: ListenerTls,
     /// PEM file with the certificate chain; needed unless `tls = "none"`.
     #[serde(default)]
+    #[schemars(extend("x-type" = "path"))]
     pub certificate: Option<PathBuf>,
-    /// PEM file with its private key.
+    /// PEM file with its private key, not encrypted; needed unless `tls = "none"`.
     #[serde(default)]
+    #[schemars(extend("x-type" = "path"))]
     pub key: Option<PathBuf>,
-    /// Refuse mail from networks that are listed but did not authenticate (submission doors).
+    /// Refuse mail from networks that are listed but did not authenticate (submission doors). Needs TLS.
     #[serde(default)]
     pub require_auth: bool,
-    /// Proxies that must speak PROXY protocol v2 here; empty: nobody does.
+    /// Networks of proxies that must speak PROXY protocol v2 here; empty: nobody does.
     #[serde(default)]
+    #[schemars(with = "Vec<String>", extend("x-type" = "list of networks"))]
     pub proxy_protocol_from: Vec<IpNet>,
 }
 
@@ -169,9 +175,9 @@ pub enum MissingHeader {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Intake {
-    /// Open connections over all doors.
+    /// Open connections over all doors, 1 or more.
     pub connections: u32,
-    /// Open connections from one address.
+    /// Open connections from one address, 1 or more.
     pub connections_per_address: u32,
     /// Messages on one connection before 421; 0: no bound.
     pub messages_per_connection: u32,
@@ -181,19 +187,19 @@ pub struct Intake {
     pub errors: u32,
     /// Failed AUTH attempts before 421.
     pub auth_failures: u32,
-    /// Recipients in one message.
+    /// Recipients in one message, 1 to 100000; RFC 5321 §4.5.3.1.8 has clients expect 100.
     pub recipients: u32,
-    /// Largest message, as announced by SIZE.
+    /// Largest message, as announced by SIZE, 64KiB to 1GiB.
     pub message_size: ByteSize,
-    /// Longest line inside a message, CRLF included; RFC 5321 §4.5.3.1.6 says 1000.
+    /// Longest line inside a message, CRLF included; 1000 (RFC 5321 §4.5.3.1.6) to 1048576.
     pub line_length: u32,
-    /// Wait for a command.
+    /// Wait for a command (RFC 5321 §4.5.3.2.7).
     pub command_timeout: Duration,
     /// Wait for the next piece of a message.
     pub data_timeout: Duration,
-    /// Longest life of a connection.
+    /// Longest life of a connection, up to 7d.
     pub session_timeout: Duration,
-    /// `Received` headers that mean a loop.
+    /// `Received` headers that mean a loop, 1 to 1000.
     pub hops: u32,
     /// Bare CR and LF.
     pub bare_line_ends: BareLineEnds,
@@ -233,17 +239,20 @@ impl Default for Intake {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Credential {
-    /// User name of AUTH.
+    /// User name of AUTH; unique.
     pub name: String,
     /// Argon2id hash in PHC form (`postkeep credential hash` makes one).
     pub password_hash: String,
-    /// Domains allowed in MAIL FROM and From; `*.example.com` is everything below, `*` is any.
+    /// Domains allowed in MAIL FROM and From, one at least; `"*.example.com"` is everything below, `"*"` is any.
+    #[schemars(extend("x-type" = "list of domain patterns"))]
     pub sender_domains: Vec<String>,
     /// Stream when the message names none; `default` when absent.
     #[serde(default)]
+    #[schemars(extend("x-type" = "name"))]
     pub stream: Option<String>,
-    /// Streams the message may choose by header; `*` is any.
+    /// Streams the message may choose by header; `"*"` is any.
     #[serde(default)]
+    #[schemars(extend("x-type" = "list of names"))]
     pub may_choose_streams: Vec<String>,
 }
 
@@ -251,17 +260,21 @@ pub struct Credential {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Network {
-    /// Name for records.
+    /// Name for records; unique.
     pub name: String,
-    /// The addresses.
+    /// Networks, such as `"192.0.2.0/24"`; nothing wider than a /8 of IPv4 or a /32 of IPv6.
+    #[schemars(with = "Vec<String>", extend("x-type" = "list of networks"))]
     pub addresses: Vec<IpNet>,
     /// As for a credential.
+    #[schemars(extend("x-type" = "list of domain patterns"))]
     pub sender_domains: Vec<String>,
     /// As for a credential.
     #[serde(default)]
+    #[schemars(extend("x-type" = "name"))]
     pub stream: Option<String>,
     /// As for a credential.
     #[serde(default)]
+    #[schemars(extend("x-type" = "list of names"))]
     pub may_choose_streams: Vec<String>,
 }
 
@@ -270,14 +283,15 @@ pub struct Network {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Stream {
     /// Pool it leaves from; absent: the only pool, or the one named `default`.
+    #[schemars(extend("x-type" = "name"))]
     pub pool: Option<String>,
-    /// Waits between attempts; the last one repeats.
+    /// Waits between attempts, 1 to 100 of them, 1s to 7d each; the last one repeats.
     pub retry: Vec<Duration>,
     /// Share of each wait that is random, 0 to 0.9.
     pub retry_jitter: f64,
-    /// After this long an undelivered message is returned to its sender.
+    /// After this long, up to 30d, an undelivered message is returned to its sender.
     pub expire_after: Duration,
-    /// Send a delay notice (RFC 3461 NOTIFY=DELAY) after this long, once; absent: only when asked for, at 4h.
+    /// Age at which senders who asked for it (RFC 3461 NOTIFY=DELAY) get one delay notice.
     pub delay_notice_after: Duration,
     /// Limits over all lanes together.
     pub total: TotalLimits,
@@ -287,10 +301,7 @@ impl Default for Stream {
     fn default() -> Self {
         Self {
             pool: None,
-            retry: [300u64, 600, 1200, 2400, 3600, 7200, 14400]
-                .into_iter()
-                .map(Duration::from_secs)
-                .collect(),
+            retry: [300u64, 600, 1200, 2400, 3600, 7200, 14400].into_iter().map(Duration::from_secs).collect(),
             retry_jitter: 0.2,
             expire_after: Duration::from_secs(4 * 86400 + 12 * 3600),
             delay_notice_after: Duration::from_secs(4 * 3600),
@@ -309,7 +320,7 @@ pub struct Source {
     /// IPv6 address to bind.
     #[serde(default)]
     pub ipv6: Option<std::net::Ipv6Addr>,
-    /// EHLO name; absent: `hostname`.
+    /// EHLO name, which the reverse DNS of the address should give; absent: `hostname`.
     #[serde(default)]
     pub ehlo: Option<String>,
     /// Bind even while the address is not (yet) on an interface: IP_FREEBIND.
@@ -322,6 +333,7 @@ pub struct Source {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Pool {
     /// Source name to weight, 0 to 1000; 0 takes a source out.
+    #[schemars(extend("x-type" = "table: name = weight"))]
     pub sources: BTreeMap<String, u32>,
 }
 
@@ -329,15 +341,15 @@ pub struct Pool {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct LaneLimits {
-    /// Connections open at once.
+    /// Connections open at once, 1 or more.
     pub connections: Option<u32>,
     /// New connections in any stretch of that length.
     pub connection_rate: Option<Rate>,
-    /// Messages on one connection before it is closed.
+    /// Messages on one connection before it is closed, 1 or more.
     pub messages_per_connection: Option<u32>,
     /// Messages (mail transactions) in any stretch of that length.
     pub message_rate: Option<Rate>,
-    /// Recipients in one transaction.
+    /// Recipients in one transaction, 1 or more.
     pub recipients_per_transaction: Option<u32>,
 }
 
@@ -345,7 +357,7 @@ pub struct LaneLimits {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct TotalLimits {
-    /// Connections open at once. A stream counts a connection while it carries its message.
+    /// Connections open at once, 1 or more. A stream counts a connection while it carries its message.
     pub connections: Option<u32>,
     /// New connections in any stretch of that length; not for streams.
     pub connection_rate: Option<Rate>,
@@ -359,6 +371,7 @@ pub struct TotalLimits {
 pub struct LaneLimit {
     /// Source name; absent: every source.
     #[serde(default)]
+    #[schemars(extend("x-type" = "name"))]
     pub source: Option<String>,
     /// Site name as `postkeep queue show` prints it.
     pub site: String,
@@ -370,7 +383,7 @@ pub struct LaneLimit {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct ProviderOverride {
-    /// MX host suffixes; needed for a provider that is not shipped.
+    /// MX hosts that belong to it, by the end of their name: `"mx.example.net"`; needed for a provider that is not shipped.
     pub mx_suffix: Vec<String>,
     /// Limits of each lane to this provider.
     pub lane: LaneLimits,
@@ -384,7 +397,7 @@ pub struct ProviderOverride {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Backoff {
-    /// Consecutive lane failures (421, refused or dropped connections) that start backing off.
+    /// Consecutive lane failures (421, refused or dropped connections) that start backing off, 1 or more.
     pub failures: u32,
     /// First pause.
     pub pause: Duration,
@@ -392,7 +405,7 @@ pub struct Backoff {
     pub longest_pause: Duration,
     /// After a pause the lane runs at this share of its limits, 0.05 to 1.
     pub slow_share: f64,
-    /// Deliveries in a row that double the share again until it is whole.
+    /// Deliveries in a row that double the share again until it is whole, 1 or more.
     pub successes: u32,
     /// How long a source that cannot be bound stays out.
     pub unbindable_pause: Duration,
@@ -428,20 +441,22 @@ pub enum DkimAlgorithm {
 pub struct DkimKey {
     /// `d=`: signs mail whose From domain is this or below it.
     pub domain: String,
-    /// `s=`.
+    /// `s=`: the key is published at `SELECTOR._domainkey.DOMAIN`.
     pub selector: String,
-    /// PEM file (PKCS#8 or PKCS#1).
+    /// PEM file with the private key (PKCS#8; RSA also PKCS#1), not encrypted.
+    #[schemars(extend("x-type" = "path"))]
     pub key: PathBuf,
     /// Kind of key.
     #[serde(default)]
     pub algorithm: DkimAlgorithm,
     /// Streams it signs; empty: all that no other key of this domain and algorithm names.
     #[serde(default)]
+    #[schemars(extend("x-type" = "list of names"))]
     pub streams: Vec<String>,
     /// Headers to sign beside the built-in list.
     #[serde(default)]
     pub extra_headers: Vec<String>,
-    /// `x=`: signature life; absent: none.
+    /// `x=`: signature life, 1h to 365d; absent: none.
     #[serde(default)]
     pub expire_after: Option<Duration>,
 }
@@ -472,8 +487,9 @@ pub struct Delivery {
     /// TLS towards receivers.
     pub tls: OutboundTls,
     /// PEM file with more trusted roots, for `verified`.
+    #[schemars(extend("x-type" = "path"))]
     pub extra_roots: Option<PathBuf>,
-    /// Connections over all lanes.
+    /// Connections over all lanes, 1 or more.
     pub connections: u32,
     /// How long an idle connection is kept for the next message.
     pub idle_timeout: Duration,
@@ -517,9 +533,11 @@ impl Default for Delivery {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Route {
-    /// Recipient domain; `*.example.com` is everything below, `*` is any.
+    /// Recipient domain; `"*.example.com"` is everything below, `"*"` is any. The narrowest route wins.
+    #[schemars(extend("x-type" = "domain pattern"))]
     pub domain: String,
-    /// Hosts in order of preference: `host`, `host:port`, `192.0.2.1:25`, `[::1]:25`.
+    /// Hosts in order of preference, up to 20: `"mx.example.com"`, `"mx.example.com:2525"`, `"192.0.2.1:25"`, `"[2001:db8::1]:25"`.
+    #[schemars(extend("x-type" = "list of hosts"))]
     pub hosts: Vec<String>,
 }
 
@@ -527,13 +545,14 @@ pub struct Route {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Resolver {
-    /// Servers to ask; empty: those of `/etc/resolv.conf`.
+    /// Servers to ask, `"127.0.0.1:53"`; empty: those of `/etc/resolv.conf`.
+    #[schemars(extend("x-type" = "list of addresses and ports"))]
     pub servers: Vec<SocketAddr>,
-    /// Wait for one answer.
+    /// Wait for one answer, 50ms to 1m.
     pub timeout: Duration,
-    /// Further tries.
+    /// Further tries, up to 10.
     pub attempts: u32,
-    /// Answers kept.
+    /// Answers kept, up to 10 million.
     pub cache_entries: u32,
 }
 
@@ -548,10 +567,11 @@ impl Default for Resolver {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Records {
     /// Folder; made if absent.
+    #[schemars(extend("x-type" = "path"))]
     pub directory: PathBuf,
-    /// A file is closed at this size.
+    /// A file is closed at this size, 64KiB to 64GiB.
     pub rotate_size: ByteSize,
-    /// And at this age.
+    /// And at this age, 1s or more.
     pub rotate_after: Duration,
     /// Closed files older than this are deleted.
     pub keep: Duration,
@@ -573,6 +593,7 @@ impl Default for Records {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Metrics {
     /// Address and port; keep it on loopback or a management network.
+    #[schemars(extend("x-type" = "address and port"))]
     pub address: SocketAddr,
 }
 
@@ -580,7 +601,8 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Control {
-    /// Unix socket, mode 0660.
+    /// Unix socket, mode 0660; at most 107 octets long.
+    #[schemars(extend("x-type" = "path"))]
     pub socket: PathBuf,
 }
 

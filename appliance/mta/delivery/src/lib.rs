@@ -1,1 +1,19 @@
-//! Under construction.
+//! One outgoing SMTP connection: bind, connect, STARTTLS, EHLO, and then mail
+//! transactions until one side has enough.
+//!
+//! The dialogue itself is [`postkeep_smtp::client`]; this package is its thin
+//! edge. It copies no content, writes each group of commands with one system
+//! call where the kernel lets it, bounds every wait, and gives every recipient
+//! exactly one [`Outcome`].
+
+mod connection;
+mod connector;
+mod content;
+mod stream;
+mod tls;
+
+pub use connection::{Connection, IdleEnd, Transaction, TransactionResult};
+pub use connector::{Connector, ConnectorError, OpenError, Target, Timeouts};
+pub use postkeep_smtp::capabilities::Capabilities;
+pub use postkeep_smtp::client::{Outcome, Stage};
+pub use tls::TlsResult;

@@ -1,0 +1,48 @@
+# What a person can do here. Each target does its own set-up (scripts/setup) and
+# may be repeated; the second time it is quick.
+
+.DEFAULT_GOAL := help
+.PHONY: help run serve test lint bench bench-memory fuzz docs clean
+
+RECIPIENTS ?= 10000
+SEED ?= 1
+
+help:
+	@echo "make run            send a campaign through a simulated internet and account for every message"
+	@echo "make serve          the same, and keep it up to talk to; stop with Ctrl-C"
+	@echo "make test           every test, with the mail software that the tests are held against"
+	@echo "make lint           formatting, clippy, licences and advisories, rules of the house"
+	@echo "make bench          deliveries a second and CPU a message, beside Postfix on this machine"
+	@echo "make bench-memory   memory of a queue of five million deferred messages"
+	@echo "make fuzz           each fuzz target for FUZZ_SECONDS (60) seconds; needs a nightly compiler"
+	@echo "make docs           the documentation of the code, in target/doc"
+	@echo "make clean          remove what was built (the tools in .tools stay)"
+	@echo
+	@echo "RECIPIENTS=$(RECIPIENTS) SEED=$(SEED) may be set for run and serve."
+
+run:
+	@scripts/run --recipients $(RECIPIENTS) --seed $(SEED)
+
+serve:
+	@scripts/run --recipients $(RECIPIENTS) --seed $(SEED) --serve
+
+test:
+	@scripts/test
+
+lint:
+	@scripts/lint
+
+bench:
+	@scripts/bench
+
+bench-memory:
+	@scripts/bench --memory
+
+fuzz:
+	@scripts/fuzz
+
+docs:
+	@scripts/docs
+
+clean:
+	rm -rf target fuzz/target

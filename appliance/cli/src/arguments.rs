@@ -1,0 +1,196 @@
+//! The command line: `postkeep NOUN VERB`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs, watches and rehearses a Postkeep mail core.
+#[derive(Debug, Parser)]
+#[command(
+    name = "postkeep",
+    version,
+    after_help = "Exit codes: 0 done, 1 a check or promise failed, 2 bad usage or bad input, 3 the daemon cannot be reached."
+)]
+pub(crate) struct Arguments {
+    /// Answer in JSON; its keys are stable.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Control socket of the daemon.
+    #[arg(long, global = true, value_name = "PATH", default_value = "/run/postkeep/control.sock")]
+    pub socket: PathBuf,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check and explain configuration files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Make credentials.
+    #[command(subcommand)]
+    Credential(CredentialCommand),
+    /// See and change what waits.
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// Have the daemon read its configuration again; a bad file leaves the running one in place.
+    Reload,
+    /// How the daemon is.
+    Status,
+    /// Look into a spool.
+    #[command(subcommand)]
+    Spool(SpoolCommand),
+    /// Send a campaign through a configuration in a simulated internet on loopback.
+    #[command(after_help = "Example: postkeep rehearse --config /etc/postkeep/postkeep.toml --recipients 10000 --seed 7 --summary summary.json")]
+    Rehearse(Box<RehearseArguments>),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Read a file with its includes and report every error with its place and remedy.
+    #[command(after_help = "Example: postkeep config check /etc/postkeep/postkeep.toml")]
+    Check {
+        /// The file.
+        file: PathBuf,
+        /// Do not look at the files that it names (keys, certificates).
+        #[arg(long)]
+        no_files: bool,
+    },
+    /// Show which source, limits, TLS and signature a message would get, and why.
+    #[command(after_help = "Example: postkeep config explain postkeep.toml someone@example.org --sender news@sender.example --stream news")]
+    Explain {
+        /// The file.
+        file: PathBuf,
+        /// To whom.
+        recipient: String,
+        /// From whom: decides the signature.
+        #[arg(long)]
+        sender: Option<String>,
+        /// In which stream.
+        #[arg(long)]
+        stream: Option<String>,
+    },
+    /// Print the JSON Schema of the configuration.
+    Schema,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CredentialCommand {
+    /// Read a password from standard input and print the value for `password-hash`.
+    #[command(after_help = "Example: postkeep credential hash < password-file")]
+    Hash,
+}
+
+/// Which part of the queue; several must all match, none is everything.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Selection {
+    /// Mail of this stream.
+    #[arg(long)]
+    pub stream: Option<String>,
+    /// Mail for this recipient domain.
+    #[arg(long)]
+    pub domain: Option<String>,
+    /// Mail for this site, named as `queue show` prints it.
+    #[arg(long)]
+    pub site: Option<String>,
+    /// Mail that may leave from this source; for pause: what would leave from it.
+    #[arg(long)]
+    pub source: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// What waits, where, and why.
+    Show {
+        #[command(flatten)]
+        selection: Selection,
+        /// Rows of mail to print; JSON has all.
+        #[arg(long, default_value_t = 30)]
+        rows: usize,
+    },
+    /// Attempt nothing of it until resumed; survives restarts.
+    Pause {
+        #[command(flatten)]
+        selection: Selection,
+    },
+    /// Lift the pauses that the selection covers.
+    Resume {
+        #[command(flatten)]
+        selection: Selection,
+    },
+    /// Remove it without telling the senders.
+    #[command(after_help = "Without a selection, --all is needed: it removes the whole queue.")]
+    Delete {
+        #[command(flatten)]
+        selection: Selection,
+        /// The whole queue is meant.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Return it to its senders now, as if its time were up.
+    #[command(after_help = "Without a selection, --all is needed: it returns the whole queue.")]
+    Expire {
+        #[command(flatten)]
+        selection: Selection,
+        /// The whole queue is meant.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Make it due now, lift back-offs, and ask the DNS again.
+    Retry {
+        #[command(flatten)]
+        selection: Selection,
+    },
+    /// Send it to other hosts until cleared; survives restarts.
+    #[command(after_help = "Examples: postkeep queue reroute --domain example.org --to relay.example.net:25\n          postkeep queue reroute --domain example.org --clear")]
+    Reroute {
+        #[command(flatten)]
+        selection: Selection,
+        /// Hosts in order: name, name:port, 192.0.2.1:25 or [2001:db8::1]:25.
+        #[arg(long, value_delimiter = ',', required_unless_present = "clear")]
+        to: Vec<String>,
+        /// Back to the normal route.
+        #[arg(long, conflicts_with = "to")]
+        clear: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SpoolCommand {
+    /// List the segments, messages and damages of a spool whose daemon is stopped; changes nothing.
+    Inspect {
+        /// The `[spool] directory`.
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RehearseArguments {
+    /// The configuration to rehearse; it is not changed, and nothing leaves this machine.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Recipients of the campaign.
+    #[arg(long, default_value_t = 2000)]
+    pub recipients: u32,
+    /// The same seed gives the same campaign and the same whims of the providers.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Waits of the configuration and of the providers are divided by this.
+    #[arg(long, default_value_t = 60)]
+    pub hurry: u32,
+    /// Give up after this many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub deadline: u64,
+    /// Write the result as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
+    /// Keep the simulated internet and the daemon up, and print the addresses to talk to.
+    #[arg(long)]
+    pub serve: bool,
+    /// The daemon to run; default: the one beside this program.
+    #[arg(long, value_name = "PATH")]
+    pub daemon: Option<PathBuf>,
+    /// Folder for spool, records and keys; default: a temporary one that is removed afterwards.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub scratch: Option<PathBuf>,
+}

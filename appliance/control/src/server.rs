@@ -1,0 +1,174 @@
+//! The server's side: routes, the socket's life, `/metrics`.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use postkeep_mta::Engine;
+use postkeep_mta::engine::{QueueReport, QueueStatus};
+use postkeep_mta::selector::Selector;
+use thiserror::Error;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
+
+use crate::api::{ActionRequest, Problem, ReloadReport, Status};
+
+/// Largest request body.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// What a reload answers: a report, or every error of the file in one text.
+pub type ReloadAnswer = Pin<Box<dyn Future<Output = Result<ReloadReport, String>> + Send>>;
+
+/// What the daemon lends to control: the things that are not the engine's.
+pub trait Reloader: Send + Sync + 'static {
+    /// Reads the configuration again and takes it over.
+    fn reload(&self) -> ReloadAnswer;
+    /// How the daemon is.
+    fn status(&self) -> Status;
+}
+
+/// Why a door of control could not be opened.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// The Unix socket.
+    #[error("cannot open the control socket {path}: {error}; check [control] socket and the folder's rights")]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Another daemon answers there.
+    #[error("another postkeepd answers at the control socket {0}: stop it first, or name another [control] socket")]
+    InUse(PathBuf),
+    /// The metrics address.
+    #[error("cannot listen at [metrics] address {address}: {error}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// The open doors of control.
+pub struct Control {
+    tasks: Vec<JoinHandle<()>>,
+    socket: PathBuf,
+    /// Where metrics are served, with the port that was given out.
+    pub metrics: Option<SocketAddr>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    engine: Engine,
+    reloader: Arc<dyn Reloader>,
+}
+
+impl Control {
+    /// Opens the control socket and, if configured, the metrics address.
+    ///
+    /// # Errors
+    /// Either cannot be opened.
+    pub async fn open(socket: &Path, metrics: Option<SocketAddr>, engine: Engine, reloader: Arc<dyn Reloader>) -> Result<Self, ControlError> {
+        let shared = Shared { engine, reloader };
+        let listener = bind(socket).await?;
+        let routes = Router::new()
+            .route("/v1/status", get(status))
+            .route("/v1/queue", get(queue).post(act))
+            .route("/v1/reload", post(reload))
+            .route("/metrics", get(scrape))
+            .layer(DefaultBodyLimit::max(BODY_LIMIT))
+            .with_state(shared.clone());
+        let mut tasks = vec![tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, routes).await {
+                log::error!("control: {error}");
+            }
+        })];
+        let mut bound = None;
+        if let Some(address) = metrics {
+            let listener = TcpListener::bind(address).await.map_err(|error| ControlError::Metrics { address, error })?;
+            bound = listener.local_addr().ok();
+            let routes = Router::new().route("/metrics", get(scrape)).with_state(shared);
+            tasks.push(tokio::spawn(async move {
+                if let Err(error) = axum::serve(listener, routes).await {
+                    log::error!("metrics: {error}");
+                }
+            }));
+        }
+        Ok(Self { tasks, socket: socket.to_owned(), metrics: bound })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+async fn bind(path: &Path) -> Result<UnixListener, ControlError> {
+    let failed = |error| ControlError::Socket { path: path.to_owned(), error };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    // A socket of a daemon that was killed is in the way; one that answers is not ours to remove.
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(ControlError::InUse(path.to_owned()));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    Ok(listener)
+}
+
+async fn status(State(shared): State<Shared>) -> Json<Status> {
+    Json(shared.reloader.status())
+}
+
+async fn queue(State(shared): State<Shared>, Query(selector): Query<Selector>) -> Json<QueueStatus> {
+    Json(shared.engine.status(&selector.normalised()))
+}
+
+async fn act(State(shared): State<Shared>, Json(request): Json<ActionRequest>) -> Result<Json<QueueReport>, Refusal> {
+    match shared.engine.act(request.selector, request.action, &request.actor).await {
+        Ok(report) => Ok(Json(report)),
+        Err(detail) => Err(Refusal(Problem { title: "nothing was done".into(), status: 409, detail })),
+    }
+}
+
+async fn reload(State(shared): State<Shared>) -> Result<Json<ReloadReport>, Refusal> {
+    match shared.reloader.reload().await {
+        Ok(report) => Ok(Json(report)),
+        Err(detail) => Err(Refusal(Problem { title: "the running configuration stays in place".into(), status: 422, detail })),
+    }
+}
+
+async fn scrape(State(shared): State<Shared>) -> Response {
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.engine.metrics()).into_response()
+}
+
+struct Refusal(Problem);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self.0)).into_response();
+        response.headers_mut().insert(CONTENT_TYPE, axum::http::HeaderValue::from_static("application/problem+json"));
+        response
+    }
+}

@@ -1,0 +1,142 @@
+//! The life of the daemon: open in order, wait for signals, close in order.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use postkeep_configuration::{Configuration, TakesEffect};
+use postkeep_control::{Control, ReloadReport, Reloader, Status};
+use postkeep_intake::Doors;
+use postkeep_mta::{Engine, clock};
+use postkeep_mta::selector::Selector;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long clients and transactions may take to finish after a signal to stop.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+/// How long a client in the middle of a message is waited for.
+const DOORS_GRACE: Duration = Duration::from_secs(5);
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs until a signal says stop.
+pub(crate) async fn run(path: PathBuf, configuration: Configuration, ready_file: Option<PathBuf>) -> Result<(), Failure> {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let configuration = Arc::new(ArcSwap::from_pointee(configuration));
+    let current = configuration.load_full();
+    let engine = {
+        let configuration = Arc::clone(&configuration);
+        // Reading a large spool back blocks for seconds.
+        tokio::task::block_in_place(|| Engine::start(configuration))?
+    };
+    let doors = Arc::new(Doors::open(&current, Arc::new(engine.clone()))?);
+    let supervisor = Arc::new(Supervisor {
+        path,
+        configuration: Arc::clone(&configuration),
+        engine: engine.clone(),
+        doors: Arc::clone(&doors),
+        since: clock::now(),
+        reloading: tokio::sync::Mutex::new(()),
+    });
+    let metrics = current.metrics.as_ref().map(|metrics| metrics.address);
+    let control = Control::open(&current.control.socket, metrics, engine.clone(), Arc::new(Arc::clone(&supervisor))).await?;
+    if let Some(file) = ready_file {
+        write_ready_file(&file, &doors, &control, &current)?;
+    }
+    log::info!("ready: {}", doors.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+
+    loop {
+        tokio::select! {
+            _ = hang_up.recv() => match supervisor.take_over().await {
+                Ok(report) => log::info!("configuration read again: {} keys changed, {} need a restart", report.changed.len(), report.need_restart.len()),
+                Err(errors) => log::error!("configuration not taken over, the running one stays in place:\n{errors}"),
+            },
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    log::info!("stopping");
+    let closed = doors.close(DOORS_GRACE).await;
+    if closed.aborted > 0 {
+        log::warn!("{} clients were cut off in the middle of a message that was not yet accepted", closed.aborted);
+    }
+    engine.stop(STOP_GRACE).await;
+    drop(control);
+    log::info!("stopped");
+    Ok(())
+}
+
+fn write_ready_file(file: &std::path::Path, doors: &Doors<Engine>, control: &Control, configuration: &Configuration) -> std::io::Result<()> {
+    let mut text: String = doors.addresses().iter().map(|address| format!("smtp {address}\n")).collect();
+    text.push_str(&format!("control {}\n", configuration.control.socket.display()));
+    if let Some(address) = control.metrics {
+        text.push_str(&format!("metrics {address}\n"));
+    }
+    // Whoever waits for the file must never see half of it.
+    let half = file.with_extension("half");
+    std::fs::write(&half, text)?;
+    std::fs::rename(&half, file)
+}
+
+/// Holds the parts together for reloads and status.
+struct Supervisor {
+    path: PathBuf,
+    configuration: Arc<ArcSwap<Configuration>>,
+    engine: Engine,
+    doors: Arc<Doors<Engine>>,
+    since: clock::Micros,
+    reloading: tokio::sync::Mutex<()>,
+}
+
+impl Supervisor {
+    async fn take_over(&self) -> Result<ReloadReport, String> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let path = self.path.clone();
+        let loaded = tokio::task::spawn_blocking(move || postkeep_configuration::load(path))
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|errors| errors.to_string())?;
+        let old = self.configuration.load_full();
+        let changes = postkeep_configuration::changes(&old, &loaded.configuration);
+        let new = Arc::new(loaded.configuration);
+        // The doors check certificates and tables before they change anything;
+        // if the engine then refuses, they go back to what they had.
+        self.doors.reload(&new).map_err(|error| error.to_string())?;
+        if let Err(error) = self.engine.reload(Arc::clone(&new)) {
+            self.doors.reload(&old).map_err(|again| format!("{error}; and the doors could not go back: {again}"))?;
+            return Err(error.to_string());
+        }
+        let mut report = ReloadReport { warnings: loaded.warnings.iter().map(ToString::to_string).collect(), ..ReloadReport::default() };
+        for change in changes {
+            match change.takes_effect {
+                TakesEffect::Now => report.changed.push(change.key.to_string()),
+                TakesEffect::Restart => report.need_restart.push(change.key.to_string()),
+            }
+        }
+        for key in &report.need_restart {
+            log::warn!("{key} has changed but takes effect only at the next start");
+        }
+        Ok(report)
+    }
+}
+
+impl Reloader for Arc<Supervisor> {
+    fn reload(&self) -> postkeep_control::ReloadAnswer {
+        let supervisor = Arc::clone(self);
+        Box::pin(async move { supervisor.take_over().await })
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            since: clock::timestamp(self.since),
+            doors: self.doors.addresses().iter().map(ToString::to_string).collect(),
+            connections: self.doors.connections(),
+            queued: self.engine.status(&Selector { stream: Some(String::new()), ..Selector::default() }).total,
+        }
+    }
+}

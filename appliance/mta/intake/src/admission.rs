@@ -1,0 +1,243 @@
+//! Whether a message may enter, decided without sockets, clock or files.
+//!
+//! A sender is a credential or a network; its [`SenderPolicy`] says which domains it
+//! may use, in MAIL FROM and in `From`, and which streams. The null return path is
+//! allowed to every known sender. The header must have one readable `From` and no
+//! field twice that RFC 5322 §3.6 allows once; `Date` and `Message-ID` are sane, and added or
+//! refused when missing. Octets above 127 in the header are taken without
+//! SMTPUTF8, as most receivers do, but a `From` must be UTF-8.
+
+mod fields;
+mod policy;
+mod received;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
+use postkeep_configuration::{Configuration, MissingHeader};
+use postkeep_smtp::data::{Content, ContentError};
+use postkeep_smtp::{Address, Reply, header, mailbox};
+
+use crate::TlsSummary;
+use fields::Fields;
+pub use policy::{DomainPatterns, SenderPolicy};
+
+/// A `Date` further ahead than this is refused, in seconds.
+const LATEST_DATE: i64 = 2 * 86_400;
+/// A `Date` before 1990 is refused.
+const EARLIEST_DATE: i64 = 631_152_000;
+
+/// What the header of every message is held to.
+#[derive(Debug, Clone)]
+pub struct ContentRules {
+    hostname: String,
+    hops: usize,
+    missing_date: MissingHeader,
+    missing_message_id: MissingHeader,
+    stream_header: String,
+    streams: BTreeSet<String>,
+}
+
+/// How and when a message came.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival<'a> {
+    /// Its queue id.
+    pub id: &'a str,
+    /// Now.
+    pub now: Timestamp,
+    /// The client's address.
+    pub client: IpAddr,
+    /// What the client called itself.
+    pub helo: &'a str,
+    /// It said EHLO.
+    pub extended: bool,
+    /// It authenticated.
+    pub authenticated: bool,
+    /// It said SMTPUTF8.
+    pub smtputf8: bool,
+    /// Its TLS.
+    pub tls: Option<&'a TlsSummary>,
+}
+
+/// What an admitted message has besides its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admitted {
+    /// Its stream.
+    pub stream: String,
+    /// `Received`, and `Date` and `Message-ID` where they were missing.
+    pub prefix: Bytes,
+    /// Domain of the first `From` mailbox, A-labels.
+    pub from_domain: String,
+    /// `Message-ID` with its brackets.
+    pub message_id: String,
+}
+
+impl ContentRules {
+    /// As the configuration says.
+    pub fn new(configuration: &Configuration) -> Self {
+        let intake = &configuration.intake;
+        Self {
+            hostname: configuration.hostname.clone(),
+            hops: intake.hops as usize,
+            missing_date: intake.missing_date,
+            missing_message_id: intake.missing_message_id,
+            stream_header: intake.stream_header.clone(),
+            streams: configuration.stream.keys().cloned().chain([policy::DEFAULT_STREAM.to_owned()]).collect(),
+        }
+    }
+
+    /// Judges a whole content, cuts the stream header out of it and says what to put before it.
+    pub fn admit(&self, content: &mut Content, policy: &SenderPolicy, arrival: &Arrival<'_>) -> Result<Admitted, Reply> {
+        let block = content.octets.get(..content.header_length).unwrap_or_default();
+        let fields = Fields::collect(block, &self.stream_header).map_err(|reason| bad_content(&reason))?;
+        if fields.received > self.hops {
+            let text = format!("more than {} hops: a mail loop", self.hops);
+            return Err(Reply::new(554, (5, 4, 6), text));
+        }
+        let from_domain = from_domain(&fields, policy)?;
+        let message_id = self.message_id(&fields, arrival)?;
+        let date_is_missing = self.date_is_missing(&fields, arrival.now)?;
+        let (stream, stream_range) = self.stream(&fields, policy)?;
+
+        let mut prefix = BytesMut::with_capacity(320);
+        received::write(&mut prefix, &self.hostname, arrival);
+        if date_is_missing {
+            received::write_date(&mut prefix, arrival.now);
+        }
+        let message_id = match message_id {
+            Some(present) => present,
+            None => {
+                let added = format!("<{}@{}>", arrival.id, self.hostname);
+                prefix.extend_from_slice(b"Message-ID: ");
+                prefix.extend_from_slice(added.as_bytes());
+                prefix.extend_from_slice(b"\r\n");
+                added
+            }
+        };
+        if let Some(range) = stream_range {
+            content.cut(range);
+        }
+        Ok(Admitted { stream, prefix: prefix.freeze(), from_domain, message_id })
+    }
+
+    fn message_id(&self, fields: &Fields<'_>, _: &Arrival<'_>) -> Result<Option<String>, Reply> {
+        match (&fields.message_id, self.missing_message_id) {
+            (Some(field), _) => match header::message_id(&field.unfolded()) {
+                Some(id) => Ok(Some(id.to_owned())),
+                None => Err(bad_content("the Message-ID field is not one <left@right> without spaces")),
+            },
+            (None, MissingHeader::Add) => Ok(None),
+            (None, MissingHeader::Refuse) => Err(bad_content("the Message-ID field is missing")),
+        }
+    }
+
+    fn date_is_missing(&self, fields: &Fields<'_>, now: Timestamp) -> Result<bool, Reply> {
+        match (&fields.date, self.missing_date) {
+            (Some(field), _) => check_date(&field.unfolded(), now).map(|()| false),
+            (None, MissingHeader::Add) => Ok(true),
+            (None, MissingHeader::Refuse) => Err(bad_content("the Date field is missing")),
+        }
+    }
+
+    /// The stream, and where the field that named it stands.
+    fn stream(
+        &self,
+        fields: &Fields<'_>,
+        policy: &SenderPolicy,
+    ) -> Result<(String, Option<std::ops::Range<usize>>), Reply> {
+        let Some(field) = &fields.stream else {
+            return Ok((policy.stream().to_owned(), None));
+        };
+        let value = field.unfolded();
+        let name = std::str::from_utf8(&value).unwrap_or_default();
+        if !self.streams.contains(name) {
+            return Err(policy_refusal(format!("the {} field names no stream that is configured", self.stream_header)));
+        }
+        if !policy.may_choose(name) {
+            return Err(policy_refusal(format!("{} may not choose the stream {name}", policy.name())));
+        }
+        Ok((name.to_owned(), Some(field.range.clone())))
+    }
+}
+
+/// MAIL: whether a sender may use that return path.
+pub fn judge_sender(policy: &SenderPolicy, sender: Option<&Address>) -> Result<(), Reply> {
+    match sender {
+        Some(sender) if !policy.allows_domain(&sender.ascii_domain()) => Err(Reply::new(
+            553,
+            (5, 7, 1),
+            format!("{} may not send from the domain {}", policy.name(), sender.domain()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// RCPT: whether mail can go to such an address at all. Address literals are refused: what they
+/// reach has no domain, so no provider, no policy and no reputation to keep.
+pub fn judge_recipient(recipient: &Address) -> Result<(), Reply> {
+    if recipient.is_literal() {
+        return Err(Reply::new(550, (5, 1, 2), "mail to address literals is not taken: use a domain"));
+    }
+    Ok(())
+}
+
+/// The reply to a content that the reader refused.
+pub fn content_reply(error: &ContentError) -> Reply {
+    match error {
+        ContentError::TooLarge { .. } => Reply::new(552, (5, 3, 4), error.to_string()),
+        ContentError::NoMemory => Reply::new(452, (4, 3, 1), error.to_string()),
+        ContentError::BareLineEnd { .. } | ContentError::Nul { .. } | ContentError::LineTooLong { .. } => {
+            bad_content(&error.to_string())
+        }
+    }
+}
+
+/// The domain of the first mailbox; every mailbox must be allowed.
+fn from_domain(fields: &Fields<'_>, policy: &SenderPolicy) -> Result<String, Reply> {
+    let Some(field) = &fields.from else {
+        return Err(bad_content("the From field is missing"));
+    };
+    let addresses =
+        mailbox::addresses(field.value).map_err(|error| bad_content(&format!("the From field cannot be read: {error}")))?;
+    for address in &addresses {
+        if !policy.allows_domain(&address.ascii_domain()) {
+            return Err(policy_refusal(format!(
+                "{} may not use the domain {} in the From field",
+                policy.name(),
+                address.domain()
+            )));
+        }
+    }
+    match addresses.first() {
+        Some(first) => Ok(first.ascii_domain().into_owned()),
+        None => Err(bad_content("the From field has no mailbox")),
+    }
+}
+
+fn check_date(value: &[u8], now: Timestamp) -> Result<(), Reply> {
+    const PARSER: DateTimeParser = DateTimeParser::new().relaxed_weekday(true);
+    let Ok(date) = PARSER.parse_timestamp(value) else {
+        return Err(bad_content("the Date field is not a date such as `Tue, 24 Nov 2026 09:00:00 +0000`"));
+    };
+    let seconds = date.as_second();
+    if seconds < EARLIEST_DATE || seconds > now.as_second().saturating_add(LATEST_DATE) {
+        return Err(bad_content("the Date field is before 1990 or more than two days ahead"));
+    }
+    Ok(())
+}
+
+/// 550 5.6.0: the content is not what a message must be.
+fn bad_content(reason: &str) -> Reply {
+    Reply::new(550, (5, 6, 0), reason)
+}
+
+/// 550 5.7.1: this sender may not.
+fn policy_refusal(reason: String) -> Reply {
+    Reply::new(550, (5, 7, 1), reason)
+}
+
+#[cfg(test)]
+mod tests;

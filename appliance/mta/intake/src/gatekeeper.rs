@@ -1,0 +1,97 @@
+//! What stands behind the doors: the one interface between intake and the rest of the mail core.
+
+use std::future::Future;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use postkeep_smtp::server::Stage;
+use postkeep_smtp::{Address, Envelope, Reply};
+
+/// The TLS of a connection, for `Received` and for records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSummary {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// IANA name of the cipher suite, `TLS_AES_256_GCM_SHA384`.
+    pub cipher: &'static str,
+}
+
+/// An admitted message, ready for the spool. What is delivered is `prefix` followed by `content`.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// The queue id that [`Gatekeeper::next_id`] gave; it stands in `Received` and in an added `Message-ID`.
+    pub id: String,
+    /// Sender, recipients (each once, at least one) and requests.
+    pub envelope: Envelope,
+    /// The stream, from the message's header where the credential allows it, else the credential's.
+    pub stream: String,
+    /// Name of the credential or of the network that submitted it.
+    pub credential: String,
+    /// The client: the one that a listed proxy names, else the peer of the socket.
+    pub peer: SocketAddr,
+    /// What the client said in EHLO or HELO.
+    pub helo: String,
+    /// `None`: it came in plain text.
+    pub tls: Option<TlsSummary>,
+    /// Header lines to put before the content: `Received`, then the added `Date` and `Message-ID`. CRLF ended.
+    pub prefix: Bytes,
+    /// As received: dot-unstuffed, CRLF line ends only, the stream header cut out.
+    pub content: Bytes,
+    /// Some line of the content begins with a dot, so that DATA must stuff it.
+    pub has_dot_lines: bool,
+    /// Some octet of the content is above 127.
+    pub eight_bit: bool,
+    /// Offset in `content` just after the empty line; the length of `content` when it has no empty line.
+    pub header_length: usize,
+    /// Domain of the first From mailbox: A-labels, lower case.
+    pub from_domain: String,
+    /// `Message-ID` with its angle brackets, as received or as added.
+    pub message_id: String,
+}
+
+/// Something that a client was refused, with the reply that it got.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused<'a> {
+    /// The client.
+    pub peer: SocketAddr,
+    /// When it was refused.
+    pub stage: Stage,
+    /// Sender of the transaction: `None` before MAIL and for `<>`.
+    pub sender: Option<&'a Address>,
+    /// The recipient that was refused.
+    pub recipient: Option<&'a Address>,
+    /// Name of the credential (authenticated, or tried in AUTH) or of the network.
+    pub credential: Option<&'a str>,
+    /// The reply.
+    pub reply: &'a Reply,
+}
+
+/// Takes admitted messages and hears of refusals. The mail core implements it.
+pub trait Gatekeeper: Send + Sync + 'static {
+    /// A queue id for the next message, unique for ever: 16 lower-case hexadecimal digits.
+    fn next_id(&self) -> String;
+
+    /// Keeps a message. Answers when it is durable, with the id to show in
+    /// `250 2.0.0 Ok: queued as …`, or with the reply that refuses it.
+    fn submit(&self, submission: Submission) -> impl Future<Output = Result<String, Reply>> + Send;
+
+    /// Whether a message of that many octets (0: unknown) could be kept now; asked at MAIL and before
+    /// the content is read, so that a full disk is told early. Must not block.
+    fn may_accept(&self, size: u64) -> Result<(), Reply> {
+        let _ = size;
+        Ok(())
+    }
+
+    /// A client was refused; for records and counters. Must not block.
+    fn refused(&self, refused: Refused<'_>);
+
+    /// A connection was opened at the door with that local address; for counters.
+    fn connection_opened(&self, door: SocketAddr, peer: SocketAddr) {
+        let _ = (door, peer);
+    }
+
+    /// A connection that was opened has ended; for counters.
+    fn connection_closed(&self, door: SocketAddr, peer: SocketAddr) {
+        let _ = (door, peer);
+    }
+}

@@ -1,0 +1,107 @@
+//! What stands behind the doors: keeps admitted messages and hears of refusals.
+
+use std::net::SocketAddr;
+
+use postkeep_intake::{Gatekeeper, Refused, Submission};
+use postkeep_smtp::reply::Reply;
+use postkeep_spool::{MessageId, NewMessage, Operation, SubmitError};
+
+use super::Engine;
+use crate::clock::{self, seconds};
+use crate::message::Message;
+use crate::metadata::Metadata;
+use crate::records::{Event, Record, ReplyRecord, TlsRecord};
+
+impl Gatekeeper for Engine {
+    fn next_id(&self) -> String {
+        self.0.spool.next_id().to_string()
+    }
+
+    async fn submit(&self, submission: Submission) -> Result<String, Reply> {
+        let engine = &self.0;
+        let id: MessageId =
+            submission.id.parse().map_err(|_| Reply::new(451, (4, 3, 0), "internal error: the queue id is damaged; try again later"))?;
+        let signer = engine.signer.load();
+        let signed = !signer.keys_for(&submission.from_domain, &submission.stream).is_empty();
+        let body = submission.content.get(submission.header_length..).unwrap_or_default();
+        let metadata = Metadata {
+            body_hash: signed.then(|| postkeep_deliverability::dkim::body_hash(body)),
+            envelope: submission.envelope,
+            stream: submission.stream.into(),
+            credential: submission.credential.into(),
+            from_domain: submission.from_domain.into(),
+            message_id: submission.message_id.into(),
+            has_dot_lines: submission.has_dot_lines,
+            eight_bit: submission.eight_bit,
+            header_length: submission.header_length as u32,
+        };
+        let now = clock::now();
+        let accept = Operation::Accept(NewMessage {
+            id,
+            received: seconds(now),
+            metadata: metadata.encode(),
+            body: [submission.prefix.clone(), submission.content.clone()],
+            recipients: metadata.envelope.recipients.len() as u16,
+        });
+        engine.spool.submit([accept]).await.map_err(|error| refusal(&error))?;
+        let message = Message::new(id, seconds(now), metadata, submission.prefix, submission.content);
+        engine.records.write(
+            clock::now(),
+            Event::Received,
+            Record {
+                message: Some(&submission.id),
+                sender: Some(message.metadata.envelope.sender.as_ref().map_or("", |sender| sender.as_str())),
+                stream: Some(&message.metadata.stream),
+                credential: Some(&message.metadata.credential),
+                peer: Some(submission.peer.to_string()),
+                message_id: Some(&message.metadata.message_id),
+                size: Some(message.size()),
+                recipients: Some(message.metadata.envelope.recipients.len()),
+                tls: submission.tls.as_ref().map(|tls| TlsRecord { version: tls.version, cipher: tls.cipher, verified: None }),
+                ..Record::default()
+            },
+        );
+        engine.metrics.received(&message.metadata.stream);
+        engine.enqueue(message);
+        Ok(submission.id)
+    }
+
+    fn refused(&self, refused: Refused<'_>) {
+        self.0.metrics.refused(refused.reply.code);
+        self.0.records.write(
+            clock::now(),
+            Event::Refused,
+            Record {
+                recipient: refused.recipient.map(|recipient| recipient.as_str()),
+                sender: refused.sender.map(|sender| sender.as_str()),
+                credential: refused.credential,
+                peer: Some(refused.peer.to_string()),
+                stage: Some(refused.stage.as_str()),
+                reply: Some(ReplyRecord::from(refused.reply)),
+                ..Record::default()
+            },
+        );
+    }
+
+    fn connection_opened(&self, _door: SocketAddr, _peer: SocketAddr) {
+        self.0.metrics.connections_in.inc();
+    }
+
+    fn connection_closed(&self, _door: SocketAddr, _peer: SocketAddr) {
+        self.0.metrics.connections_in.dec();
+    }
+}
+
+/// What a client is told when the spool does not take its message.
+fn refusal(error: &SubmitError) -> Reply {
+    match error {
+        SubmitError::Full => Reply::new(452, (4, 3, 1), "insufficient system storage; try again later"),
+        SubmitError::TooLarge { .. } => Reply::new(552, (5, 3, 4), error.to_string()),
+        SubmitError::Closed => Reply::new(421, (4, 3, 2), "shutting down; try again later"),
+        SubmitError::Busy { .. } => Reply::new(452, (4, 3, 1), "too much mail is on its way to the disk; try again later"),
+        other => {
+            log::error!("spool: a message was refused: {other}");
+            Reply::new(451, (4, 3, 0), "the message could not be stored; try again later")
+        }
+    }
+}

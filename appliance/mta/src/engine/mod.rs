@@ -1,0 +1,672 @@
+//! The engine: takes accepted mail from the doors into spool and queue, and
+//! drives it out through lanes until every recipient has reached its end.
+//!
+//! One locked [`state::State`] decides; tasks around it do the I/O: one for each
+//! outgoing connection, one that promotes what is due, one that makes rate
+//! horizons durable, one that resolves each domain.
+
+mod admin;
+mod connection;
+mod gatekeeper;
+mod plan;
+mod reload;
+mod rules;
+mod settle;
+mod state;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use postkeep_configuration::Configuration;
+use postkeep_deliverability::dkim::Signer;
+use postkeep_deliverability::governor::{ConnectionPermit, Governor};
+use postkeep_delivery::{Connector, Stage};
+use postkeep_smtp::reply::Reply;
+use postkeep_spool::{Disk, MessageId, Operation, Spool};
+use thiserror::Error;
+use tokio::sync::{Notify, Semaphore, watch};
+
+pub use admin::{LaneView, MailView, QueueAction, QueueReport, QueueStatus};
+pub use reload::ReloadError;
+pub(crate) use reload::reload_parts;
+
+use self::connection::stage_kind;
+use self::rules::Rules;
+use self::settle::{Fate, Journey};
+use self::state::{Batch, LaneId, Next, SiteId, SourcePlan, State, Work};
+use crate::clock::{self, Micros, seconds};
+use crate::message::{Budget, Message};
+use crate::metadata::Metadata;
+use crate::metrics::{Levels, Metrics};
+use crate::queue::{DomainId, Entry, QueueId, StreamId};
+use crate::records::Records;
+use crate::routing::{self, Resolver, Route, RouteError};
+
+/// DNS questions about domains that may be open at once.
+const DNS_AT_ONCE: usize = 256;
+/// Recipients taken out of a queue at a time when all of them share a fate.
+const FATE_AT_ONCE: usize = 512;
+/// Queues and domains that hold nothing are forgotten this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// Spool note that keeps the administrator's pauses.
+const NOTE_PAUSED: &[u8] = b"admin/paused";
+/// Spool note that keeps the administrator's reroutes.
+const NOTE_REROUTED: &[u8] = b"admin/rerouted";
+
+/// Why the engine did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The spool.
+    #[error("cannot open the spool: {0}")]
+    Spool(#[from] postkeep_spool::OpenError),
+    /// The records.
+    #[error("cannot open the records: {0}")]
+    Records(#[from] std::io::Error),
+    /// What the configuration refers to.
+    #[error(transparent)]
+    Configuration(#[from] ReloadError),
+}
+
+/// The running mail core. Clones share one engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) state: Mutex<State>,
+    pub(crate) spool: Spool<Disk>,
+    pub(crate) records: Records,
+    pub(crate) metrics: Metrics,
+    pub(crate) configuration: Arc<ArcSwap<Configuration>>,
+    pub(crate) signer: ArcSwap<Signer>,
+    pub(crate) connector: ArcSwap<Connector>,
+    pub(crate) resolver: ArcSwap<Resolver>,
+    pub(crate) budget: Arc<Budget>,
+    /// Wakes the scheduler.
+    pub(crate) wake: Notify,
+    horizon_wake: Notify,
+    dns_slots: Semaphore,
+    /// Open outgoing connections; shutdown waits for zero.
+    connections: watch::Sender<usize>,
+    me: std::sync::Weak<Inner>,
+}
+
+impl Engine {
+    /// Opens spool and records, finds the mail that was left, and starts.
+    /// Blocks while the spool is read; call inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Spool, records, keys or resolver cannot be opened.
+    pub fn start(configuration: Arc<ArcSwap<Configuration>>) -> Result<Self, StartError> {
+        let current = configuration.load_full();
+        let parts = reload::Parts::new(&current)?;
+        let records = Records::open(&current.records)?;
+        let governor = Governor::new(current.delivery.connections, (&current.backoff).into());
+        let rules = Rules { configuration: Arc::clone(&current), providers: Arc::clone(&parts.providers) };
+        let now = clock::now();
+        let mut state = State::new(governor, rules);
+        state.configure(&current, Arc::clone(&parts.providers), now);
+        let spool = recover(&current, &mut state, now)?;
+        let inner = Arc::new_cyclic(|me| Inner {
+            state: Mutex::new(state),
+            spool,
+            records,
+            metrics: Metrics::default(),
+            budget: Budget::new(current.spool.memory.bytes()),
+            configuration,
+            signer: ArcSwap::from_pointee(parts.signer),
+            connector: ArcSwap::from_pointee(parts.connector),
+            resolver: ArcSwap::from_pointee(parts.resolver),
+            wake: Notify::new(),
+            horizon_wake: Notify::new(),
+            dns_slots: Semaphore::new(DNS_AT_ONCE),
+            connections: watch::channel(0).0,
+            me: me.clone(),
+        });
+        tokio::spawn(Arc::clone(&inner).schedule());
+        tokio::spawn(Arc::clone(&inner).keep_horizons());
+        tokio::spawn(Arc::clone(&inner).sweep());
+        Ok(Self(inner))
+    }
+
+    /// Stops sending: nothing new is taken from the queue, what is under way
+    /// may finish within `grace`. Then spool and records are closed.
+    pub async fn stop(&self, grace: Duration) {
+        {
+            let mut state = self.0.state.lock();
+            state.stopping = true;
+            state.wake_everyone();
+        }
+        let mut open = self.0.connections.subscribe();
+        if tokio::time::timeout(grace, open.wait_for(|open| *open == 0)).await.is_err() {
+            log::warn!("stopping with {} transactions under way; they will be tried again after the start", *self.0.connections.borrow());
+        }
+        let inner = Arc::clone(&self.0);
+        // Both block until their threads have written everything.
+        let _ = tokio::task::spawn_blocking(move || {
+            inner.spool.close();
+            inner.records.close();
+        })
+        .await;
+    }
+
+    /// Text for Prometheus.
+    pub fn metrics(&self) -> String {
+        let levels = self.0.levels();
+        self.0.metrics.render(&levels)
+    }
+}
+
+/// Reads the spool back into the queue.
+fn recover(configuration: &Configuration, state: &mut State, now: Micros) -> Result<Spool<Disk>, StartError> {
+    let mut settings = postkeep_spool::Settings::new(&configuration.spool.directory);
+    settings.segment_size = configuration.spool.segment_size.bytes();
+    settings.minimum_free = configuration.spool.minimum_free.bytes();
+    let mut unreadable = 0u64;
+    let (spool, recovery) = Spool::open(settings, Disk, |found| match Metadata::decode(&found.metadata) {
+        Ok(metadata) => {
+            let stream = state.stream_or_default(&metadata.stream);
+            for (recipient, retry) in found.outstanding {
+                let Some(address) = metadata.envelope.recipients.get(usize::from(*recipient)).map(|recipient| &recipient.address) else { continue };
+                let queue = state.queue(stream, address.domain());
+                let entry =
+                    Entry { message: found.id.0, due: retry.due, received: found.received, recipient: *recipient, attempts: retry.attempts };
+                state.queues.push_waiting(queue, entry);
+            }
+        }
+        Err(error) => {
+            unreadable += 1;
+            log::error!("spool: message {}: {error}; it stays in the spool", found.id);
+        }
+    })?;
+    for repair in &recovery.repairs {
+        log::warn!("spool: {repair:?}");
+    }
+    for (key, value) in &recovery.notes {
+        let known = match &key[..] {
+            NOTE_PAUSED => serde_json::from_slice(value).map(|paused| state.paused = paused).is_ok(),
+            NOTE_REROUTED => serde_json::from_slice(value).map(|reroutes| state.reroutes = reroutes).is_ok(),
+            key => state.governor.restore(key, value, now),
+        };
+        if !known {
+            log::warn!("spool: note {} is not understood and ignored", String::from_utf8_lossy(key));
+        }
+    }
+    log::info!("spool: {} messages for {} recipients found, {unreadable} unreadable", recovery.messages, recovery.recipients);
+    Ok(spool)
+}
+
+impl Inner {
+    // ---- mail in -----------------------------------------------------------
+
+    /// Puts a message that is durable into the queue.
+    pub(crate) fn enqueue(&self, message: Message) {
+        let now = clock::now();
+        let (id, received) = (message.id, message.received);
+        let mut places: Vec<(u16, Box<str>)> = Vec::with_capacity(message.metadata.envelope.recipients.len());
+        for (index, recipient) in message.metadata.envelope.recipients.iter().enumerate() {
+            places.push((index as u16, recipient.address.domain().into()));
+        }
+        // Recipients of one domain stand together, so that they travel together.
+        places.sort_by(|a, b| a.1.cmp(&b.1));
+        let stream_name = message.metadata.stream.clone();
+        let shared = self.budget.hold(message);
+        let mut work = Work::default();
+        let mut state = self.state.lock();
+        let stream = state.stream_or_default(&stream_name);
+        let mut place = 0;
+        while place < places.len() {
+            let queue = state.queue(stream, &places[place].1);
+            let domain = places[place].1.clone();
+            while let Some((recipient, _)) = places.get(place).filter(|(_, other)| *other == domain) {
+                let entry = Entry { message: id.0, due: 0, received, recipient: *recipient, attempts: 0 };
+                state.queues.push_ready(queue, entry, shared.clone());
+                place += 1;
+            }
+            state.gained(queue, now, &mut work);
+        }
+        drop(state);
+        self.perform(work);
+    }
+
+    // ---- mail out ----------------------------------------------------------
+
+    /// Does what the state asked for.
+    pub(crate) fn perform(&self, work: Work) {
+        if work.is_empty() {
+            return;
+        }
+        let Some(engine) = self.me.upgrade() else { return };
+        for (permit, batch) in work.connections {
+            self.connections.send_modify(|open| *open += 1);
+            tokio::spawn(connection::run(Arc::clone(&engine), permit, batch));
+        }
+        for domain in work.domains {
+            tokio::spawn(Arc::clone(&engine).resolve(domain));
+        }
+        self.perform_horizons(work.horizons);
+    }
+
+    pub(crate) fn perform_horizons(&self, wanted: bool) {
+        if wanted {
+            self.horizon_wake.notify_one();
+        }
+    }
+
+    /// What the connection does next.
+    pub(crate) fn next(&self, lane: LaneId) -> Next {
+        let mut work = Work::default();
+        let next = self.state.lock().next(lane, clock::now(), &mut work);
+        self.perform(work);
+        next
+    }
+
+    pub(crate) fn stop_idling(&self, lane: LaneId, token: u64) {
+        self.state.lock().stop_idling(lane, token);
+    }
+
+    pub(crate) fn wake_lane_at(&self, lane: LaneId, at: Micros) {
+        let mut state = self.state.lock();
+        let site = state.lane(lane).site;
+        state.wake_at(site, at);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn messages_per_connection(&self, lane: LaneId) -> u32 {
+        match self.state.lock().lane(lane).limits.messages_per_connection {
+            0 => u32::MAX,
+            limit => limit,
+        }
+    }
+
+    pub(crate) fn message_done(&self, lane: LaneId, stream: StreamId) {
+        self.state.lock().message_done(lane, stream);
+    }
+
+    pub(crate) fn source_and_provider(&self, lane: LaneId) -> (SourcePlan, Option<Arc<str>>) {
+        let state = self.state.lock();
+        let lane = state.lane(lane);
+        (state.source(lane.source).clone(), state.site(lane.site).provider.clone())
+    }
+
+    /// The connection is gone: its place is free for another.
+    pub(crate) fn connection_closed(&self, lane: LaneId, permit: Option<ConnectionPermit>) {
+        let mut work = Work::default();
+        {
+            let mut state = self.state.lock();
+            state.closed(lane, permit, clock::now(), &mut work);
+        }
+        self.perform(work);
+        self.wake.notify_one();
+        self.connections.send_modify(|open| *open = open.saturating_sub(1));
+    }
+
+    /// Nothing was tried for this batch: it goes back to the front of its queue.
+    pub(crate) fn give_back(&self, batch: Batch) {
+        let mut state = self.state.lock();
+        state.message_done(batch.lane, batch.stream);
+        state.queues.give_back(batch.queue, crate::queue::Taken { entries: batch.entries, message: batch.message });
+        let site = state.lane(batch.lane).site;
+        state.wake_at(site, clock::now() + 1_000_000);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// The message of a batch, from memory or from the spool.
+    pub(crate) async fn load(&self, batch: &Batch) -> Result<Arc<Message>, String> {
+        if let Some(message) = &batch.message {
+            return Ok(Arc::clone(message));
+        }
+        match batch.entries.first() {
+            Some(entry) => self.read(MessageId(entry.message)).await,
+            None => Err("an empty batch".to_owned()),
+        }
+    }
+
+    /// Reads a message back from the spool.
+    pub(crate) async fn read(&self, id: MessageId) -> Result<Arc<Message>, String> {
+        let Some(engine) = self.me.upgrade() else { return Err("stopping".to_owned()) };
+        let stored = tokio::task::spawn_blocking(move || engine.spool.read(id)).await.map_err(|error| error.to_string())?;
+        let stored = stored.map_err(|error| error.to_string())?;
+        Message::from_spool(id, stored).map(Arc::new).map_err(|error| error.to_string())
+    }
+
+    /// A message that cannot be read waits; it is never thrown away.
+    pub(crate) async fn unreadable(&self, batch: &mut Option<Batch>, detail: &str, wait: Micros) {
+        let Some(batch) = batch.take() else { return };
+        log::error!("spool: message {} cannot be read: {detail}; it is tried again in an hour", MessageId(batch.entries[0].message));
+        let due = seconds(clock::now() + wait);
+        let mut state = self.state.lock();
+        for entry in batch.entries {
+            state.queues.defer(batch.queue, Entry { due, ..entry }, Some(detail.into()));
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// One fate for all recipients of a batch.
+    pub(crate) async fn settle_all(&self, mut batch: Batch, journey: &Journey, fate: Fate) {
+        self.message_done(batch.lane, batch.stream);
+        match self.load(&batch).await {
+            Ok(message) => {
+                let fates = batch.entries.iter().map(|entry| (*entry, fate.clone())).collect();
+                self.settle(batch.queue, batch.stream, &message, journey, fates).await;
+            }
+            Err(detail) => {
+                batch.message = None;
+                self.unreadable(&mut Some(batch), &detail, 3_600_000_000).await;
+            }
+        }
+    }
+
+    /// One fate for recipients that no connection has taken.
+    pub(crate) async fn settle_entries(&self, queue: QueueId, stream: StreamId, mut entries: Vec<Entry>, fate: &Fate) {
+        entries.sort_unstable_by_key(|entry| (entry.message, entry.recipient));
+        for group in entries.chunk_by(|a, b| a.message == b.message) {
+            match self.read(MessageId(group[0].message)).await {
+                Ok(message) => {
+                    let fates = group.iter().map(|entry| (*entry, fate.clone())).collect();
+                    self.settle(queue, stream, &message, &Journey::default(), fates).await;
+                }
+                Err(detail) if matches!(fate, Fate::Removed { .. }) => {
+                    log::warn!("spool: message {} is removed unread: {detail}", MessageId(group[0].message));
+                    let operations =
+                        group.iter().map(|entry| Operation::Complete { id: MessageId(entry.message), recipient: entry.recipient });
+                    let _ = self.spool.submit(operations).await;
+                    let mut state = self.state.lock();
+                    for _ in group {
+                        state.queues.finish(queue);
+                    }
+                }
+                Err(detail) => {
+                    log::error!("spool: message {} cannot be read: {detail}; it stays", MessageId(group[0].message));
+                    let due = seconds(clock::now()) + 3600;
+                    let mut state = self.state.lock();
+                    for entry in group {
+                        state.queues.defer(queue, Entry { due, ..*entry }, Some(detail.as_str().into()));
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- lanes -------------------------------------------------------------
+
+    pub(crate) fn lane_succeeded(&self, lane: LaneId) {
+        let mut state = self.state.lock();
+        let governed = state.lane(lane).governor;
+        if let Some(news) = state.governor.success(governed, clock::now()) {
+            let text = state.describe_lane(lane);
+            drop(state);
+            log::info!("lane {text}: {news:?}");
+        }
+    }
+
+    /// A connection could not be opened.
+    pub(crate) fn lane_failed(&self, lane: LaneId, reply: Option<&Reply>, stage: Stage, detail: &str) {
+        let provider = self.source_and_provider(lane).1;
+        let (length, why) = match reply {
+            Some(reply) => {
+                let verdict = postkeep_deliverability::reply::judge(stage_kind(stage), reply, provider.as_deref());
+                (connection::back_off_length(verdict.reaction), format!("{} {}", reply.code, reply.text.lines().next().unwrap_or("")))
+            }
+            None => (None, format!("{}: {detail}", connection::stage_name(stage))),
+        };
+        self.lane_trouble(lane, length, &why);
+    }
+
+    pub(crate) fn lane_trouble(&self, lane: LaneId, length: Option<Micros>, why: &str) {
+        let now = clock::now();
+        let mut state = self.state.lock();
+        let governed = state.lane(lane).governor;
+        let news = match length {
+            Some(length) => state.governor.block(governed, now, length, why),
+            None => state.governor.failure(governed, now, why),
+        };
+        if let Some(news) = news {
+            let text = state.describe_lane(lane);
+            drop(state);
+            log::warn!("lane {text}: {news:?} after {why}");
+        }
+    }
+
+    /// The source cannot be bound: it is taken out for a while.
+    pub(crate) fn source_failed(&self, lane: LaneId, detail: &str) {
+        let pause = self.configuration.load().backoff.unbindable_pause;
+        let mut state = self.state.lock();
+        let source = state.lane(lane).source;
+        let plan = &mut state.sources[usize::from(source.0)];
+        plan.out_until = clock::now() + pause.as_micros();
+        let name = Arc::clone(&plan.name);
+        drop(state);
+        log::error!(
+            "source {name} is out for {pause}: {detail}; is its address on an interface? (freebind = true binds before it is)"
+        );
+    }
+
+    // ---- tasks -------------------------------------------------------------
+
+    async fn schedule(self: Arc<Self>) {
+        loop {
+            let mut work = Work::default();
+            let (next, stopping) = {
+                let mut state = self.state.lock();
+                (state.tick(clock::now(), &mut work), state.stopping)
+            };
+            self.perform(work);
+            if stopping {
+                return;
+            }
+            let wait = next.map_or(Duration::from_secs(60), |at| Duration::from_micros(at.saturating_sub(clock::now())));
+            tokio::select! {
+                () = tokio::time::sleep(wait.clamp(Duration::from_millis(1), Duration::from_secs(60))) => {}
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Makes rate horizons and back-off states durable before they are used.
+    async fn keep_horizons(self: Arc<Self>) {
+        let mut due = Vec::new();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                () = self.horizon_wake.notified() => {}
+            }
+            {
+                let mut state = self.state.lock();
+                if state.governor.has_horizons_due() {
+                    state.governor.horizons_due(clock::now(), &mut due);
+                }
+            }
+            if due.is_empty() {
+                continue;
+            }
+            let notes = due.iter().map(|(key, value)| Operation::Note { key: Bytes::copy_from_slice(key), value: Bytes::copy_from_slice(value) });
+            let written = self.spool.submit(notes).await;
+            let mut work = Work::default();
+            {
+                let mut state = self.state.lock();
+                for (key, value) in due.drain(..) {
+                    match &written {
+                        Ok(()) => state.governor.horizon_durable(&key, &value),
+                        Err(_) => state.governor.horizon_lost(&key),
+                    }
+                }
+                state.pump_all(clock::now(), &mut work);
+            }
+            self.perform(work);
+            if let Err(error) = written {
+                log::error!("spool: rate limits cannot be made durable: {error}; lanes with rates wait");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    async fn sweep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            self.state.lock().sweep();
+            self.expire_held().await;
+        }
+    }
+
+    /// Mail whose time is up while a pause or a limit holds it back is returned too.
+    async fn expire_held(&self) {
+        let now = seconds(clock::now());
+        let held: Vec<(QueueId, StreamId)> = {
+            let state = self.state.lock();
+            let late = |queue: QueueId, stream: StreamId| {
+                let plan = &state.stream(stream).1;
+                state.queues.peek(queue).is_some_and(|entry| plan.expires(entry.received).saturating_add(3600) < now)
+            };
+            state.queues.views().filter(|view| late(view.id, view.stream)).map(|view| (view.id, view.stream)).collect()
+        };
+        for (queue, stream) in held {
+            loop {
+                let entries = {
+                    let mut state = self.state.lock();
+                    let expires = state.stream(stream).1.clone();
+                    state.queues.extract(queue, FATE_AT_ONCE, |entry| expires.expires(entry.received) < now)
+                };
+                if entries.is_empty() {
+                    break;
+                }
+                let fate = Fate::Retry { reply: None, detail: Some("held back until its time was up".into()), stage: "queue", at_least: None };
+                self.settle_entries(queue, stream, entries, &fate).await;
+            }
+        }
+    }
+
+    /// Finds out where a domain's mail goes.
+    async fn resolve(self: Arc<Self>, domain: DomainId) {
+        let Ok(_slot) = self.dns_slots.acquire().await else { return };
+        let name = self.state.lock().domain_name(domain);
+        let configuration = self.configuration.load_full();
+        let answer = match routing::configured_route(&configuration, &name) {
+            Some(route) => Ok(route),
+            None => {
+                let resolver = self.resolver.load_full();
+                resolver.route(&name).await
+            }
+        };
+        match answer {
+            Ok(route) => self.bind(domain, route),
+            Err(RouteError::Permanent(reply)) => self.refuse_domain(domain, Fate::Failed { reply, stage: "dns" }).await,
+            Err(RouteError::Temporary(detail)) => {
+                self.refuse_domain(domain, Fate::Retry { reply: None, detail: Some(detail), stage: "dns", at_least: None }).await;
+            }
+        }
+    }
+
+    fn bind(&self, domain: DomainId, route: Route) {
+        let mut work = Work::default();
+        {
+            let mut state = self.state.lock();
+            let (site, provider) = state.rules.place(&route);
+            state.bind(domain, &site, provider, Arc::new(route), clock::now(), &mut work);
+        }
+        self.perform(work);
+    }
+
+    /// All ready mail of a domain meets the same fate; what comes later asks again.
+    async fn refuse_domain(&self, domain: DomainId, fate: Fate) {
+        loop {
+            let taken: HashMap<(QueueId, StreamId), Vec<Entry>> = {
+                let mut state = self.state.lock();
+                let taken = state.take_ready_of(domain, FATE_AT_ONCE);
+                if taken.is_empty() {
+                    state.forget_route_of(domain);
+                }
+                taken
+            };
+            if taken.is_empty() {
+                return;
+            }
+            for ((queue, stream), entries) in taken {
+                self.settle_entries(queue, stream, entries, &fate).await;
+            }
+        }
+    }
+
+    fn levels(&self) -> Levels {
+        let state = self.state.lock();
+        let mut levels = Levels { records_dropped: self.records.dropped(), memory_bodies: self.budget.used(), ..Levels::default() };
+        for view in state.queues.views() {
+            levels.ready += view.ready as u64;
+            levels.waiting += view.waiting as u64;
+            levels.taken += u64::from(view.taken);
+        }
+        let mut providers: HashMap<String, u64> = HashMap::new();
+        for lane in &state.lanes {
+            let provider = state.site(lane.site).provider.as_deref().unwrap_or("");
+            *providers.entry(provider.to_owned()).or_default() += u64::from(lane.open);
+        }
+        drop(state);
+        levels.connections_out = providers.into_iter().collect();
+        levels.connections_out.sort();
+        let statistics = self.spool.statistics();
+        levels.spool_bytes = statistics.bytes;
+        levels.spool_messages = statistics.messages;
+        levels
+    }
+
+    /// Looks at everything again after a pause, a limit or a route has changed.
+    pub(crate) fn look_again(&self) {
+        let mut work = Work::default();
+        {
+            let mut state = self.state.lock();
+            let now = clock::now();
+            let ready: Vec<QueueId> = state.queues.views().filter(|view| view.ready > 0).map(|view| view.id).collect();
+            for queue in ready {
+                state.gained(queue, now, &mut work);
+            }
+        }
+        self.perform(work);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn site_names(&self) -> Vec<Arc<str>> {
+        self.state.lock().sites.iter().map(|site| Arc::clone(&site.name)).collect()
+    }
+}
+
+impl State {
+    /// Takes up to `most` ready recipients of a domain, by queue.
+    fn take_ready_of(&mut self, domain: DomainId, most: usize) -> HashMap<(QueueId, StreamId), Vec<Entry>> {
+        let mut out = HashMap::new();
+        let queues = self.domains.get(&domain).map(|domain| domain.queues.clone()).unwrap_or_default();
+        for queue in queues {
+            let Some((stream, _)) = self.queues.key(queue) else { continue };
+            let mut entries = Vec::new();
+            while entries.len() < most
+                && let Some(taken) = self.queues.take(queue, most)
+            {
+                entries.extend(taken.entries);
+            }
+            if !entries.is_empty() {
+                out.insert((queue, stream), entries);
+            }
+        }
+        out
+    }
+
+    fn describe_lane(&self, lane: LaneId) -> String {
+        let lane = self.lane(lane);
+        format!("{} → {}", self.source(lane.source).name, self.site(lane.site).name)
+    }
+
+    fn wake_everyone(&mut self) {
+        for index in 0..self.sites.len() {
+            let at = clock::now();
+            self.wake_at(SiteId(index as u32), at);
+        }
+        for lane in &mut self.lanes {
+            lane.wake_idle();
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! From what happened to a recipient to what follows: completed, put off or
+//! given up, with its report, its record and its counters.
+//!
+//! The order is the promise: first the outcome (and the report that it owes) is
+//! durable, in one atomic batch; only then does the queue forget the recipient.
+//! A crash in between tries again; it never loses.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient};
+use postkeep_smtp::reply::Reply;
+use postkeep_spool::{MessageId, NewMessage, Operation, RetryState};
+
+use super::Inner;
+use super::plan::StreamPlan;
+use super::state::LaneId;
+use crate::clock::{self, Micros, seconds, timestamp_seconds};
+use crate::dsn;
+use crate::message::Message;
+use crate::metadata::Metadata;
+use crate::queue::{Entry, QueueId, StreamId};
+use crate::records::{Event, Record, ReplyRecord, TlsRecord};
+
+/// Wait before a recipient is looked at again whose report found no room in the spool.
+const NO_ROOM_WAIT_SECONDS: u32 = 60;
+
+/// What became of one recipient.
+#[derive(Debug, Clone)]
+pub(crate) enum Fate {
+    /// The receiver took it. `will_report`: it speaks DSN and was told NOTIFY.
+    Delivered { reply: Reply, will_report: bool },
+    /// It never will be delivered.
+    Failed { reply: Reply, stage: &'static str },
+    /// Not this time.
+    Retry { reply: Option<Reply>, detail: Option<String>, stage: &'static str, at_least: Option<Micros> },
+    /// Time is up by order of an administrator.
+    Expired { actor: String },
+    /// Taken out by an administrator; nobody is told.
+    Removed { actor: String },
+}
+
+/// Where it happened; all absent when nothing was connected.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Journey {
+    pub lane: Option<LaneId>,
+    pub host: Option<Arc<str>>,
+    pub address: Option<std::net::SocketAddr>,
+    pub tls: Option<(String, String, bool)>,
+    pub started: Micros,
+}
+
+/// Names of the journey for records, resolved under one lock.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    pub stream: Arc<str>,
+    pub site: Option<Arc<str>>,
+    pub provider: Option<Arc<str>>,
+    pub source: Option<Arc<str>>,
+    pub pool: String,
+}
+
+/// One recipient, decided.
+struct Decided<'a> {
+    entry: Entry,
+    recipient: &'a Recipient,
+    fate: Fate,
+    /// Put off to this state; `None`: finished.
+    next: Option<Entry>,
+    expired: bool,
+    report: Option<dsn::Action>,
+}
+
+impl Inner {
+    /// Settles recipients of one message. On return their outcome is durable
+    /// and the queue has let go of them.
+    pub(crate) async fn settle(&self, queue: QueueId, stream: StreamId, message: &Arc<Message>, journey: &Journey, fates: Vec<(Entry, Fate)>) {
+        let now = clock::now();
+        let (plan, names) = self.plan_and_names(stream, journey.lane);
+        let mut decided: Vec<Decided<'_>> = fates
+            .into_iter()
+            .filter_map(|(entry, fate)| {
+                let recipient = message.metadata.envelope.recipients.get(usize::from(entry.recipient))?;
+                Some(decide(message, recipient, entry, fate, &plan, now))
+            })
+            .collect();
+
+        let mut reports = self.reports(message, &names, journey, &decided, now);
+        let operations = operations(message.id, &decided, &reports);
+        if let Err(error) = self.spool.submit(operations).await {
+            // Only a batch with a report can fail: the disk is full. The
+            // recipient stays, and is decided again a little later.
+            log::warn!("queue: no room for a report about {}: {error}; its recipients wait", message.id);
+            reports.clear();
+            for one in &mut decided {
+                if one.report.take().is_some() && one.next.is_none() {
+                    one.next = Some(Entry { due: seconds(now) + NO_ROOM_WAIT_SECONDS, ..one.entry });
+                    one.expired = false;
+                    one.fate = Fate::Retry {
+                        reply: None,
+                        detail: Some("no room in the spool for the report to the sender".into()),
+                        stage: "report",
+                        at_least: None,
+                    };
+                }
+            }
+            if let Err(error) = self.spool.submit(operations_without_reports(message.id, &decided)).await {
+                log::error!("queue: outcome of {} is not durable: {error}; it may be tried again after a restart", message.id);
+            }
+        }
+
+        self.write_records(message, &names, journey, &decided, now);
+        self.let_go(queue, &decided);
+        for report in reports {
+            self.enqueue(Message::new(report.id, report.received, report.metadata, Bytes::new(), report.content));
+        }
+    }
+
+    fn let_go(&self, queue: QueueId, decided: &[Decided<'_>]) {
+        let mut state = self.state.lock();
+        let mut deferred = false;
+        for one in decided {
+            match one.next {
+                Some(next) => {
+                    deferred = true;
+                    state.queues.defer(queue, next, Some(error_text(&one.fate).into()));
+                }
+                None => state.queues.finish(queue),
+            }
+        }
+        drop(state);
+        if deferred {
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn plan_and_names(&self, stream: StreamId, lane: Option<LaneId>) -> (StreamPlan, Names) {
+        let state = self.state.lock();
+        let (name, plan, _) = state.stream(stream);
+        let mut names = Names { stream: Arc::clone(name), pool: plan.pool.name.clone(), ..Names::default() };
+        if let Some(lane) = lane {
+            let lane = state.lane(lane);
+            let site = state.site(lane.site);
+            names.site = Some(Arc::clone(&site.name));
+            names.provider.clone_from(&site.provider);
+            names.source = Some(Arc::clone(&state.source(lane.source).name));
+        }
+        (plan.clone(), names)
+    }
+
+    /// Reports that the decisions owe, one for each kind.
+    fn reports(&self, message: &Message, names: &Names, journey: &Journey, decided: &[Decided<'_>], now: Micros) -> Vec<Report> {
+        let Some(sender) = &message.metadata.envelope.sender else { return Vec::new() };
+        let hostname = self.configuration.load().hostname.clone();
+        let mut reports = Vec::new();
+        for action in [dsn::Action::Failed, dsn::Action::Delayed, dsn::Action::Relayed] {
+            let replies: Vec<(&Decided<'_>, Reply, bool)> =
+                decided.iter().filter(|one| one.report == Some(action)).map(|one| report_reply(one, journey)).collect();
+            if replies.is_empty() {
+                continue;
+            }
+            let (plan, _) = (self.plan_of(names), ());
+            let statuses: Vec<dsn::Status<'_>> = replies
+                .iter()
+                .map(|(one, reply, remote)| dsn::Status {
+                    recipient: one.recipient.address.as_str(),
+                    original: one.recipient.original.as_deref(),
+                    reply,
+                    remote: journey.host.as_deref().filter(|_| *remote),
+                    retry_until: (action == dsn::Action::Delayed).then(|| plan.expires(message.received)),
+                })
+                .collect();
+            let subject = dsn::Subject {
+                sender: sender.as_str(),
+                envelope_id: message.metadata.envelope.envelope_id.as_deref(),
+                ret: message.metadata.envelope.ret,
+                received: message.received,
+                content: &message.content,
+                header_length: message.metadata.header_length as usize,
+                utf8: message.metadata.envelope.smtputf8,
+            };
+            let id = self.spool.next_id();
+            let built = dsn::build(&hostname, &id.to_string(), now, action, &subject, &statuses);
+            let needs_utf8 = !sender.is_ascii() || statuses.iter().any(|status| !status.recipient.is_ascii());
+            reports.push(Report {
+                id,
+                received: seconds(now),
+                metadata: Metadata {
+                    envelope: Envelope {
+                        sender: None,
+                        recipients: vec![Recipient { address: sender.clone(), notify: None, original: None }],
+                        body: if built.eight_bit { BodyKind::EightBitMime } else { BodyKind::SevenBit },
+                        smtputf8: needs_utf8,
+                        ret: None,
+                        envelope_id: None,
+                    },
+                    stream: message.metadata.stream.clone(),
+                    credential: "postkeep".into(),
+                    from_domain: hostname.as_str().into(),
+                    message_id: built.message_id.into(),
+                    has_dot_lines: built.has_dot_lines,
+                    eight_bit: built.eight_bit,
+                    header_length: built.header_length as u32,
+                    body_hash: None,
+                },
+                content: built.content,
+            });
+        }
+        reports
+    }
+
+    fn plan_of(&self, names: &Names) -> StreamPlan {
+        let state = self.state.lock();
+        let id = state.stream_id(&names.stream).unwrap_or(StreamId(0));
+        state.stream(id).1.clone()
+    }
+
+    fn write_records(&self, message: &Message, names: &Names, journey: &Journey, decided: &[Decided<'_>], now: Micros) {
+        let id = message.id.to_string();
+        let sender = message.metadata.envelope.sender.as_ref().map_or("", |sender| sender.as_str());
+        let provider = names.provider.as_deref().unwrap_or("");
+        for one in decided {
+            let event = event(one);
+            let (reply, detail, stage, actor) = match &one.fate {
+                Fate::Delivered { reply, .. } => (Some(reply), None, Some("final"), None),
+                Fate::Failed { reply, stage } => (Some(reply), None, Some(*stage), None),
+                Fate::Retry { reply, detail, stage, .. } => (reply.as_ref(), detail.as_deref(), Some(*stage), None),
+                Fate::Expired { actor } | Fate::Removed { actor } => (None, None, None, Some(actor.as_str())),
+            };
+            let address = journey.address.map(|address| address.to_string());
+            self.records.write(
+                now,
+                event,
+                Record {
+                    message: Some(&id),
+                    recipient: Some(one.recipient.address.as_str()),
+                    sender: Some(sender),
+                    stream: Some(&names.stream),
+                    message_id: Some(&message.metadata.message_id),
+                    size: Some(message.size()),
+                    domain: Some(one.recipient.address.domain()),
+                    site: names.site.as_deref(),
+                    provider: names.provider.as_deref(),
+                    source: names.source.as_deref(),
+                    pool: Some(&names.pool),
+                    host: journey.host.as_deref(),
+                    address,
+                    stage,
+                    attempt: journey.lane.map(|_| one.entry.tries() + 1),
+                    reply: reply.map(ReplyRecord::from),
+                    detail,
+                    tls: journey.tls.as_ref().map(|(version, cipher, verified)| TlsRecord { version, cipher, verified: Some(*verified) }),
+                    duration_ms: (journey.started > 0).then(|| now.saturating_sub(journey.started) / 1000),
+                    next_attempt: one.next.map(|next| timestamp_seconds(next.due)),
+                    actor,
+                    ..Record::default()
+                },
+            );
+            self.metrics.outcome(event, provider, names.source.as_deref().unwrap_or(""), &names.stream, 1);
+            if event == Event::Delivered {
+                self.metrics.delivered_after((now as f64 / 1e6 - f64::from(message.received)).max(0.0));
+            }
+        }
+    }
+}
+
+/// A report on its way into the spool.
+struct Report {
+    id: MessageId,
+    received: u32,
+    metadata: Metadata,
+    content: Bytes,
+}
+
+fn decide<'a>(message: &Message, recipient: &'a Recipient, entry: Entry, fate: Fate, plan: &StreamPlan, now: Micros) -> Decided<'a> {
+    let can_report = message.metadata.envelope.sender.is_some();
+    let notify = recipient.notify;
+    let wants_failure = can_report && notify.is_none_or(|notify| notify.failure && !notify.never);
+    let mut next = None;
+    let mut expired = false;
+    let report = match &fate {
+        Fate::Delivered { will_report, .. } => {
+            let wanted = can_report && notify.is_some_and(|notify| notify.success && !notify.never);
+            (wanted && !will_report).then_some(dsn::Action::Relayed)
+        }
+        Fate::Failed { .. } => wants_failure.then_some(dsn::Action::Failed),
+        Fate::Expired { .. } => {
+            expired = true;
+            wants_failure.then_some(dsn::Action::Failed)
+        }
+        Fate::Removed { .. } => None,
+        Fate::Retry { at_least, .. } => match plan.next_attempt(entry, now, fastrand::f64(), *at_least) {
+            Some(mut later) => {
+                let late = u64::from(seconds(now).saturating_sub(entry.received)) >= plan.settings.delay_notice_after.as_secs();
+                let asked = can_report && notify.is_some_and(|notify| notify.delay && !notify.never);
+                let tell = asked && late && later.attempts & Entry::DELAY_NOTIFIED == 0;
+                if tell {
+                    later.attempts |= Entry::DELAY_NOTIFIED;
+                }
+                next = Some(later);
+                tell.then_some(dsn::Action::Delayed)
+            }
+            None => {
+                expired = true;
+                wants_failure.then_some(dsn::Action::Failed)
+            }
+        },
+    };
+    Decided { entry, recipient, fate, next, expired, report }
+}
+
+fn event(one: &Decided<'_>) -> Event {
+    match (&one.fate, one.next) {
+        (Fate::Delivered { .. }, _) => Event::Delivered,
+        (Fate::Removed { .. }, _) => Event::Removed,
+        (_, Some(_)) => Event::Deferred,
+        _ if one.expired => Event::Expired,
+        _ => Event::Bounced,
+    }
+}
+
+/// The reply that a report quotes, and whether the receiver said it.
+fn report_reply<'a, 'b>(one: &'a Decided<'b>, journey: &Journey) -> (&'a Decided<'b>, Reply, bool) {
+    let (reply, remote) = match &one.fate {
+        Fate::Delivered { reply, .. } => (reply.clone(), true),
+        Fate::Failed { reply, stage } => (reply.clone(), journey.host.is_some() && *stage != "local"),
+        Fate::Retry { reply: Some(reply), .. } if !one.expired => (reply.clone(), true),
+        Fate::Retry { reply: Some(reply), .. } => {
+            (Reply::new(reply.code, (5, 4, 7), format!("delivery time expired; the last answer was: {} {}", reply.code, reply.text)), true)
+        }
+        Fate::Retry { reply: None, detail, .. } => {
+            let detail = detail.as_deref().unwrap_or("no answer");
+            let code = if one.expired { (5, 4, 7) } else { (4, 4, 1) };
+            (Reply::new(if one.expired { 554 } else { 451 }, code, format!("{}{detail}", if one.expired { "delivery time expired: " } else { "" })), false)
+        }
+        Fate::Expired { .. } => (Reply::new(554, (5, 4, 7), "delivery time expired by order of the administrator"), false),
+        Fate::Removed { .. } => (Reply::new(554, (5, 3, 0), "removed"), false),
+    };
+    (one, reply, remote)
+}
+
+fn operations(id: MessageId, decided: &[Decided<'_>], reports: &[Report]) -> Vec<Operation> {
+    let mut operations = Vec::with_capacity(decided.len() + reports.len());
+    for report in reports {
+        operations.push(Operation::Accept(NewMessage {
+            id: report.id,
+            received: report.received,
+            metadata: report.metadata.encode(),
+            body: [Bytes::new(), report.content.clone()],
+            recipients: 1,
+        }));
+    }
+    operations.extend(operations_without_reports(id, decided));
+    operations
+}
+
+fn operations_without_reports(id: MessageId, decided: &[Decided<'_>]) -> Vec<Operation> {
+    decided
+        .iter()
+        .map(|one| match one.next {
+            Some(next) => {
+                Operation::Defer { id, recipient: one.entry.recipient, state: RetryState { attempts: next.attempts, due: next.due } }
+            }
+            None => Operation::Complete { id, recipient: one.entry.recipient },
+        })
+        .collect()
+}
+
+fn error_text(fate: &Fate) -> String {
+    match fate {
+        Fate::Retry { reply: Some(reply), .. } | Fate::Failed { reply, .. } | Fate::Delivered { reply, .. } => {
+            format!("{} {}", reply.code, reply.text.lines().next().unwrap_or(""))
+        }
+        Fate::Retry { detail, stage, .. } => format!("{stage}: {}", detail.as_deref().unwrap_or("no answer")),
+        Fate::Expired { .. } | Fate::Removed { .. } => String::new(),
+    }
+}

@@ -1,0 +1,338 @@
+//! Records: one JSON line for each thing that happened to a message.
+//!
+//! Lines are handed to a writer thread through a bounded buffer and written in
+//! batches as soon as the thread is free, so that a killed process loses at
+//! most what was being handed over. Mail never waits for records: when the disk
+//! is stuck and the buffer full, lines are dropped, counted and logged.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use jiff::Timestamp;
+use parking_lot::{Condvar, Mutex};
+use postkeep_configuration as configuration;
+use postkeep_smtp::reply::Reply;
+use serde::Serialize;
+
+use crate::clock::{Micros, timestamp};
+
+/// Bytes of lines that may wait for the disk.
+const BUFFER_LIMIT: usize = 32 * 1024 * 1024;
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// Accepted and durable.
+    Received,
+    /// Turned away at the door.
+    Refused,
+    /// A connection was tried for it and failed before any recipient was named.
+    Attempted,
+    /// Put off to a later attempt.
+    Deferred,
+    /// Accepted by the receiver.
+    Delivered,
+    /// Given up on, the sender told.
+    Bounced,
+    /// Given up on because its time ran out, the sender told.
+    Expired,
+    /// Taken out by an administrator.
+    Removed,
+}
+
+/// A reply as records carry it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplyRecord<'a> {
+    /// Three digits.
+    pub code: u16,
+    /// RFC 3463, when the reply had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enhanced: Option<String>,
+    /// The rest.
+    pub text: &'a str,
+}
+
+impl<'a> From<&'a Reply> for ReplyRecord<'a> {
+    fn from(reply: &'a Reply) -> Self {
+        Self { code: reply.code, enhanced: reply.enhanced.map(|code| code.to_string()), text: &reply.text }
+    }
+}
+
+/// What protected a delivery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TlsRecord<'a> {
+    /// `TLSv1.3`.
+    pub version: &'a str,
+    /// Cipher suite.
+    pub cipher: &'a str,
+    /// The certificate was valid for the host; absent for mail coming in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<bool>,
+}
+
+/// One line. Absent values are left out.
+#[derive(Debug, Clone, Serialize, Default)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the names are the documented keys: docs/operate/records.md")]
+pub struct Record<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<Event>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sender: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply: Option<ReplyRecord<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsRecord<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_attempt: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<&'a str>,
+}
+
+/// The sink of records; cheap to clone.
+#[derive(Clone)]
+pub struct Records(Arc<Shared>);
+
+struct Shared {
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+    dropped: AtomicU64,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    closing: bool,
+}
+
+impl Records {
+    /// Opens the folder and starts the writer.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or the first file cannot be opened.
+    pub fn open(settings: &configuration::Records) -> io::Result<Self> {
+        let mut files = Files::open(settings)?;
+        let shared = Arc::new(Shared {
+            waiting: Mutex::default(),
+            wake: Condvar::new(),
+            dropped: AtomicU64::new(0),
+            writer: Mutex::new(None),
+        });
+        let theirs = Arc::clone(&shared);
+        let writer = std::thread::Builder::new().name("records".into()).spawn(move || theirs.write_all(&mut files))?;
+        *shared.writer.lock() = Some(writer);
+        Ok(Self(shared))
+    }
+
+    /// Writes one record, stamped `now`.
+    pub fn write(&self, now: Micros, event: Event, mut record: Record<'_>) {
+        record.time = Some(timestamp(now));
+        record.event = Some(event);
+        let mut waiting = self.0.waiting.lock();
+        let start = waiting.lines.len();
+        if start > BUFFER_LIMIT || serde_json::to_writer(&mut waiting.lines, &record).is_err() {
+            waiting.lines.truncate(start);
+            drop(waiting);
+            if self.0.dropped.fetch_add(1, Ordering::Relaxed).is_multiple_of(10_000) {
+                log::error!("records: the buffer is full, lines are being dropped; is the disk of [records] directory full or stuck?");
+            }
+            return;
+        }
+        waiting.lines.push(b'\n');
+        drop(waiting);
+        if start == 0 {
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// Records that were dropped since the start.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Writes out what waits and stops the writer.
+    pub fn close(&self) {
+        self.0.waiting.lock().closing = true;
+        self.0.wake.notify_one();
+        let writer = self.0.writer.lock().take();
+        if let Some(writer) = writer {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    fn write_all(&self, files: &mut Files) {
+        let mut batch = Vec::new();
+        loop {
+            let closing = {
+                let mut waiting = self.waiting.lock();
+                while waiting.lines.is_empty() && !waiting.closing {
+                    self.wake.wait(&mut waiting);
+                }
+                std::mem::swap(&mut batch, &mut waiting.lines);
+                waiting.closing && batch.is_empty()
+            };
+            if closing {
+                return;
+            }
+            if let Err(error) = files.append(&batch) {
+                let lines = batch.iter().filter(|byte| **byte == b'\n').count() as u64;
+                self.dropped.fetch_add(lines, Ordering::Relaxed);
+                log::error!("records: cannot write {}: {error}; {lines} lines are lost", files.path.display());
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
+            batch.clear();
+            if batch.capacity() > 4 * 1024 * 1024 {
+                batch = Vec::new();
+            }
+        }
+    }
+}
+
+/// The files, with their rotation.
+struct Files {
+    settings: configuration::Records,
+    path: PathBuf,
+    file: File,
+    size: u64,
+    opened: Timestamp,
+}
+
+impl Files {
+    fn open(settings: &configuration::Records) -> io::Result<Self> {
+        fs::create_dir_all(&settings.directory)
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot make the records folder {}: {error}", settings.directory.display())))?;
+        let opened = Timestamp::now();
+        let (path, file) = new_file(&settings.directory, opened)?;
+        Ok(Self { settings: settings.clone(), path, file, size: 0, opened })
+    }
+
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let age = Timestamp::now().duration_since(self.opened).as_secs().max(0) as u64;
+        if self.size > 0 && (self.size >= self.settings.rotate_size.bytes() || age >= self.settings.rotate_after.as_secs()) {
+            self.rotate()?;
+        }
+        self.file.write_all(lines)?;
+        self.size += lines.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.opened = Timestamp::now();
+        (self.path, self.file) = new_file(&self.settings.directory, self.opened)?;
+        self.size = 0;
+        self.forget_old();
+        Ok(())
+    }
+
+    fn forget_old(&self) {
+        let Ok(entries) = fs::read_dir(&self.settings.directory) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let ours = name.to_str().is_some_and(|name| name.starts_with("records-") && name.ends_with(".jsonl"));
+            let age = entry.metadata().ok().and_then(|data| data.modified().ok()?.elapsed().ok());
+            if ours && entry.path() != self.path && age.is_some_and(|age| age.as_secs() > self.settings.keep.as_secs()) {
+                if let Err(error) = fs::remove_file(entry.path()) {
+                    log::warn!("records: cannot remove old {}: {error}", entry.path().display());
+                }
+            }
+        }
+    }
+}
+
+fn new_file(directory: &Path, now: Timestamp) -> io::Result<(PathBuf, File)> {
+    let stamp = now.strftime("%Y%m%dT%H%M%SZ").to_string();
+    for number in 0..1000 {
+        let path = directory.join(format!("records-{stamp}-{number:03}.jsonl"));
+        match OpenOptions::new().create_new(true).append(true).open(&path) {
+            Ok(file) => return Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("a thousand record files of {stamp} in {}", directory.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use postkeep_configuration::units::{ByteSize, Duration};
+
+    use super::*;
+
+    fn lines(directory: &Path) -> Vec<String> {
+        let mut files: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files.iter().flat_map(|path| fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+    }
+
+    #[test]
+    fn each_record_is_one_json_line_and_files_rotate_by_size() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = configuration::Records {
+            directory: directory.path().to_owned(),
+            rotate_size: ByteSize::from_bytes(200),
+            ..configuration::Records::default()
+        };
+        let records = Records::open(&settings).unwrap();
+        for number in 0..10u16 {
+            records.write(1_000_000, Event::Deferred, Record { recipient: Some("a\n@b"), attempt: Some(number), ..Record::default() });
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        records.close();
+        let lines = lines(directory.path());
+        assert_eq!(lines.len(), 10);
+        assert_eq!(lines[3], r#"{"time":"1970-01-01T00:00:01.000000Z","event":"deferred","recipient":"a\n@b","attempt":3}"#);
+        assert!(fs::read_dir(directory.path()).unwrap().count() > 1);
+        let _ = Duration::from_secs(1);
+    }
+}

@@ -1,0 +1,114 @@
+//! Certificates of the simulated internet: an authority of its own that a
+//! configuration can trust through `extra-roots`, good leaves, and the bad
+//! ones that are met in the wild.
+
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
+};
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::Error;
+use crate::rulebook::Certificate;
+
+/// The rehearsal's certificate authority.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    pem: String,
+}
+
+/// A certificate with its key.
+pub struct Leaf {
+    /// The certificate.
+    pub certificate: CertificateDer<'static>,
+    /// The same as PEM.
+    pub certificate_pem: String,
+    /// The key, PKCS#8 DER.
+    pub key: Vec<u8>,
+    /// The same as PEM.
+    pub key_pem: String,
+}
+
+fn failed(error: rcgen::Error) -> Error {
+    Error::Certificates(error.to_string())
+}
+
+/// The cryptography that all TLS of the rehearsal uses.
+pub fn crypto() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+impl Authority {
+    /// A new authority with a new key.
+    pub fn new() -> Result<Self, Error> {
+        let key = KeyPair::generate().map_err(failed)?;
+        let mut parameters = CertificateParams::default();
+        parameters.distinguished_name.push(DnType::CommonName, "Postkeep rehearsal authority");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = parameters.self_signed(&key).map_err(failed)?;
+        Ok(Self {
+            certificate: certificate.der().clone(),
+            pem: certificate.pem(),
+            issuer: Issuer::new(parameters, key),
+        })
+    }
+
+    /// The authority's certificate as PEM, for `extra-roots`.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// The authority's certificate.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// A certificate of some kind for a host. `Broken` and `None` get a good one that nobody will see.
+    pub fn leaf(&self, host: &str, kind: Certificate) -> Result<Leaf, Error> {
+        let name = if kind == Certificate::WrongName { "another-host.test" } else { host };
+        let mut names = vec![name.to_owned()];
+        if kind != Certificate::WrongName && host == "localhost" {
+            names.push("127.0.0.1".to_owned());
+        }
+        let mut parameters = CertificateParams::new(names).map_err(failed)?;
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        if kind == Certificate::Expired {
+            parameters.not_before = date_time_ymd(2019, 1, 1);
+            parameters.not_after = date_time_ymd(2020, 1, 1);
+        }
+        let key = KeyPair::generate().map_err(failed)?;
+        let certificate = if kind == Certificate::SelfSigned {
+            parameters.self_signed(&key)
+        } else {
+            parameters.signed_by(&key, &self.issuer)
+        }
+        .map_err(failed)?;
+        Ok(Leaf {
+            certificate: certificate.der().clone(),
+            certificate_pem: certificate.pem(),
+            key: key.serialize_der(),
+            key_pem: key.serialize_pem(),
+        })
+    }
+
+    /// What a host needs to speak TLS; `None` for hosts that do not, or that only pretend to.
+    pub fn server(&self, host: &str, kind: Certificate) -> Result<Option<Arc<ServerConfig>>, Error> {
+        if matches!(kind, Certificate::None | Certificate::Broken) {
+            return Ok(None);
+        }
+        let leaf = self.leaf(host, kind)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf.key));
+        let config = ServerConfig::builder_with_provider(crypto())
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![leaf.certificate], key))
+            .map_err(|error| Error::Certificates(error.to_string()))?;
+        Ok(Some(Arc::new(config)))
+    }
+}

@@ -1,0 +1,458 @@
+//! From the owner's configuration to the one that is rehearsed: everything
+//! that decides how mail is paced, signed and retried stays; everything that
+//! touches the world outside (addresses, files, DNS, port 25) is turned to
+//! loopback and to a scratch folder. What was changed is said in notes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use postkeep_configuration::{Configuration, Credential, LaneLimits, Listener, ListenerTls, Rate, TotalLimits, units};
+use postkeep_deliverability::provider::ProviderTable;
+
+use crate::Error;
+use crate::certificates::Authority;
+use crate::client::Submission;
+use crate::internet::{Internet, Owner};
+use crate::judge::Promise;
+use crate::keys;
+use crate::names::{LOOPBACK_V6, loopback};
+use crate::rulebook::Certificate;
+
+/// Second octet of the sending addresses.
+const SOURCES_BLOCK: u8 = 1;
+/// Shortest wait that hurry leaves.
+const SHORTEST: units::Duration = units::Duration::from_millis(100);
+/// Longest path of a Unix socket that every system takes.
+const LONGEST_SOCKET: usize = 100;
+
+/// An owner's configuration on its way to a rehearsal.
+pub struct Prepared {
+    /// With everything changed that can be before the simulated internet is up.
+    pub configuration: Configuration,
+    /// What the simulated internet must know.
+    pub owner: Owner,
+    /// Domains the campaign sends from.
+    pub domains: Vec<String>,
+    /// Name and password of the campaign's credential.
+    pub credential: (String, String),
+    /// What was changed, in sentences.
+    pub notes: Vec<String>,
+    scratch: PathBuf,
+}
+
+/// A configuration ready to run.
+pub struct Ready {
+    /// The file that `postkeepd` reads.
+    pub file: PathBuf,
+    /// Where the campaign submits.
+    pub submission: Submission,
+    /// Where records appear.
+    pub records: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// The metrics endpoint, if there is one.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Changes what can be changed before the simulated internet is up. Mail that has not arrived after `longest` expires.
+pub fn prepare(mut configuration: Configuration, scratch: &Path, hurry: f64, longest: Duration) -> Result<Prepared, Error> {
+    let mut notes = Vec::new();
+    let mut owner = Owner::default();
+    let domains = sender_domains(&configuration);
+    owner.return_domains = domains.iter().cloned().chain([configuration.hostname.clone()]).collect::<BTreeSet<_>>().into_iter().collect();
+    keys_of(&mut configuration, scratch, &mut owner, &mut notes)?;
+    sources_of(&mut configuration, &mut owner, &mut notes);
+    if !configuration.route.is_empty() {
+        configuration.route.clear();
+        notes.push("[[route]] was left out: mail goes by MX of the simulated DNS".to_owned());
+    }
+    hurried(&mut configuration, hurry, longest, &mut notes);
+    owner.promises = promises(&configuration)?;
+    let credential = credential(&mut configuration)?;
+    configuration.include.clear();
+    configuration.spool.directory = scratch.join("spool");
+    configuration.records.directory = scratch.join("records");
+    configuration.control.socket = scratch.join("control.sock");
+    if configuration.control.socket.as_os_str().len() > LONGEST_SOCKET {
+        configuration.control.socket = std::env::temp_dir().join(format!("postkeep-rehearsal-{}.sock", std::process::id()));
+    }
+    Ok(Prepared { configuration, owner, domains, credential, notes, scratch: scratch.to_owned() })
+}
+
+impl Prepared {
+    /// Points the configuration to a running simulated internet and writes it down.
+    pub fn connect(&mut self, internet: &Internet) -> Result<Ready, Error> {
+        let authority = internet.authority();
+        let root = self.write("authority.pem", authority.pem())?;
+        self.configuration.delivery.extra_roots = Some(root);
+        self.configuration.delivery.port = internet.port();
+        self.configuration.resolver.servers = vec![internet.names()];
+        let door = self.doors(authority)?;
+        let metrics = match &mut self.configuration.metrics {
+            Some(metrics) => {
+                metrics.address = free_address()?;
+                Some(metrics.address)
+            }
+            None => None,
+        };
+        let text = postkeep_configuration::to_toml(&self.configuration)
+            .map_err(|error| Error::Configuration(format!("the derived configuration cannot be written: {error}")))?;
+        let file = self.write("postkeep.toml", &text)?;
+        Ok(Ready {
+            file,
+            submission: Submission {
+                address: door.address,
+                host: self.configuration.hostname.clone(),
+                credential: Some(self.credential.clone()),
+                implicit_tls: door.tls == ListenerTls::Implicit,
+                authority: Some(authority.certificate().clone()),
+            },
+            records: self.configuration.records.directory.clone(),
+            control: self.configuration.control.socket.clone(),
+            metrics,
+        })
+    }
+
+    /// Moves listeners to loopback with certificates of the rehearsal; the one to submit to.
+    fn doors(&mut self, authority: &Authority) -> Result<Listener, Error> {
+        let leaf = authority.leaf(&self.configuration.hostname, Certificate::Trusted)?;
+        let certificate = self.write("listener.pem", &leaf.certificate_pem)?;
+        let key = self.write("listener-key.pem", &leaf.key_pem)?;
+        let secure = |listener: &Listener| listener.tls != ListenerTls::None;
+        if !self.configuration.listener.iter().any(secure) {
+            self.notes.push("a listener with STARTTLS was added for the campaign".to_owned());
+            self.configuration.listener.push(Listener {
+                address: free_address()?,
+                tls: ListenerTls::Starttls,
+                certificate: None,
+                key: None,
+                require_auth: true,
+                proxy_protocol_from: Vec::new(),
+            });
+        }
+        for listener in &mut self.configuration.listener {
+            listener.address = free_address()?;
+            if secure(listener) {
+                listener.certificate = Some(certificate.clone());
+                listener.key = Some(key.clone());
+            }
+            if !listener.proxy_protocol_from.is_empty() {
+                listener.proxy_protocol_from.clear();
+                self.notes.push("proxy-protocol-from was left out".to_owned());
+            }
+        }
+        let listeners = &self.configuration.listener;
+        let best = listeners
+            .iter()
+            .find(|listener| listener.tls == ListenerTls::Starttls)
+            .or_else(|| listeners.iter().find(|listener| secure(listener)));
+        best.cloned().ok_or_else(|| Error::Configuration("no listener with TLS".to_owned()))
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
+        write(&self.scratch.join(name), text)
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<PathBuf, Error> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        // Keys and a password hash: nobody else's business.
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+    match written {
+        Ok(()) => Ok(path.to_owned()),
+        Err(error) => Err(Error::Io(format!("cannot write {}: {error}", path.display()))),
+    }
+}
+
+/// Domains to send from: those that are signed, else those that credentials name, else the host's own.
+fn sender_domains(configuration: &Configuration) -> Vec<String> {
+    let signed: BTreeSet<String> = configuration.dkim.iter().map(|key| key.domain.to_ascii_lowercase()).collect();
+    if !signed.is_empty() {
+        return signed.into_iter().collect();
+    }
+    let named = configuration.credential.iter().flat_map(|credential| &credential.sender_domains);
+    let listed = configuration.network.iter().flat_map(|network| &network.sender_domains);
+    let domains: BTreeSet<String> = named
+        .chain(listed)
+        .filter(|domain| *domain != "*")
+        .map(|domain| domain.strip_prefix("*.").map_or_else(|| domain.clone(), |below| format!("mail.{below}")))
+        .collect();
+    if domains.is_empty() { vec![configuration.hostname.clone()] } else { domains.into_iter().collect() }
+}
+
+fn keys_of(
+    configuration: &mut Configuration,
+    scratch: &Path,
+    owner: &mut Owner,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
+    let mut generated = Vec::new();
+    for (number, entry) in configuration.dkim.iter_mut().enumerate() {
+        let own = fs::read_to_string(&entry.key).ok().and_then(|pem| keys::read(&pem, entry.algorithm));
+        let key = match own {
+            Some(key) => key,
+            None => {
+                let key = keys::generate(entry.algorithm)?;
+                entry.key = write(&scratch.join(format!("dkim-{number}.pem")), &key.pem)?;
+                generated.push(format!("{}._domainkey.{}", entry.selector, entry.domain));
+                key
+            }
+        };
+        owner.keys.push((format!("{}._domainkey.{}", entry.selector, entry.domain), key.record));
+        if !owner.signing_domains.contains(&entry.domain.to_ascii_lowercase()) {
+            owner.signing_domains.push(entry.domain.to_ascii_lowercase());
+        }
+    }
+    if !generated.is_empty() {
+        notes.push(format!(
+            "signing keys made for the rehearsal, because the configured files could not be read: {}",
+            generated.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+fn sources_of(configuration: &mut Configuration, owner: &mut Owner, notes: &mut Vec<String>) {
+    let mut v6_taken = false;
+    let hostname = configuration.hostname.clone();
+    let mut mapped = Vec::new();
+    for (number, (name, source)) in configuration.source.iter_mut().enumerate() {
+        let ehlo = source.ehlo.clone().unwrap_or_else(|| hostname.clone());
+        let address = loopback(SOURCES_BLOCK, u16::try_from(number).unwrap_or(u16::MAX));
+        source.ipv4 = Some(address);
+        owner.sources.push((IpAddr::V4(address), name.clone(), ehlo.clone()));
+        let mut text = format!("{name} = {address}");
+        if source.ipv6.is_some() {
+            source.ipv6 = (!v6_taken).then_some(std::net::Ipv6Addr::LOCALHOST);
+            if v6_taken {
+                text.push_str(" (without IPv6: loopback has one address)");
+            } else {
+                text.push_str(" and ::1");
+                owner.sources.push((LOOPBACK_V6, name.clone(), ehlo));
+                v6_taken = true;
+            }
+        }
+        mapped.push(text);
+    }
+    notes.push(format!("sources on loopback: {}", mapped.join(", ")));
+}
+
+/// Divides waits by `hurry`.
+fn hurried(configuration: &mut Configuration, hurry: f64, longest: Duration, notes: &mut Vec<String>) {
+    let divide = |length: units::Duration| {
+        let micros = (length.as_micros() as f64 / hurry.max(1.0)) as u64;
+        units::Duration::from_micros(micros).max(SHORTEST).min(length.max(SHORTEST))
+    };
+    let longest = units::Duration::from_millis(u64::try_from(longest.as_millis()).unwrap_or(u64::MAX));
+    let mut capped = Vec::new();
+    // The default stream always exists; writing it down lets it be hurried too.
+    configuration.stream.entry("default".to_owned()).or_default();
+    for (name, stream) in &mut configuration.stream {
+        for wait in &mut stream.retry {
+            *wait = divide(*wait);
+        }
+        stream.expire_after = divide(stream.expire_after);
+        stream.delay_notice_after = divide(stream.delay_notice_after);
+        if stream.expire_after > longest {
+            stream.expire_after = longest;
+            capped.push(name.clone());
+        }
+    }
+    for pause in [
+        &mut configuration.backoff.pause,
+        &mut configuration.backoff.longest_pause,
+        &mut configuration.backoff.unbindable_pause,
+    ] {
+        *pause = divide(*pause);
+    }
+    let window = |rate: &mut Option<Rate>| {
+        if let Some(rate) = rate {
+            let per = divide(rate.per).max(units::Duration::from_secs(1)).min(rate.per);
+            *rate = Rate::new(rate.count, per).unwrap_or(*rate);
+        }
+    };
+    let lane = |limits: &mut LaneLimits| {
+        window(&mut limits.connection_rate);
+        window(&mut limits.message_rate);
+    };
+    let total = |limits: &mut TotalLimits| {
+        window(&mut limits.connection_rate);
+        window(&mut limits.message_rate);
+    };
+    lane(&mut configuration.lane);
+    configuration.lane_limit.iter_mut().for_each(|limit| lane(&mut limit.limits));
+    for provider in configuration.provider.values_mut() {
+        lane(&mut provider.lane);
+        total(&mut provider.total);
+    }
+    configuration.stream.values_mut().for_each(|stream| total(&mut stream.total));
+    if hurry > 1.0 {
+        notes.push(format!(
+            "time runs {hurry} times faster: waits between attempts, pauses, expiry and the stretches of rates are divided by it (stretches not below 1s)"
+        ));
+    }
+    if !capped.is_empty() {
+        notes.push(format!("mail of {} expires after {longest}, so that the rehearsal ends", capped.join(", ")));
+    }
+}
+
+/// What the configuration promises towards each provider, by its name; `""` is every other lane.
+fn promises(configuration: &Configuration) -> Result<HashMap<String, Promise>, Error> {
+    let table = ProviderTable::new(configuration).map_err(|error| Error::Configuration(error.to_string()))?;
+    let mut promises = HashMap::new();
+    let silent = LaneLimits::default();
+    for provider in table.providers() {
+        let changed = configuration.provider.get(&*provider.name);
+        let lane = lane_promise(configuration, [changed.map_or(&silent, |changed| &changed.lane), &provider.shipped]);
+        let total = changed.map(|changed| changed.total.clone()).unwrap_or_default();
+        promises.insert(provider.name.to_string(), Promise { lane, total });
+    }
+    promises.insert(String::new(), Promise { lane: lane_promise(configuration, [&silent, &silent]), total: TotalLimits::default() });
+    Ok(promises)
+}
+
+/// The most specific word for each limit: `words` in order, then `[lane]`, then what is built in.
+/// A `[[lane-limit]]` names a site in the product's own way; where one exists, the judge allows the
+/// looser of the two, and leaves rates alone, so as never to blame wrongly.
+fn lane_promise(configuration: &Configuration, words: [&LaneLimits; 2]) -> LaneLimits {
+    let said = |get: &dyn Fn(&LaneLimits) -> Option<u32>, built_in: u32| {
+        let word = words.iter().find_map(|limits| get(limits)).or_else(|| get(&configuration.lane)).unwrap_or(built_in);
+        let special = configuration.lane_limit.iter().filter_map(|limit| get(&limit.limits)).max();
+        Some(special.map_or(word, |special| special.max(word)))
+    };
+    let rate = |get: &dyn Fn(&LaneLimits) -> Option<Rate>| {
+        if configuration.lane_limit.iter().any(|limit| get(&limit.limits).is_some()) {
+            return None;
+        }
+        words.iter().find_map(|limits| get(limits)).or_else(|| get(&configuration.lane))
+    };
+    LaneLimits {
+        connections: said(&|limits| limits.connections, 10),
+        messages_per_connection: said(&|limits| limits.messages_per_connection, 100),
+        recipients_per_transaction: said(&|limits| limits.recipients_per_transaction, 100),
+        connection_rate: rate(&|limits| limits.connection_rate),
+        message_rate: rate(&|limits| limits.message_rate),
+    }
+}
+
+fn credential(configuration: &mut Configuration) -> Result<(String, String), Error> {
+    let mut name = "rehearsal".to_owned();
+    while configuration.credential.iter().any(|credential| credential.name == name) {
+        name.push('-');
+    }
+    let password = crate::content::sum(format!("{:?}{}", std::time::SystemTime::now(), fastrand::u64(..)).as_bytes());
+    let password_hash = postkeep_configuration::hash_password(&password)
+        .map_err(|error| Error::Configuration(format!("cannot hash the campaign's password: {error}")))?;
+    configuration.credential.push(Credential {
+        name: name.clone(),
+        password_hash,
+        sender_domains: vec!["*".to_owned()],
+        stream: None,
+        may_choose_streams: vec!["*".to_owned()],
+    });
+    Ok((name, password))
+}
+
+/// A loopback address with a port that was free a moment ago.
+fn free_address() -> Result<SocketAddr, Error> {
+    TcpListener::bind(("127.0.0.1", 0))
+        .and_then(|listener| listener.local_addr())
+        .map_err(|error| Error::Io(format!("cannot find a free port on 127.0.0.1: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postkeep_configuration::load::Options;
+
+    const OWNER: &str = r#"
+hostname = "box.example.test"
+[[listener]]
+address = "0.0.0.0:587"
+certificate = "/nowhere/cert.pem"
+key = "/nowhere/key.pem"
+[source.a]
+ipv4 = "192.0.2.1"
+ipv6 = "2001:db8::1"
+[source.b]
+ipv6 = "2001:db8::2"
+[pool.default]
+sources = { a = 1, b = 1 }
+[stream.news]
+retry = ["5m", "1h"]
+expire-after = "4d"
+[lane]
+connections = 7
+[provider.orange.lane]
+connections = 3
+message-rate = "100/1h"
+[[dkim]]
+domain = "example.test"
+selector = "s1"
+key = "/nowhere/dkim.pem"
+"#;
+
+    fn prepared(hurry: f64) -> (tempfile::TempDir, Prepared) {
+        let folder = tempfile::tempdir().unwrap();
+        let loaded = postkeep_configuration::load::parse("test", OWNER, &Options::without_files()).unwrap();
+        let prepared = prepare(loaded.configuration, folder.path(), hurry, Duration::from_secs(60)).unwrap();
+        (folder, prepared)
+    }
+
+    #[test]
+    fn nothing_of_a_rehearsed_configuration_points_outside() {
+        let (folder, prepared) = prepared(1.0);
+        let configuration = &prepared.configuration;
+        assert!(configuration.source.values().all(|source| source.ipv4.unwrap().is_loopback()));
+        assert_eq!(configuration.source["a"].ipv6, Some(std::net::Ipv6Addr::LOCALHOST));
+        assert_eq!(configuration.source["b"].ipv6, None);
+        assert!(configuration.spool.directory.starts_with(folder.path()));
+        assert!(configuration.records.directory.starts_with(folder.path()));
+        assert!(configuration.dkim[0].key.starts_with(folder.path()));
+        assert_eq!(prepared.owner.sources.len(), 3);
+        assert_eq!(prepared.domains, ["example.test"]);
+        assert!(prepared.notes.iter().any(|note| note.contains("s1._domainkey.example.test")));
+    }
+
+    #[test]
+    fn hurry_divides_waits_and_stretches_and_says_so() {
+        let (_folder, prepared) = prepared(60.0);
+        let stream = &prepared.configuration.stream["news"];
+        assert_eq!(stream.retry, [units::Duration::from_secs(5), units::Duration::from_secs(60)]);
+        assert_eq!(stream.expire_after, units::Duration::from_secs(60));
+        assert_eq!(prepared.configuration.provider["orange"].lane.message_rate, "100/1m".parse().ok());
+        assert!(prepared.notes.iter().any(|note| note.contains("60 times faster")));
+    }
+
+    #[test]
+    fn promises_follow_the_most_specific_word() {
+        let (_folder, prepared) = prepared(1.0);
+        let promise = |name: &str| prepared.owner.promises[name].lane.clone();
+        assert_eq!(promise("orange").connections, Some(3));
+        assert_eq!(promise("orange").messages_per_connection, Some(100));
+        assert_eq!(promise("yahoo").messages_per_connection, Some(20));
+        assert_eq!(promise("google").connections, Some(5));
+        assert_eq!(promise("").connections, Some(7));
+    }
+
+    #[test]
+    fn the_demonstration_is_a_valid_configuration_and_can_be_prepared() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/postkeep.toml");
+        let loaded = postkeep_configuration::load_with(path, &Options::without_files()).unwrap();
+        assert_eq!(loaded.warnings, []);
+        let folder = tempfile::tempdir().unwrap();
+        let prepared = prepare(loaded.configuration, folder.path(), 600.0, Duration::from_secs(100)).unwrap();
+        assert_eq!(prepared.domains, ["harbour-news.example", "offers.harbour-news.example"]);
+        assert_eq!(prepared.owner.keys.len(), 3);
+    }
+}

@@ -1,0 +1,462 @@
+//! The simulated internet, started and held together: names, hosts, their
+//! providers, the ledger, the judge and the verifier. Everything lives on
+//! loopback: sending addresses are 127.1.x.y, MX hosts 127.2.x.y.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+
+use crate::Error;
+use crate::certificates::Authority;
+use crate::judge::{Judge, LaneKey, Promise};
+use crate::ledger::{Ledger, Receipt};
+use crate::mailbox::{Mailboxes, Moment};
+use crate::names::{LOOPBACK_V6, Names, Zone, loopback};
+use crate::receiver::{Door, TlsTally, serve};
+use crate::rulebook::{Host, Limits, Mood, NamesMood, Provider, Replies, RuleBook, Site};
+use crate::signature::{self, Verifier};
+
+/// Name of the provider where the owner's reports come home.
+pub const HOME: &str = "home";
+/// Host of that provider.
+const HOME_HOST: &str = "return.rehearsal.test";
+/// Second octet of the MX hosts' addresses.
+const HOSTS_BLOCK: u8 = 2;
+/// Tries to find a port that is free at every address.
+const PORT_TRIES: u32 = 20;
+
+/// What the simulated internet must know about the owner.
+#[derive(Debug, Clone, Default)]
+pub struct Owner {
+    /// Domains that reports go to.
+    pub return_domains: Vec<String>,
+    /// Domains whose mail must be signed.
+    pub signing_domains: Vec<String>,
+    /// TXT records: name and text.
+    pub keys: Vec<(String, String)>,
+    /// Sending addresses, each with the source's name and its EHLO name.
+    pub sources: Vec<(IpAddr, String, String)>,
+    /// What is promised, by the product's provider name; `""` is every other lane.
+    pub promises: HashMap<String, Promise>,
+}
+
+/// How to start a simulated internet.
+#[derive(Debug, Clone)]
+pub struct InternetOptions {
+    /// Decides every chance.
+    pub seed: u64,
+    /// The providers.
+    pub book: RuleBook,
+    /// Divides waits, 1 or more.
+    pub hurry: f64,
+    /// Port of every MX host; 0 takes any that is free.
+    pub port: u16,
+    /// Address of the name server; port 0 takes any that is free.
+    pub names: SocketAddr,
+    /// The owner.
+    pub owner: Owner,
+    /// Verify every so many-th message; 1: all.
+    pub verify_every: u64,
+}
+
+impl InternetOptions {
+    /// The shipped book, no hurry, free ports.
+    pub fn new(seed: u64, owner: Owner) -> Result<Self, Error> {
+        Ok(Self {
+            seed,
+            book: RuleBook::shipped()?,
+            hurry: 1.0,
+            port: 0,
+            names: SocketAddr::from(([127, 0, 0, 1], 0)),
+            owner,
+            verify_every: 1,
+        })
+    }
+}
+
+/// A running simulated internet. It ends when it is dropped.
+pub struct Internet {
+    shared: Arc<Shared>,
+    names: Names,
+    authority: Authority,
+    port: u16,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Internet {
+    /// Starts names and hosts; returns when all of them answer.
+    pub async fn start(options: InternetOptions) -> Result<Self, Error> {
+        let mut book = options.book;
+        let home = book.provider.len();
+        book.provider.push(home_of(&options.owner));
+        let authority = Authority::new()?;
+        let mut zone = Zone::default();
+        for (name, text) in &options.owner.keys {
+            zone.txt(name, text);
+        }
+        for (address, _, ehlo) in &options.owner.sources {
+            zone.address(ehlo, *address);
+            zone.reverse(*address, ehlo)?;
+        }
+        let hosts = lay_out(&book, &mut zone)?;
+        let names = Names::start(zone, options.names).await?;
+        let verifier =
+            Verifier::start(names.address(), options.owner.signing_domains.clone(), options.verify_every)?;
+        let promises = book
+            .provider
+            .iter()
+            .enumerate()
+            .filter_map(|(place, provider)| {
+                let promises = &options.owner.promises;
+                let promise = promises.get(provider.rules.as_deref().unwrap_or_default()).or_else(|| promises.get(""))?;
+                Some((place, promise.clone()))
+            })
+            .collect();
+        let (port, listeners) = listen(&hosts, options.port).await?;
+        let providers: Vec<Arc<Provider>> = book.provider.into_iter().map(Arc::new).collect();
+        let shared = Arc::new(Shared {
+            start: Instant::now(),
+            mailboxes: providers
+                .iter()
+                .map(|rules| Mutex::new(Mailboxes::new(Arc::clone(rules), options.seed, options.hurry)))
+                .collect(),
+            tls: providers.iter().map(|_| TlsTally::default()).collect(),
+            providers,
+            home,
+            ledger: Mutex::default(),
+            floor: Mutex::new(Floor { judge: Judge::new(promises), live: HashMap::new() }),
+            verifier,
+            sources: options.owner.sources.iter().map(|(address, name, _)| (*address, name.clone())).collect(),
+            next: AtomicU64::new(1),
+        });
+        let mut tasks = Vec::new();
+        for (place, listener) in listeners {
+            let Some(spot) = hosts.get(place) else { continue };
+            let door = Arc::new(Door {
+                shared: Arc::clone(&shared),
+                provider: spot.provider,
+                site: spot.site,
+                host: spot.host.clone(),
+                tls: authority.server(&spot.host.name, spot.host.certificate)?,
+            });
+            tasks.push(tokio::spawn(serve(listener, door)).abort_handle());
+        }
+        Ok(Self { shared, names, authority, port, tasks })
+    }
+
+    /// Where the simulated DNS answers.
+    pub fn names(&self) -> SocketAddr {
+        self.names.address()
+    }
+
+    /// Questions that the simulated DNS was asked.
+    pub fn questions(&self) -> u64 {
+        self.names.questions()
+    }
+
+    /// Port of every MX host.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The authority that signed the good certificates.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The providers in order; the last one is where reports come home.
+    pub fn providers(&self) -> &[Arc<Provider>] {
+        &self.shared.providers
+    }
+
+    /// Provider of a recipient domain.
+    pub fn provider_of(&self, domain: &str) -> Option<usize> {
+        self.shared.providers.iter().position(|provider| {
+            provider.site.iter().any(|site| site.domains.iter().any(|name| name.eq_ignore_ascii_case(domain)))
+        })
+    }
+
+    /// Place of the provider where reports come home.
+    pub fn home(&self) -> usize {
+        self.shared.home
+    }
+
+    /// Time since the start.
+    pub fn now(&self) -> Moment {
+        self.shared.now()
+    }
+
+    /// Reads the ledger.
+    pub fn with_ledger<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
+        look(&self.shared.ledger())
+    }
+
+    /// Reads the judge's counts.
+    pub fn with_judge<T>(&self, look: impl FnOnce(&Judge) -> T) -> T {
+        look(&lock(&self.shared.floor).judge)
+    }
+
+    /// Reads a provider's state.
+    pub fn with_mailboxes<T>(&self, provider: usize, look: impl FnOnce(&Mailboxes) -> T) -> Option<T> {
+        self.shared.mailboxes.get(provider).map(|mailboxes| look(&lock(mailboxes)))
+    }
+
+    /// TLS sessions and failed handshakes of a provider.
+    pub fn tls(&self, provider: usize) -> (u64, u64) {
+        self.shared.tls.get(provider).map_or((0, 0), |tally| {
+            (tally.sessions.load(Ordering::Relaxed), tally.failures.load(Ordering::Relaxed))
+        })
+    }
+
+    /// Signatures of a provider's messages.
+    pub fn signatures(&self, provider: usize) -> signature::Tally {
+        self.shared.verifier.tally(provider)
+    }
+
+    /// The verifier, for totals and samples; `settle` waits for it.
+    pub fn verifier(&self) -> &Verifier {
+        &self.shared.verifier
+    }
+}
+
+impl Drop for Internet {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// The host where reports come home: it takes everything.
+fn home_of(owner: &Owner) -> Provider {
+    Provider {
+        name: HOME.to_owned(),
+        rules: None,
+        source: "the owner's own return host".to_owned(),
+        checked: "2026-11-23".to_owned(),
+        weight: 0,
+        site: vec![Site {
+            domains: owner.return_domains.clone(),
+            names: NamesMood::Mx,
+            host: vec![Host {
+                name: HOME_HOST.to_owned(),
+                preference: 10,
+                certificate: crate::rulebook::Certificate::Trusted,
+                ipv6: false,
+                dead: false,
+            }],
+        }],
+        limits: Limits::default(),
+        mood: Mood::default(),
+        replies: Replies::default(),
+        capabilities: ["PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "SIZE 52428800"].map(str::to_owned).to_vec(),
+    }
+}
+
+/// One host with its place and addresses.
+struct Spot {
+    provider: usize,
+    site: usize,
+    host: Host,
+    addresses: Vec<IpAddr>,
+}
+
+/// Gives every host its address and writes MX and address records.
+fn lay_out(book: &RuleBook, zone: &mut Zone) -> Result<Vec<Spot>, Error> {
+    let mut spots: Vec<Spot> = Vec::new();
+    for (provider, entry) in book.provider.iter().enumerate() {
+        for (site, set) in entry.site.iter().enumerate() {
+            for domain in &set.domains {
+                match set.names {
+                    NamesMood::NoSuchDomain => continue,
+                    NamesMood::NullMx => zone.mx(domain, 0, "")?,
+                    // The host carries the domain's own name and so has its address.
+                    NamesMood::AddressOnly => {}
+                    NamesMood::Mx | NamesMood::FailsFirst | NamesMood::SilentFirst => {
+                        for host in &set.host {
+                            zone.mx(domain, host.preference, &host.name)?;
+                        }
+                        zone.mood(domain, set.names);
+                    }
+                }
+            }
+            for host in &set.host {
+                let number = u16::try_from(spots.len()).map_err(|_| Error::RuleBook("too many hosts".to_owned()))?;
+                let mut addresses = vec![IpAddr::V4(loopback(HOSTS_BLOCK, number))];
+                if host.ipv6 {
+                    if spots.iter().any(|spot| spot.host.ipv6) {
+                        return Err(Error::RuleBook(format!(
+                            "{} asks for ipv6, but loopback has one IPv6 address, and another host has it",
+                            host.name
+                        )));
+                    }
+                    addresses.push(LOOPBACK_V6);
+                }
+                for address in &addresses {
+                    zone.address(&host.name, *address);
+                }
+                spots.push(Spot { provider, site, host: host.clone(), addresses });
+            }
+        }
+    }
+    Ok(spots)
+}
+
+/// Binds every living host at one port.
+async fn listen(hosts: &[Spot], port: u16) -> Result<(u16, Vec<(usize, TcpListener)>), Error> {
+    let mut trouble = String::new();
+    for _ in 0..if port == 0 { PORT_TRIES } else { 1 } {
+        let mut taken = port;
+        let mut listeners = Vec::new();
+        let mut complete = true;
+        'hosts: for (place, spot) in hosts.iter().enumerate().filter(|(_, spot)| !spot.host.dead) {
+            for address in &spot.addresses {
+                match TcpListener::bind((*address, taken)).await {
+                    Ok(listener) => {
+                        if taken == 0 {
+                            taken = listener.local_addr().map_or(0, |address| address.port());
+                        }
+                        listeners.push((place, listener));
+                    }
+                    // A machine without IPv6 still rehearses.
+                    Err(error) if address.is_ipv6() && error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+                        log::warn!("{}: no IPv6 on this machine", spot.host.name);
+                    }
+                    Err(error) => {
+                        trouble = format!("cannot listen at {address} port {taken}: {error}");
+                        complete = false;
+                        break 'hosts;
+                    }
+                }
+            }
+        }
+        if complete {
+            return Ok((taken, listeners));
+        }
+    }
+    Err(Error::Io(format!("{trouble}; is another rehearsal running? Choose another port")))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the hosts share.
+pub(crate) struct Shared {
+    start: Instant,
+    providers: Vec<Arc<Provider>>,
+    mailboxes: Vec<Mutex<Mailboxes>>,
+    tls: Vec<TlsTally>,
+    home: usize,
+    ledger: Mutex<Ledger>,
+    floor: Mutex<Floor>,
+    verifier: Verifier,
+    sources: HashMap<IpAddr, String>,
+    next: AtomicU64,
+}
+
+/// Who is connected, and the judge who counts them.
+struct Floor {
+    judge: Judge,
+    live: HashMap<usize, Vec<Live>>,
+}
+
+struct Live {
+    id: u64,
+    handle: OwnedFd,
+}
+
+impl Floor {
+    /// Connections whose sender has hung up are over, even if nobody has read that yet.
+    fn reap(&mut self, provider: usize) {
+        let Some(list) = self.live.get_mut(&provider) else { return };
+        let judge = &mut self.judge;
+        list.retain(|live| {
+            let mut asked = [PollFd::new(&live.handle, PollFlags::RDHUP)];
+            let over = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0);
+            if over {
+                judge.closed(live.id);
+            }
+            !over
+        });
+    }
+}
+
+impl Shared {
+    pub(crate) fn now(&self) -> Moment {
+        self.start.elapsed()
+    }
+
+    pub(crate) fn source_name(&self, address: IpAddr) -> String {
+        self.sources.get(&address).cloned().unwrap_or_else(|| address.to_string())
+    }
+
+    pub(crate) fn mailboxes(&self, provider: usize) -> MutexGuard<'_, Mailboxes> {
+        // Doors are made from the same list, so the place exists.
+        #[allow(clippy::indexing_slicing)]
+        lock(&self.mailboxes[provider])
+    }
+
+    pub(crate) fn tls(&self, provider: usize) -> &TlsTally {
+        #[allow(clippy::indexing_slicing)]
+        &self.tls[provider]
+    }
+
+    pub(crate) fn is_home(&self, provider: usize) -> bool {
+        provider == self.home
+    }
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    pub(crate) fn judged(&self, tell: impl FnOnce(&mut Judge)) {
+        tell(&mut lock(&self.floor).judge);
+    }
+
+    /// A connection was accepted: its number, and how many that lane has now.
+    pub(crate) fn entered(&self, lane: LaneKey, handle: Option<OwnedFd>) -> (u64, u32) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let limit = self.providers.get(lane.provider).and_then(|provider| provider.limits.connections);
+        let mut floor = lock(&self.floor);
+        if floor.judge.would_exceed(&lane) || limit.is_some_and(|limit| floor.judge.open_in(&lane) >= limit) {
+            floor.reap(lane.provider);
+        }
+        if let Some(handle) = handle {
+            floor.live.entry(lane.provider).or_default().push(Live { id, handle });
+        }
+        floor.judge.opened(id, lane.clone(), self.start.elapsed());
+        let open = floor.judge.open_in(&lane);
+        (id, open)
+    }
+
+    /// A connection ended.
+    pub(crate) fn left(&self, id: u64, lane: &LaneKey) {
+        let mut floor = lock(&self.floor);
+        floor.judge.closed(id);
+        if let Some(list) = floor.live.get_mut(&lane.provider) {
+            list.retain(|live| live.id != id);
+        }
+    }
+
+    pub(crate) async fn verify(&self, provider: usize, message: Bytes) {
+        self.verifier.submit(provider, message).await;
+    }
+
+    pub(crate) fn replied(&self, receipts: &[Receipt]) {
+        let now = self.now();
+        let mut ledger = self.ledger();
+        for receipt in receipts {
+            ledger.replied(receipt, now);
+        }
+    }
+}
+

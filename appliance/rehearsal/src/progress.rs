@@ -1,0 +1,148 @@
+//! Progress for whoever watches: a table that is redrawn on a terminal, one
+//! line a second elsewhere. Widths do not change while numbers grow.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// Where progress goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Watching {
+    /// Nowhere.
+    Nobody,
+    /// A table on the terminal if standard error is one, else lines.
+    #[default]
+    Somebody,
+}
+
+/// One provider's numbers now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Line {
+    /// Name.
+    pub name: String,
+    /// Accepted and not at an end.
+    pub queued: u64,
+    /// Delivered.
+    pub delivered: u64,
+    /// Deferrals.
+    pub deferred: u64,
+    /// Bounced or expired.
+    pub bounced: u64,
+    /// Connections open.
+    pub connections: u32,
+}
+
+/// Shows lines.
+pub struct Progress {
+    shape: Shape,
+    last: Instant,
+    /// Delivered at the last look, for rates.
+    before: Vec<u64>,
+}
+
+enum Shape {
+    Nothing,
+    Lines,
+    Table { bars: Vec<ProgressBar>, all: MultiProgress },
+}
+
+/// How often anything is shown.
+const PACE: Duration = Duration::from_secs(1);
+
+impl Progress {
+    /// For `providers` lines.
+    pub fn new(watching: Watching, providers: usize) -> Self {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let shape = match watching {
+            Watching::Nobody => Shape::Nothing,
+            Watching::Somebody if terminal => table(providers),
+            Watching::Somebody => Shape::Lines,
+        };
+        Self { shape, last: Instant::now(), before: vec![0; providers] }
+    }
+
+    /// Whether it is time to show something.
+    pub fn due(&self) -> bool {
+        !matches!(self.shape, Shape::Nothing) && self.last.elapsed() >= PACE
+    }
+
+    /// Shows where things stand.
+    pub fn show(&mut self, elapsed: Duration, accepted: u64, lines: &[Line]) {
+        let seconds = self.last.elapsed().as_secs_f64().max(0.001);
+        self.last = Instant::now();
+        let mut rates = Vec::with_capacity(lines.len());
+        for (line, before) in lines.iter().zip(&mut self.before) {
+            rates.push(((line.delivered.saturating_sub(*before)) as f64 / seconds).round() as u64);
+            *before = line.delivered;
+        }
+        let sum = |get: &dyn Fn(&Line) -> u64| lines.iter().map(get).sum::<u64>();
+        let all = Line {
+            name: "all".to_owned(),
+            queued: sum(&|line| line.queued),
+            delivered: sum(&|line| line.delivered),
+            deferred: sum(&|line| line.deferred),
+            bounced: sum(&|line| line.bounced),
+            connections: lines.iter().map(|line| line.connections).sum(),
+        };
+        let rate = rates.iter().sum::<u64>();
+        match &self.shape {
+            Shape::Nothing => {}
+            Shape::Lines => {
+                // A closed standard error must not end a rehearsal.
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "{:>4} s  accepted {accepted:>8}  queued {:>8}  delivered {:>8}  deferred {:>7}  bounced {:>6}  {rate:>6}/s  connections {:>4}",
+                    elapsed.as_secs(),
+                    all.queued,
+                    all.delivered,
+                    all.deferred,
+                    all.bounced,
+                    all.connections
+                );
+            }
+            Shape::Table { bars, .. } => {
+                if let Some(head) = bars.first() {
+                    head.set_message(format!(
+                        "{:>4} s       {:>9} {:>9} {:>9} {:>9} {:>8} {:>6}",
+                        elapsed.as_secs(),
+                        "queued",
+                        "delivered",
+                        "deferred",
+                        "bounced",
+                        "rate",
+                        "conns"
+                    ));
+                }
+                let rows = lines.iter().zip(&rates).map(|(line, rate)| (line, *rate)).chain([(&all, rate)]);
+                for (bar, (line, rate)) in bars.iter().skip(1).zip(rows) {
+                    bar.set_message(format!(
+                        "{:<12} {:>9} {:>9} {:>9} {:>9} {:>6}/s {:>6}",
+                        line.name, line.queued, line.delivered, line.deferred, line.bounced, rate, line.connections
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Takes the table away, so that the summary stands alone.
+    pub fn end(&self) {
+        if let Shape::Table { bars, all } = &self.shape {
+            bars.iter().for_each(ProgressBar::finish_and_clear);
+            let _ = all.clear();
+        }
+    }
+}
+
+fn table(providers: usize) -> Shape {
+    let all = MultiProgress::new();
+    let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let bars = (0..providers + 2)
+        .map(|_| {
+            let bar = all.add(ProgressBar::new_spinner());
+            bar.set_style(style.clone());
+            bar
+        })
+        .collect();
+    Shape::Table { bars, all }
+}

@@ -1,0 +1,331 @@
+//! A whole rehearsal from the owner's configuration to the summary: the
+//! simulated internet, a real `postkeepd` as a process, the campaign, and the
+//! wait until every accepted recipient has come to an end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use postkeep_configuration::Configuration;
+
+use crate::Error;
+use crate::account::Handed;
+use crate::campaign::Plan;
+use crate::client::Submission;
+use crate::daemon::{self, Daemon};
+use crate::derive::{Ready, prepare};
+use crate::inject::inject;
+use crate::internet::{Internet, InternetOptions};
+use crate::progress::Watching;
+use crate::rulebook::RuleBook;
+use crate::scratch::Scratch;
+use crate::sum_up::sum_up;
+use crate::summary::Summary;
+use crate::watch::Watch;
+
+/// What to rehearse, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The owner's configuration file.
+    pub configuration: PathBuf,
+    /// Recipients of the campaign.
+    pub recipients: u64,
+    /// Decides every chance.
+    pub seed: u64,
+    /// How many times faster waits pass, 1 or more.
+    pub hurry: f64,
+    /// Longest life of the rehearsal; what has no end by then is unaccounted for.
+    pub deadline: Duration,
+    /// Submission connections.
+    pub connections: usize,
+    /// `postkeepd`; absent: beside this program.
+    pub daemon: Option<PathBuf>,
+    /// Folder for everything the rehearsal writes; absent: a temporary one that is removed afterwards.
+    pub scratch: Option<PathBuf>,
+    /// Another rule book than the shipped one.
+    pub rules: Option<PathBuf>,
+    /// Port of the simulated MX hosts; 0: any that is free.
+    pub port: u16,
+    /// Verify the signatures of every so many-th message; 1: all.
+    pub verify_every: u64,
+    /// Who watches.
+    pub watching: Watching,
+}
+
+impl Options {
+    /// Ten thousand recipients, seed 1, no hurry, an hour at most.
+    pub fn new(configuration: impl Into<PathBuf>) -> Self {
+        Self {
+            configuration: configuration.into(),
+            recipients: 10_000,
+            seed: 1,
+            hurry: 1.0,
+            deadline: Duration::from_secs(3600),
+            connections: 6,
+            daemon: None,
+            scratch: None,
+            rules: None,
+            port: 0,
+            verify_every: 1,
+            watching: Watching::Somebody,
+        }
+    }
+}
+
+/// Where to talk to a rehearsal that is kept up.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// Submission, with user and password.
+    pub submission: Submission,
+    /// PEM file of the authority that signed the submission listener's certificate.
+    pub authority: PathBuf,
+    /// The simulated DNS, UDP and TCP.
+    pub names: SocketAddr,
+    /// Port of the simulated MX hosts.
+    pub port: u16,
+    /// The daemon's control socket.
+    pub control: PathBuf,
+    /// The daemon's metrics.
+    pub metrics: Option<SocketAddr>,
+    /// The daemon's records.
+    pub records: PathBuf,
+    /// The configuration that runs.
+    pub configuration: PathBuf,
+    /// Recipient domains that exist.
+    pub domains: Vec<String>,
+    /// What was changed.
+    pub notes: Vec<String>,
+}
+
+impl std::fmt::Display for Addresses {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for note in &self.notes {
+            writeln!(out, "note: {note}")?;
+        }
+        let kind = if self.submission.implicit_tls { "implicit TLS" } else { "STARTTLS" };
+        writeln!(out, "submit      {} ({kind}, certificate for {})", self.submission.address, self.submission.host)?;
+        if let Some((user, password)) = &self.submission.credential {
+            writeln!(out, "user        {user}\npassword    {password}")?;
+        }
+        writeln!(out, "authority   {}", self.authority.display())?;
+        writeln!(out, "control     {}", self.control.display())?;
+        if let Some(metrics) = self.metrics {
+            writeln!(out, "metrics     http://{metrics}/metrics")?;
+        }
+        writeln!(out, "records     {}", self.records.display())?;
+        writeln!(out, "config      {}", self.configuration.display())?;
+        writeln!(out, "DNS         {} (UDP and TCP)", self.names)?;
+        writeln!(out, "MX hosts    127.2.0.1 and on, port {}", self.port)?;
+        writeln!(out, "domains     {}", self.domains.join(" "))
+    }
+}
+
+/// Everything that runs.
+struct Stage {
+    internet: Internet,
+    daemon: Daemon,
+    ready: Ready,
+    configuration: Configuration,
+    domains: Vec<String>,
+    notes: Vec<String>,
+    book: RuleBook,
+    // Last, so that the folder outlives those who use it.
+    scratch: Scratch,
+}
+
+/// Rehearses a configuration and says how it fared. Broken promises are in the summary, not in the error.
+pub async fn rehearse(options: Options) -> Result<Summary, Error> {
+    let mut stage = set_up(&options).await?;
+    let mut result = Rehearsed::of(&options, &mut stage).await?;
+    // What the daemon does while it stops counts too.
+    stage.daemon.stop().await?;
+    Ok(result.summary(&options, &stage.internet, &stage.configuration, stage.notes).await)
+}
+
+/// A campaign that has come to its end.
+struct Rehearsed {
+    handed: Arc<Mutex<Handed>>,
+    watch: Watch,
+    submitted: Duration,
+}
+
+impl Rehearsed {
+    async fn of(options: &Options, stage: &mut Stage) -> Result<Self, Error> {
+        let handed = Arc::new(Mutex::new(Handed::default()));
+        let mut watch = Watch::new(options.watching, &stage.ready.records, &stage.internet);
+        let submitted = campaign(options, stage, &mut watch, &handed, Instant::now()).await;
+        // Time for anything that comes too late or twice.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        watch.progress.end();
+        Ok(Self { handed, watch, submitted: submitted? })
+    }
+
+    async fn summary(
+        &mut self,
+        options: &Options,
+        internet: &Internet,
+        configuration: &Configuration,
+        notes: Vec<String>,
+    ) -> Summary {
+        internet.verifier().settle().await;
+        self.watch.read();
+        let handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut summary = sum_up(internet, configuration, &handed, &mut self.watch);
+        summary.notes = notes;
+        summary.seed = options.seed;
+        summary.hurry = options.hurry;
+        summary.submission_seconds = self.submitted.as_secs_f64();
+        summary
+    }
+}
+
+/// Submits and waits until every accepted recipient has an end, or until the deadline; how long submitting took.
+async fn campaign(
+    options: &Options,
+    stage: &mut Stage,
+    watch: &mut Watch,
+    handed: &Arc<Mutex<Handed>>,
+    started: Instant,
+) -> Result<Duration, Error> {
+    let mut submission = Box::pin(inject(
+        plan(options, stage),
+        stage.book.clone(),
+        stage.ready.submission.clone(),
+        options.connections,
+        Arc::clone(handed),
+    ));
+    let mut submitted = None;
+    loop {
+        tokio::select! {
+            result = &mut submission, if submitted.is_none() => {
+                result?;
+                submitted = Some(started.elapsed());
+            }
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+        }
+        watch.look(&stage.internet, handed, started);
+        if let Some(status) = stage.daemon.ended() {
+            let log = stage.daemon.log_tail();
+            return Err(Error::Daemon(format!("postkeepd ended in mid-rehearsal ({status}):\n{log}")));
+        }
+        match submitted {
+            Some(length) if watch.open.is_empty() => return Ok(length),
+            _ if started.elapsed() > options.deadline => return Ok(submitted.unwrap_or_else(|| started.elapsed())),
+            _ => {}
+        }
+    }
+}
+
+/// The campaign that fits the owner's configuration.
+fn plan(options: &Options, stage: &Stage) -> Plan {
+    let intake = &stage.configuration.intake;
+    let largest = usize::try_from(intake.message_size.bytes()).unwrap_or(usize::MAX);
+    Plan {
+        seed: options.seed,
+        recipients: options.recipients,
+        domains: stage.domains.clone(),
+        stream_header: intake.stream_header.clone(),
+        streams: stage.configuration.stream.keys().map(|name| (name != "default").then(|| name.clone())).collect(),
+        recipients_per_message: intake.recipients as usize,
+        largest_body: (largest / 2).clamp(1024, 20_000),
+    }
+}
+
+/// What somebody who keeps a rehearsal up is told.
+#[derive(Debug)]
+pub enum News<'a> {
+    /// Everything answers.
+    Up(&'a Addresses),
+    /// The campaign, if there was one, has come to its end.
+    Done(&'a Summary),
+}
+
+/// Sends a campaign (none, if it has no recipients) and then keeps everything up until Ctrl-C or SIGTERM.
+pub async fn serve(options: Options, mut tell: impl FnMut(News<'_>)) -> Result<(), Error> {
+    let mut stage = set_up(&options).await?;
+    tell(News::Up(&Addresses {
+        submission: stage.ready.submission.clone(),
+        authority: stage.scratch.path.join("authority.pem"),
+        names: stage.internet.names(),
+        port: stage.internet.port(),
+        control: stage.ready.control.clone(),
+        metrics: stage.ready.metrics,
+        records: stage.ready.records.clone(),
+        configuration: stage.ready.file.clone(),
+        domains: stage.book.provider.iter().flat_map(|provider| &provider.site).flat_map(|site| site.domains.clone()).collect(),
+        notes: stage.notes.clone(),
+    }));
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(|error| Error::Io(format!("cannot wait for SIGTERM: {error}")))?;
+    let asked_to_stop = async {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    let up = async {
+        if options.recipients > 0 {
+            let mut result = Rehearsed::of(&options, &mut stage).await?;
+            let notes = stage.notes.clone();
+            tell(News::Done(&result.summary(&options, &stage.internet, &stage.configuration, notes).await));
+        }
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if let Some(status) = stage.daemon.ended() {
+                return Err(Error::Daemon(format!("postkeepd ended ({status}):\n{}", stage.daemon.log_tail())));
+            }
+        }
+    };
+    tokio::select! {
+        () = asked_to_stop => {}
+        result = up => return result,
+    }
+    // Ctrl-C at a terminal reaches the daemon too; either way it is asked to stop, and waited for.
+    stage.daemon.stop().await
+}
+
+async fn set_up(options: &Options) -> Result<Stage, Error> {
+    let binary = daemon::find(options.daemon.as_deref())?;
+    // Files that the configuration names need not exist here: keys and certificates are replaced.
+    let loading = postkeep_configuration::Options::without_files();
+    let loaded = postkeep_configuration::load_with(&options.configuration, &loading)
+        .map_err(|errors| Error::Configuration(errors.to_string()))?;
+    let book = match &options.rules {
+        None => RuleBook::shipped()?,
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Error::RuleBook(format!("cannot read {}: {error}", path.display())))?;
+            RuleBook::parse(&text)?
+        }
+    };
+    let scratch = Scratch::new(options.scratch.as_deref())?;
+    let longest = options.deadline.mul_f64(0.5);
+    let mut prepared = prepare(loaded.configuration, &scratch.path, options.hurry, longest)?;
+    if let Some(domain) = prepared.owner.return_domains.iter().find(|domain| book.find(domain).is_some()) {
+        return Err(Error::Configuration(format!("{domain} is a domain of the rehearsal's rule book; it cannot be the sender's")));
+    }
+    let internet = Internet::start(InternetOptions {
+        seed: options.seed,
+        book: book.clone(),
+        hurry: options.hurry,
+        port: options.port,
+        names: SocketAddr::from(([127, 0, 0, 1], 0)),
+        owner: prepared.owner.clone(),
+        verify_every: options.verify_every,
+    })
+    .await?;
+    let ready = prepared.connect(&internet)?;
+    let daemon = Daemon::start(&binary, &ready.file, &scratch.path).await?;
+    Ok(Stage {
+        internet,
+        daemon,
+        ready,
+        configuration: prepared.configuration,
+        domains: prepared.domains,
+        notes: prepared.notes,
+        book,
+        scratch,
+    })
+}
+

@@ -1,0 +1,144 @@
+//! Draws the summary from the ledger, the judge, the verifier, the reports
+//! and the records, when everything has ended.
+
+use std::collections::BTreeMap;
+
+use postkeep_configuration::{Configuration, OutboundTls};
+
+use crate::account::{Account, Fate, Handed};
+use crate::internet::Internet;
+use crate::judge::Promise;
+use crate::mailbox::Reason;
+use crate::rulebook::Provider;
+use crate::summary::{Counts, Dkim, ProviderSummary, Summary};
+use crate::verdict::{Finding, verdict};
+use crate::watch::{Watch, deferrals};
+
+/// The summary, but for what only the caller knows (seed, times, notes).
+pub(crate) fn sum_up(internet: &Internet, configuration: &Configuration, handed: &Handed, watch: &mut Watch) -> Summary {
+    let (account, converted, mut samples) = internet.with_ledger(|ledger| {
+        watch.reports.update(ledger);
+        let account = Account::of(handed, ledger, &watch.reports, &watch.records);
+        let samples: Vec<String> = ledger.corrupted_samples().iter().map(|(_, text)| text.clone()).collect();
+        (account, ledger.converted_count(), samples)
+    });
+    let mut summary = Summary {
+        messages: handed.messages(),
+        refused: handed.refused(),
+        uncertain: handed.uncertain(),
+        deferred: watch.records.deferrals(),
+        delay_reports: watch.reports.delays(),
+        converted,
+        dns_questions: internet.questions(),
+        seconds: watch.last_delivery.as_secs_f64(),
+        ..Summary::default()
+    };
+    samples.extend(account.unexpected.iter().take(20).map(|(_, text)| text.clone()));
+    samples.extend(internet.verifier().samples());
+    samples.extend(account.open.iter().map(|(recipient, deferred)| {
+        let state = if *deferred { "was deferred and has no end" } else { "has no end and was never deferred" };
+        format!("{recipient} {state}")
+    }));
+    samples.extend(handed.refusals().into_iter().take(5).map(|(text, times)| format!("refused {times} times at submission: {text}")));
+    summary.samples = samples;
+    let home = internet.home();
+    for (place, rules) in internet.providers().iter().enumerate() {
+        let part = part(internet, &account, watch, place, rules);
+        if let Some(faults) = part.reasons.get(&Reason::ProtocolFault) {
+            summary.protocol_faults += faults;
+        }
+        summary.tls.sessions += part.tls_sessions;
+        summary.tls.failed_handshakes += part.tls_failures;
+        add(&mut summary.counts, &part.counts);
+        summary.order.push(rules.name.clone());
+        summary.providers.insert(rules.name.clone(), part);
+    }
+    // Reports sent twice and answers that contradict each other belong to nobody's site but home.
+    let extra = Counts { duplicates: watch.reports.doubled(), corrupted: account.contradictions, ..Counts::default() };
+    add(&mut summary.counts, &extra);
+    if let Some(part) = internet.providers().get(home).and_then(|rules| summary.providers.get_mut(&rules.name)) {
+        add(&mut part.counts, &extra);
+    }
+    (summary.tls.deliveries, summary.tls.clear_deliveries) = account.tls;
+    let signatures = internet.verifier().total();
+    summary.dkim = Dkim {
+        checked: signatures.checked,
+        passed: signatures.passed,
+        rsa: signatures.rsa,
+        ed25519: signatures.ed25519,
+    };
+    summary.violations = internet.with_judge(|judge| judge.violations().to_vec());
+    summary.kept = summary.counts.kept();
+    let promises: BTreeMap<usize, Promise> = internet.with_judge(|judge| {
+        (0..home).filter_map(|place| Some((place, judge.promise(place)?.clone()))).collect()
+    });
+    let findings: Vec<Finding<'_>> = internet
+        .providers()
+        .iter()
+        .take(home)
+        .enumerate()
+        .filter_map(|(place, rules)| {
+            let own = rules.rules.as_ref().and_then(|name| configuration.provider.get(name)).and_then(|own| own.tls);
+            Some(Finding {
+                rules,
+                part: summary.providers.get(&rules.name)?,
+                promise: promises.get(&place),
+                verified: own.unwrap_or(configuration.delivery.tls) == OutboundTls::Verified,
+            })
+        })
+        .collect();
+    summary.verdict = verdict(&summary, &findings);
+    summary
+}
+
+fn part(
+    internet: &Internet,
+    account: &Account,
+    watch: &Watch,
+    place: usize,
+    rules: &Provider,
+) -> ProviderSummary {
+    let count = |fate| account.count(place, fate);
+    let fates = [Fate::Delivered, Fate::Bounced, Fate::Expired, Fate::Suppressed, Fate::Open];
+    let tally = internet.with_judge(|judge| judge.tally(place));
+    let duplicates = account.duplicates.get(&place).copied().unwrap_or_default();
+    let unexpected = account.unexpected.iter().filter(|(provider, _)| *provider == place).count() as u64;
+    let (tls_sessions, tls_failures) = internet.tls(place);
+    ProviderSummary {
+        counts: Counts {
+            accepted: fates.into_iter().map(count).sum(),
+            delivered: count(Fate::Delivered),
+            bounced: count(Fate::Bounced),
+            expired: count(Fate::Expired),
+            suppressed: count(Fate::Suppressed),
+            unaccounted: count(Fate::Open),
+            duplicates: duplicates.avoidable,
+            unavoidable_duplicates: duplicates.unavoidable,
+            limit_violations: tally.violations,
+            dkim_failures: internet.signatures(place).failed,
+            corrupted: internet.with_ledger(|ledger| ledger.corrupted_at(place)) + unexpected,
+        },
+        deferred: deferrals(rules, &watch.records),
+        connections: tally.connections,
+        most_connections: tally.most_open,
+        transactions: tally.messages,
+        tls_sessions,
+        tls_failures,
+        reasons: internet.with_mailboxes(place, |mailboxes| mailboxes.reasons().clone()).unwrap_or_default(),
+    }
+}
+
+fn add(sum: &mut Counts, part: &Counts) {
+    sum.accepted += part.accepted;
+    sum.delivered += part.delivered;
+    sum.bounced += part.bounced;
+    sum.expired += part.expired;
+    sum.suppressed += part.suppressed;
+    sum.unaccounted += part.unaccounted;
+    sum.duplicates += part.duplicates;
+    sum.unavoidable_duplicates += part.unavoidable_duplicates;
+    sum.limit_violations += part.limit_violations;
+    sum.dkim_failures += part.dkim_failures;
+    sum.corrupted += part.corrupted;
+}
+

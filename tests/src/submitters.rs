@@ -1,0 +1,87 @@
+//! Submitters that nobody here wrote: Python's smtplib and swaks.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use crate::daemon::run_with_input;
+use crate::ground::{Ground, HOSTNAME};
+use crate::settings::PASSWORD;
+use crate::tools::{self, Missing};
+
+/// How a submitter speaks TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// Not at all, and no AUTH.
+    None,
+    /// STARTTLS, then AUTH.
+    Starttls,
+    /// From the first byte, then AUTH.
+    Implicit,
+}
+
+impl Tls {
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Starttls => "starttls",
+            Self::Implicit => "implicit",
+        }
+    }
+}
+
+/// Submits by smtplib, one connection; gives the last reply for each message.
+///
+/// # Panics
+/// When smtplib raises, for example because TLS or AUTH fails.
+pub fn smtplib(
+    ground: &Ground,
+    to: SocketAddr,
+    tls: Tls,
+    messages: &[(&str, &[&str], &[u8], &[&str])],
+) -> Result<Vec<(u16, String)>, Missing> {
+    let python = tools::find("python3")?;
+    let messages: Vec<Value> = messages
+        .iter()
+        .map(|(sender, recipients, content, options)| {
+            json!({
+                "sender": sender, "recipients": recipients, "options": options,
+                "content": base64::engine::general_purpose::STANDARD.encode(content),
+            })
+        })
+        .collect();
+    let task = json!({
+        "host": to.ip().to_string(), "port": to.port(), "tls": tls.name(), "name": HOSTNAME,
+        "authority": ground.path("authority.pem"),
+        "user": (tls != Tls::None).then_some("user"), "password": PASSWORD,
+        "messages": messages,
+    });
+    let answer = run_with_input(
+        Command::new(python).arg(tools::file("submitters/smtplib_submit.py")),
+        task.to_string().as_bytes(),
+    )
+    .done()
+    .json();
+    Ok(answer
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|reply| {
+            let code = reply[0].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(0);
+            (code, reply[1].as_str().unwrap_or_default().to_owned())
+        })
+        .collect())
+}
+
+/// swaks with STARTTLS towards this server, checking its certificate; the rest is the caller's.
+pub fn swaks(ground: &Ground, to: SocketAddr) -> Result<Command, Missing> {
+    let mut command = Command::new(tools::find("swaks")?);
+    command
+        .args(["--server", &to.ip().to_string(), "--port", &to.port().to_string(), "--tls", "--tls-verify"])
+        .arg("--tls-ca-path")
+        .arg(ground.path("authority.pem"))
+        .args(["--helo", "client.test", "--timeout", "20s"]);
+    Ok(command)
+}

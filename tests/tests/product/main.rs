@@ -1,0 +1,17 @@
+//! Tests of the whole product as processes, against software nobody here
+//! wrote. One program, so that it links once; each test is independent and may
+//! run beside the others.
+
+mod crash;
+mod delivery;
+mod disk;
+mod harness;
+mod intake;
+mod interoperability;
+mod limits;
+mod metrics;
+mod queue;
+mod reload;
+mod reports;
+mod smuggling;
+mod tls;
