@@ -65,7 +65,7 @@ pub struct Daemon {
     submission: SocketAddr,
     submissions: SocketAddr,
     metrics: SocketAddr,
-    environment: Vec<(String, String)>,
+    wrapper: Vec<PathBuf>,
 }
 
 impl Daemon {
@@ -75,15 +75,15 @@ impl Daemon {
     /// When it does not come up.
     #[track_caller]
     pub fn start(ground: &Ground, settings: &Settings) -> Self {
-        Self::start_with(ground, settings, &[])
+        Self::start_under(ground, settings, &[])
     }
 
-    /// The same, with additional environment variables.
+    /// The same, by a program that runs the command at the end of its arguments and keeps its process id.
     ///
     /// # Panics
     /// When it does not come up.
     #[track_caller]
-    pub fn start_with(ground: &Ground, settings: &Settings, environment: &[(&str, &str)]) -> Self {
+    pub fn start_under(ground: &Ground, settings: &Settings, wrapper: &[&Path]) -> Self {
         let mut daemon = Self {
             process: None,
             configuration: ground.path("postkeep.toml"),
@@ -95,7 +95,7 @@ impl Daemon {
             submission: ground.at(1, SUBMISSION_PORT),
             submissions: ground.at(1, SUBMISSIONS_PORT),
             metrics: ground.at(1, METRICS_PORT),
-            environment: environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            wrapper: wrapper.iter().map(|&part| part.to_owned()).collect(),
         };
         daemon.write(settings);
         daemon.run();
@@ -126,13 +126,15 @@ impl Daemon {
     pub fn run(&mut self) {
         let _ = std::fs::remove_file(&self.ready);
         let log = File::options().create(true).append(true).open(&self.log).expect("open the log");
+        let mut words = self.wrapper.clone();
+        words.push(tools::program("postkeepd"));
         let mut process = Process::start(
-            Command::new(tools::program("postkeepd"))
+            Command::new(&words[0])
+                .args(&words[1..])
                 .arg("--config")
                 .arg(&self.configuration)
                 .arg("--ready-file")
                 .arg(&self.ready)
-                .envs(self.environment.iter().map(|(name, value)| (name, value)))
                 .env_remove("JOURNAL_STREAM")
                 .stdout(log.try_clone().expect("copy the log's handle"))
                 .stderr(log),

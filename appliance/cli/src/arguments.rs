@@ -161,6 +161,9 @@ pub(crate) enum SpoolCommand {
     Inspect {
         /// The `[spool] directory`.
         directory: PathBuf,
+        /// List every message that is not complete.
+        #[arg(long)]
+        messages: bool,
     },
 }
 

@@ -5,12 +5,12 @@ mod arguments;
 mod queue;
 mod rehearse;
 mod show;
+mod spool;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use postkeep_configuration::Options;
 use postkeep_configuration::command::{self, Outcome};
 use postkeep_control::{Client, ClientError};
 
@@ -39,10 +39,10 @@ async fn run(arguments: Arguments) -> Outcome {
     let json = arguments.json;
     let client = Client::new(&arguments.socket);
     match arguments.command {
-        Command::Config(ConfigCommand::Check { file, no_files }) => command::check(&file, &Options { check_files: !no_files, ..Options::default() }, json),
+        Command::Config(ConfigCommand::Check { file, no_files }) => command::check(&file, &postkeep_mta::options(!no_files), json),
         Command::Config(ConfigCommand::Schema) => command::schema(),
         Command::Config(ConfigCommand::Explain { file, recipient, sender, stream }) => {
-            let loaded = match postkeep_configuration::load(&file) {
+            let loaded = match postkeep_mta::load_configuration(&file, true) {
                 Ok(loaded) => loaded,
                 Err(errors) => return failure(BAD_INPUT, &errors.to_string()),
             };
@@ -67,7 +67,7 @@ async fn run(arguments: Arguments) -> Outcome {
             Ok(status) => show::value(&status, json, show::status),
             Err(error) => client_failure(&error),
         },
-        Command::Spool(SpoolCommand::Inspect { directory }) => show::spool(&directory, json),
+        Command::Spool(SpoolCommand::Inspect { directory, messages }) => spool::inspect(&directory, messages, json),
         Command::Rehearse(options) => rehearse::run(*options, json).await,
     }
 }

@@ -1,14 +1,13 @@
 //! How answers look: JSON for programs, short tables for people.
 
 use std::fmt::Write;
-use std::path::Path;
 
 use postkeep_configuration::command::Outcome;
 use postkeep_control::{ReloadReport, Status};
 use postkeep_mta::engine::QueueStatus;
 use serde::Serialize;
 
-use crate::{BAD_INPUT, FAILED, failure};
+use crate::{FAILED, failure};
 
 /// A value as JSON or as text.
 pub(crate) fn value<T: Serialize>(value: &T, json: bool, text: impl FnOnce(&T) -> String) -> Outcome {
@@ -102,21 +101,6 @@ pub(crate) fn status(status: &Status) -> String {
         status.connections,
         status.queued
     )
-}
-
-/// What lies in a spool.
-pub(crate) fn spool(directory: &Path, json: bool) -> Outcome {
-    match postkeep_spool::inspect(directory) {
-        Ok(inspection) => {
-            let damaged = inspection.is_damaged();
-            let mut outcome = value(&inspection, json, ToString::to_string);
-            if damaged && outcome.code == 0 {
-                outcome.code = FAILED;
-            }
-            outcome
-        }
-        Err(error) => failure(BAD_INPUT, &error.to_string()),
-    }
 }
 
 fn shorten(text: &str) -> String {

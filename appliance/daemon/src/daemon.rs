@@ -42,7 +42,7 @@ pub(crate) async fn run(path: PathBuf, configuration: Configuration, ready_file:
         reloading: tokio::sync::Mutex::new(()),
     });
     let metrics = current.metrics.as_ref().map(|metrics| metrics.address);
-    let control = Control::open(&current.control.socket, metrics, engine.clone(), Arc::new(Arc::clone(&supervisor))).await?;
+    let control = Control::open(&current.control.socket, metrics, engine.clone(), Arc::new(Handle(Arc::clone(&supervisor)))).await?;
     if let Some(file) = ready_file {
         write_ready_file(&file, &doors, &control, &current)?;
     }
@@ -95,7 +95,7 @@ impl Supervisor {
     async fn take_over(&self) -> Result<ReloadReport, String> {
         let _one_at_a_time = self.reloading.lock().await;
         let path = self.path.clone();
-        let loaded = tokio::task::spawn_blocking(move || postkeep_configuration::load(path))
+        let loaded = tokio::task::spawn_blocking(move || postkeep_mta::load_configuration(&path, true))
             .await
             .map_err(|error| error.to_string())?
             .map_err(|errors| errors.to_string())?;
@@ -112,7 +112,7 @@ impl Supervisor {
         let mut report = ReloadReport { warnings: loaded.warnings.iter().map(ToString::to_string).collect(), ..ReloadReport::default() };
         for change in changes {
             match change.takes_effect {
-                TakesEffect::Now => report.changed.push(change.key.to_string()),
+                TakesEffect::Now => report.changed.push(change.to_string()),
                 TakesEffect::Restart => report.need_restart.push(change.key.to_string()),
             }
         }
@@ -123,9 +123,12 @@ impl Supervisor {
     }
 }
 
-impl Reloader for Arc<Supervisor> {
+/// What control holds of the supervisor.
+struct Handle(Arc<Supervisor>);
+
+impl Reloader for Handle {
     fn reload(&self) -> postkeep_control::ReloadAnswer {
-        let supervisor = Arc::clone(self);
+        let supervisor = Arc::clone(&self.0);
         Box::pin(async move { supervisor.take_over().await })
     }
 
@@ -133,10 +136,10 @@ impl Reloader for Arc<Supervisor> {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            since: clock::timestamp(self.since),
-            doors: self.doors.addresses().iter().map(ToString::to_string).collect(),
-            connections: self.doors.connections(),
-            queued: self.engine.status(&Selector { stream: Some(String::new()), ..Selector::default() }).total,
+            since: clock::timestamp(self.0.since),
+            doors: self.0.doors.addresses().iter().map(ToString::to_string).collect(),
+            connections: self.0.doors.connections(),
+            queued: self.0.engine.status(&Selector { stream: Some(String::new()), ..Selector::default() }).total,
         }
     }
 }

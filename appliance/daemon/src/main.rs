@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         eprintln!("postkeepd: cannot start the log: {error}");
         return ExitCode::from(1);
     }
-    let loaded = match postkeep_configuration::load(&arguments.config) {
+    let loaded = match postkeep_mta::load_configuration(&arguments.config, true) {
         Ok(loaded) => loaded,
         Err(errors) => {
             eprintln!("{errors}");

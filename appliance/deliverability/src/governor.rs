@@ -175,7 +175,7 @@ pub struct Governor {
     providers: Vec<Total>,
     streams: Vec<Total>,
     by_key: HashMap<Arc<[u8]>, Entity>,
-    /// Notes of a former life that nobody has asked for yet.
+    /// Notes of a former life, or of forgotten lanes, that nobody has asked for yet.
     former: HashMap<Box<[u8]>, Note>,
     /// Whose note may have to be written.
     due: Vec<Entity>,
@@ -539,7 +539,8 @@ impl Governor {
             }
             self.by_key.remove(&lane.key);
             if lane.paced.noted {
-                self.removed.push(Arc::clone(&lane.key));
+                // A rate with a longer stretch may be set later: the note stays for a day.
+                self.former.insert(lane.key.as_ref().into(), lane.paced.put_away(now));
             }
             slot.lane = None;
             // A number whose generations are used up is never used again.
@@ -777,6 +778,12 @@ impl Paced {
         if let (Some(pacer), Some(horizon)) = (&mut self.messages, note.messages) {
             pacer.restore(now, horizon);
         }
+    }
+
+    /// What is worth remembering of a lane that is forgotten.
+    fn put_away(&self, now: Micros) -> Note {
+        let horizon = |pacer: &Option<Pacer>| pacer.as_ref().and_then(|pacer| pacer.horizon_on_record(now));
+        Note { connections: horizon(&self.connections), messages: horizon(&self.messages), backoff: Backoff::new() }
     }
 
     /// Appends the note, or its removal, if there is something new to say.

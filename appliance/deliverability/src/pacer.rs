@@ -212,9 +212,16 @@ impl Pacer {
         }
     }
 
-    /// Whether a new pacer would behave the same: nothing granted lies within a stretch any more.
+    /// The horizon on record, for a pacer that is put away.
+    pub fn horizon_on_record(&self, now: Micros) -> Option<Horizon> {
+        let known = self.asked > 0 && self.durable != Micros::MAX;
+        known.then(|| Horizon { until: self.asked.max(self.paid_at), rate: self.rate, finest: self.finest_at(now) })
+    }
+
+    /// Whether a new pacer of the same rate would behave the same: nothing that was granted, or
+    /// could have been under the horizon on record, lies within a stretch any more.
     pub fn is_forgettable(&self, now: Micros) -> bool {
-        self.paid_at.saturating_add(self.rate.per.as_micros()) <= now && self.finest_until <= now
+        self.paid_at.max(self.asked).saturating_add(self.rate.per.as_micros()) <= now && self.finest_until <= now
     }
 
     /// The timestamp, pulled back where the clock was put back: whatever was granted, was granted

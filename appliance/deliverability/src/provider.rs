@@ -237,7 +237,7 @@ impl ProviderTable {
         }
     }
 
-    fn shipped() -> Result<Self, ProviderError> {
+    pub fn shipped() -> Result<Self, ProviderError> {
         let shipped: ShippedTable = toml::from_str(include_str!("../providers.toml"))
             .map_err(|error| ProviderError::Shipped(error.to_string()))?;
         let mut table = Self {

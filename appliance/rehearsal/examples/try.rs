@@ -8,7 +8,10 @@ fn main() {
     o.scratch = Some("/tmp/rehearsal-try".into());
     let r = tokio::runtime::Runtime::new().unwrap().block_on(postkeep_rehearsal::rehearse(o));
     match r {
-        Ok(s) => { eprintln!("{s}"); std::fs::write("/tmp/rehearsal-try/summary.json", s.to_json()).unwrap(); }
+        Ok(s) => {
+            eprintln!("{s}");
+            std::fs::write("/tmp/rehearsal-try/summary.json", s.to_json()).unwrap();
+        }
         Err(e) => eprintln!("ERROR {e}"),
     }
 }

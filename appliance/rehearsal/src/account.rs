@@ -320,7 +320,10 @@ impl Account {
             }
             let uncertain = handed.uncertain.contains(&(id.to_owned(), recipient.to_owned()));
             if !uncertain && !known.contains(&(id, recipient)) {
-                account.unexpected.push((first.provider, format!("message {id} arrived for {recipient}, for whom it was not accepted")));
+                account.unexpected.push((
+                    first.provider,
+                    format!("message {id} arrived for {recipient}, for whom it was not accepted"),
+                ));
             }
         }
         account
@@ -405,8 +408,10 @@ mod tests {
 
     #[test]
     fn lost_doubled_contradicted_and_unexpected_mail_shows_in_the_account() {
-        let mut handed = Handed::default();
-        handed.accepted = ["lost@x.test", "twice@x.test", "both@x.test"].map(|name| accepted(name, false)).to_vec();
+        let mut handed = Handed {
+            accepted: ["lost@x.test", "twice@x.test", "both@x.test"].map(|name| accepted(name, false)).to_vec(),
+            ..Handed::default()
+        };
         handed.uncertain.insert(("r1".to_owned(), "perhaps@x.test".to_owned()));
         let mut ledger = Ledger::default();
         for name in ["twice@x.test", "twice@x.test", "both@x.test", "perhaps@x.test", "stranger@x.test"] {

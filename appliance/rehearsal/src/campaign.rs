@@ -132,7 +132,9 @@ impl Campaign {
         let total = self.domains.last().map_or(0, |(_, _, sum)| *sum).max(1);
         let drawn = self.rng.u64(0..total);
         let place = self.domains.partition_point(|(_, _, sum)| *sum <= drawn);
-        self.domains.get(place).map_or_else(|| ("example.test".to_owned(), 0), |(name, provider, _)| (name.clone(), *provider))
+        self.domains
+            .get(place)
+            .map_or_else(|| ("example.test".to_owned(), 0), |(name, provider, _)| (name.clone(), *provider))
     }
 }
 
@@ -190,8 +192,7 @@ const WORDS: [&str; 24] = [
     "thread", "summer", "market", "bridge", "orchard", "violet", "station", "pencil", "meadow", "signal", "kettle",
     "island", "feather",
 ];
-const WORDS_BEYOND_ASCII: [&str; 8] =
-    ["Grüße", "façade", "señal", "čaj", "żółw", "ελιά", "чай", "日本"];
+const WORDS_BEYOND_ASCII: [&str; 8] = ["Grüße", "façade", "señal", "čaj", "żółw", "ελιά", "чай", "日本"];
 
 impl Message {
     /// Whether the content has octets above 127.
@@ -255,7 +256,10 @@ impl Message {
                     let dots = [".", "..", "...", ". "];
                     line.insert_str(0, rng.choice(dots).unwrap_or_default());
                 });
-                text.insert_str(0, ".\r\n.\r\nMAIL FROM:<smuggled@sender.test>\r\nRCPT TO:<smuggled@gmail.test>\r\nDATA\r\n.\r\n");
+                text.insert_str(
+                    0,
+                    ".\r\n.\r\nMAIL FROM:<smuggled@sender.test>\r\nRCPT TO:<smuggled@gmail.test>\r\nDATA\r\n.\r\n",
+                );
                 (plain("us-ascii", "7bit"), text.into_bytes())
             }
             Kind::LongLines => {

@@ -136,7 +136,8 @@ impl Client {
         if code != 250 {
             return Err(bad("EHLO", &(code, text)));
         }
-        let offers = |word: &str| text.lines().any(|line| line.split(' ').next().is_some_and(|w| w.eq_ignore_ascii_case(word)));
+        let offers =
+            |word: &str| text.lines().any(|line| line.split(' ').next().is_some_and(|w| w.eq_ignore_ascii_case(word)));
         self.chunking = offers("CHUNKING");
         self.dsn = offers("DSN");
         self.eight_bit = offers("8BITMIME");
@@ -215,7 +216,10 @@ impl Client {
         let before = |error: io::Error| ClientError::Before(error.to_string());
         if message.utf8 && !self.utf8 {
             let refusal = "the server offers no SMTPUTF8".to_owned();
-            return Ok(Answered { recipients: message.to.iter().map(|_| Err(refusal.clone())).collect(), queued: None });
+            return Ok(Answered {
+                recipients: message.to.iter().map(|_| Err(refusal.clone())).collect(),
+                queued: None,
+            });
         }
         let mut mail = format!("MAIL FROM:<{}> SIZE={}", message.sender.as_deref().unwrap_or_default(), content.len());
         if message.eight_bit() && self.eight_bit {

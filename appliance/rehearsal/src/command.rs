@@ -53,7 +53,9 @@ pub(crate) fn parse(line: &[u8]) -> Command {
         "EHLO" if !rest.is_empty() => Command::Ehlo(rest.to_owned()),
         "HELO" if !rest.is_empty() => Command::Helo(rest.to_owned()),
         "STARTTLS" if rest.is_empty() => Command::StartTls,
-        "MAIL" => path(rest, "FROM:").map_or(Command::Other, |(address, parameters)| Command::Mail { address, parameters }),
+        "MAIL" => {
+            path(rest, "FROM:").map_or(Command::Other, |(address, parameters)| Command::Mail { address, parameters })
+        }
         "RCPT" => match path(rest, "TO:") {
             Some((address, parameters)) if !address.is_empty() => Command::Rcpt { address, parameters },
             _ => Command::Other,
@@ -65,7 +67,9 @@ pub(crate) fn parse(line: &[u8]) -> Command {
             let last = words.next();
             match (size, last, words.next()) {
                 (Some(size), None, None) => Command::Bdat { size, last: false },
-                (Some(size), Some(word), None) if word.eq_ignore_ascii_case("LAST") => Command::Bdat { size, last: true },
+                (Some(size), Some(word), None) if word.eq_ignore_ascii_case("LAST") => {
+                    Command::Bdat { size, last: true }
+                }
                 _ => Command::Other,
             }
         }

@@ -38,9 +38,9 @@ pub fn split(message: &[u8]) -> (&[u8], &[u8]) {
         return (&[], body);
     }
     match memchr::memmem::find(message, b"\r\n\r\n") {
-        Some(place) => message.split_at_checked(place + 2).map_or((message, &[]), |(head, rest)| {
-            (head, rest.strip_prefix(b"\r\n").unwrap_or(rest))
-        }),
+        Some(place) => message
+            .split_at_checked(place + 2)
+            .map_or((message, &[]), |(head, rest)| (head, rest.strip_prefix(b"\r\n").unwrap_or(rest))),
         None => (message, &[]),
     }
 }
@@ -93,13 +93,14 @@ fn collect<'a>(part: &'a [u8], depth: usize, found: &mut Vec<Leaf<'a>>) {
     let (head, body) = split(part);
     let content_type = header(head, "Content-Type").unwrap_or_else(|| "text/plain".to_owned());
     let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if media.starts_with("multipart/") && depth < DEPTH {
-        if let Some(boundary) = parameter(&content_type, "boundary") {
-            for piece in pieces(body, &boundary) {
-                collect(piece, depth + 1, found);
-            }
-            return;
+    if media.starts_with("multipart/")
+        && depth < DEPTH
+        && let Some(boundary) = parameter(&content_type, "boundary")
+    {
+        for piece in pieces(body, &boundary) {
+            collect(piece, depth + 1, found);
         }
+        return;
     }
     let encoding = header(head, "Content-Transfer-Encoding").unwrap_or_default().to_ascii_lowercase();
     let bytes = match encoding.as_str() {
@@ -199,9 +200,8 @@ pub fn reports(message: &[u8]) -> Vec<Report> {
     if !kind.starts_with("multipart/report") {
         return Vec::new();
     }
-    let status = |leaf: &Leaf<'_>| {
-        matches!(leaf.media.as_str(), "message/delivery-status" | "message/global-delivery-status")
-    };
+    let status =
+        |leaf: &Leaf<'_>| matches!(leaf.media.as_str(), "message/delivery-status" | "message/global-delivery-status");
     leaves(message).into_iter().filter(status).flat_map(|leaf| groups(&leaf.bytes)).collect()
 }
 
@@ -253,7 +253,8 @@ mod tests {
 
     #[test]
     fn a_body_means_the_same_in_eight_bit_and_in_quoted_printable() {
-        let eight = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGrüße=\r\n.x\r\n";
+        let eight =
+            "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGrüße=\r\n.x\r\n";
         let quoted = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nGr=C3=BC=C3=\r\n=9Fe=3D\r\n.x\r\n";
         assert_eq!(meaning(eight.as_bytes()), meaning(quoted.as_bytes()));
         assert_ne!(meaning(eight.as_bytes()), meaning(eight.replace(".x", "x").as_bytes()));

@@ -29,7 +29,8 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf, Error> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }
-    let own = std::env::current_exe().map_err(|error| Error::Daemon(format!("cannot learn where this program is: {error}")))?;
+    let own = std::env::current_exe()
+        .map_err(|error| Error::Daemon(format!("cannot learn where this program is: {error}")))?;
     let folders = own.ancestors().skip(1).take(2);
     let tried: Vec<PathBuf> = folders.map(|folder| folder.join("postkeepd")).collect();
     tried.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
@@ -44,8 +45,10 @@ impl Daemon {
         let log = scratch.join("postkeepd.log");
         let ready = scratch.join("ready");
         let _ = std::fs::remove_file(&ready);
-        let output = File::create(&log).map_err(|error| Error::Io(format!("cannot write {}: {error}", log.display())))?;
-        let errors = output.try_clone().map_err(|error| Error::Io(format!("cannot write {}: {error}", log.display())))?;
+        let output =
+            File::create(&log).map_err(|error| Error::Io(format!("cannot write {}: {error}", log.display())))?;
+        let errors =
+            output.try_clone().map_err(|error| Error::Io(format!("cannot write {}: {error}", log.display())))?;
         let child = Command::new(binary)
             .arg("--config")
             .arg(configuration)
@@ -87,7 +90,8 @@ impl Daemon {
 
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
-        let text = std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let text =
+            std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines.get(lines.len().saturating_sub(TAIL)..).unwrap_or_default().join("\n")
     }
@@ -96,7 +100,8 @@ impl Daemon {
     pub async fn stop(mut self) -> Result<(), Error> {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(pid) = pid {
-            kill_process(pid, Signal::TERM).map_err(|error| Error::Daemon(format!("cannot stop postkeepd: {error}")))?;
+            kill_process(pid, Signal::TERM)
+                .map_err(|error| Error::Daemon(format!("cannot stop postkeepd: {error}")))?;
         }
         match tokio::time::timeout(STOP, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),

@@ -58,11 +58,17 @@ pub struct Ready {
 }
 
 /// Changes what can be changed before the simulated internet is up. Mail that has not arrived after `longest` expires.
-pub fn prepare(mut configuration: Configuration, scratch: &Path, hurry: f64, longest: Duration) -> Result<Prepared, Error> {
+pub fn prepare(
+    mut configuration: Configuration,
+    scratch: &Path,
+    hurry: f64,
+    longest: Duration,
+) -> Result<Prepared, Error> {
     let mut notes = Vec::new();
     let mut owner = Owner::default();
     let domains = sender_domains(&configuration);
-    owner.return_domains = domains.iter().cloned().chain([configuration.hostname.clone()]).collect::<BTreeSet<_>>().into_iter().collect();
+    owner.return_domains =
+        domains.iter().cloned().chain([configuration.hostname.clone()]).collect::<BTreeSet<_>>().into_iter().collect();
     keys_of(&mut configuration, scratch, &mut owner, &mut notes)?;
     sources_of(&mut configuration, &mut owner, &mut notes);
     if !configuration.route.is_empty() {
@@ -77,7 +83,8 @@ pub fn prepare(mut configuration: Configuration, scratch: &Path, hurry: f64, lon
     configuration.records.directory = scratch.join("records");
     configuration.control.socket = scratch.join("control.sock");
     if configuration.control.socket.as_os_str().len() > LONGEST_SOCKET {
-        configuration.control.socket = std::env::temp_dir().join(format!("postkeep-rehearsal-{}.sock", std::process::id()));
+        configuration.control.socket =
+            std::env::temp_dir().join(format!("postkeep-rehearsal-{}.sock", std::process::id()));
     }
     Ok(Prepared { configuration, owner, domains, credential, notes, scratch: scratch.to_owned() })
 }
@@ -317,7 +324,10 @@ fn promises(configuration: &Configuration) -> Result<HashMap<String, Promise>, E
         let total = changed.map(|changed| changed.total.clone()).unwrap_or_default();
         promises.insert(provider.name.to_string(), Promise { lane, total });
     }
-    promises.insert(String::new(), Promise { lane: lane_promise(configuration, [&silent, &silent]), total: TotalLimits::default() });
+    promises.insert(
+        String::new(),
+        Promise { lane: lane_promise(configuration, [&silent, &silent]), total: TotalLimits::default() },
+    );
     Ok(promises)
 }
 

@@ -21,7 +21,12 @@ pub(crate) async fn inject(
     let campaign = Arc::new(Mutex::new(Campaign::new(plan, &book)));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..connections.clamp(1, 100) {
-        tasks.spawn(one_connection(submission.clone(), Arc::clone(&campaign), Arc::clone(&header), Arc::clone(&handed)));
+        tasks.spawn(one_connection(
+            submission.clone(),
+            Arc::clone(&campaign),
+            Arc::clone(&header),
+            Arc::clone(&handed),
+        ));
     }
     while let Some(result) = tasks.join_next().await {
         result.map_err(|error| Error::Io(format!("a submission ended badly: {error}")))??;
@@ -88,4 +93,3 @@ async fn one_connection(
     }
     Ok(())
 }
-

@@ -4,25 +4,27 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use bytes::Bytes;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
 use crate::Error;
 use crate::certificates::Authority;
-use crate::judge::{Judge, LaneKey, Promise};
-use crate::ledger::{Ledger, Receipt};
+use crate::judge::{Judge, Promise};
+use crate::ledger::Ledger;
 use crate::mailbox::{Mailboxes, Moment};
 use crate::names::{LOOPBACK_V6, Names, Zone, loopback};
 use crate::receiver::{Door, TlsTally, serve};
 use crate::rulebook::{Host, Limits, Mood, NamesMood, Provider, Replies, RuleBook, Site};
 use crate::signature::{self, Verifier};
+
+mod shared;
+
+pub(crate) use shared::Shared;
+use shared::{Floor, lock};
 
 /// Name of the provider where the owner's reports come home.
 pub const HOME: &str = "home";
@@ -108,15 +110,15 @@ impl Internet {
         }
         let hosts = lay_out(&book, &mut zone)?;
         let names = Names::start(zone, options.names).await?;
-        let verifier =
-            Verifier::start(names.address(), options.owner.signing_domains.clone(), options.verify_every)?;
+        let verifier = Verifier::start(names.address(), options.owner.signing_domains.clone(), options.verify_every)?;
         let promises = book
             .provider
             .iter()
             .enumerate()
             .filter_map(|(place, provider)| {
                 let promises = &options.owner.promises;
-                let promise = promises.get(provider.rules.as_deref().unwrap_or_default()).or_else(|| promises.get(""))?;
+                let promise =
+                    promises.get(provider.rules.as_deref().unwrap_or_default()).or_else(|| promises.get(""))?;
                 Some((place, promise.clone()))
             })
             .collect();
@@ -211,9 +213,10 @@ impl Internet {
 
     /// TLS sessions and failed handshakes of a provider.
     pub fn tls(&self, provider: usize) -> (u64, u64) {
-        self.shared.tls.get(provider).map_or((0, 0), |tally| {
-            (tally.sessions.load(Ordering::Relaxed), tally.failures.load(Ordering::Relaxed))
-        })
+        self.shared
+            .tls
+            .get(provider)
+            .map_or((0, 0), |tally| (tally.sessions.load(Ordering::Relaxed), tally.failures.load(Ordering::Relaxed)))
     }
 
     /// Signatures of a provider's messages.
@@ -344,119 +347,3 @@ async fn listen(hosts: &[Spot], port: u16) -> Result<(u16, Vec<(usize, TcpListen
     }
     Err(Error::Io(format!("{trouble}; is another rehearsal running? Choose another port")))
 }
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the hosts share.
-pub(crate) struct Shared {
-    start: Instant,
-    providers: Vec<Arc<Provider>>,
-    mailboxes: Vec<Mutex<Mailboxes>>,
-    tls: Vec<TlsTally>,
-    home: usize,
-    ledger: Mutex<Ledger>,
-    floor: Mutex<Floor>,
-    verifier: Verifier,
-    sources: HashMap<IpAddr, String>,
-    next: AtomicU64,
-}
-
-/// Who is connected, and the judge who counts them.
-struct Floor {
-    judge: Judge,
-    live: HashMap<usize, Vec<Live>>,
-}
-
-struct Live {
-    id: u64,
-    handle: OwnedFd,
-}
-
-impl Floor {
-    /// Connections whose sender has hung up are over, even if nobody has read that yet.
-    fn reap(&mut self, provider: usize) {
-        let Some(list) = self.live.get_mut(&provider) else { return };
-        let judge = &mut self.judge;
-        list.retain(|live| {
-            let mut asked = [PollFd::new(&live.handle, PollFlags::RDHUP)];
-            let over = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0);
-            if over {
-                judge.closed(live.id);
-            }
-            !over
-        });
-    }
-}
-
-impl Shared {
-    pub(crate) fn now(&self) -> Moment {
-        self.start.elapsed()
-    }
-
-    pub(crate) fn source_name(&self, address: IpAddr) -> String {
-        self.sources.get(&address).cloned().unwrap_or_else(|| address.to_string())
-    }
-
-    pub(crate) fn mailboxes(&self, provider: usize) -> MutexGuard<'_, Mailboxes> {
-        // Doors are made from the same list, so the place exists.
-        #[allow(clippy::indexing_slicing)]
-        lock(&self.mailboxes[provider])
-    }
-
-    pub(crate) fn tls(&self, provider: usize) -> &TlsTally {
-        #[allow(clippy::indexing_slicing)]
-        &self.tls[provider]
-    }
-
-    pub(crate) fn is_home(&self, provider: usize) -> bool {
-        provider == self.home
-    }
-
-    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        lock(&self.ledger)
-    }
-
-    pub(crate) fn judged(&self, tell: impl FnOnce(&mut Judge)) {
-        tell(&mut lock(&self.floor).judge);
-    }
-
-    /// A connection was accepted: its number, and how many that lane has now.
-    pub(crate) fn entered(&self, lane: LaneKey, handle: Option<OwnedFd>) -> (u64, u32) {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let limit = self.providers.get(lane.provider).and_then(|provider| provider.limits.connections);
-        let mut floor = lock(&self.floor);
-        if floor.judge.would_exceed(&lane) || limit.is_some_and(|limit| floor.judge.open_in(&lane) >= limit) {
-            floor.reap(lane.provider);
-        }
-        if let Some(handle) = handle {
-            floor.live.entry(lane.provider).or_default().push(Live { id, handle });
-        }
-        floor.judge.opened(id, lane.clone(), self.start.elapsed());
-        let open = floor.judge.open_in(&lane);
-        (id, open)
-    }
-
-    /// A connection ended.
-    pub(crate) fn left(&self, id: u64, lane: &LaneKey) {
-        let mut floor = lock(&self.floor);
-        floor.judge.closed(id);
-        if let Some(list) = floor.live.get_mut(&lane.provider) {
-            list.retain(|live| live.id != id);
-        }
-    }
-
-    pub(crate) async fn verify(&self, provider: usize, message: Bytes) {
-        self.verifier.submit(provider, message).await;
-    }
-
-    pub(crate) fn replied(&self, receipts: &[Receipt]) {
-        let now = self.now();
-        let mut ledger = self.ledger();
-        for receipt in receipts {
-            ledger.replied(receipt, now);
-        }
-    }
-}
-

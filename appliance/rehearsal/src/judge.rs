@@ -123,7 +123,8 @@ impl Judge {
         let watch = self.lanes.entry(lane.clone()).or_default();
         watch.open += 1;
         let open = watch.open;
-        let slow = promise.lane.connection_rate.and_then(|rate| too_fast(&mut watch.opened, rate, now).map(|s| (rate, s)));
+        let slow =
+            promise.lane.connection_rate.and_then(|rate| too_fast(&mut watch.opened, rate, now).map(|s| (rate, s)));
         let total = self.totals.entry(lane.provider).or_default();
         total.open += 1;
         let total_open = total.open;

@@ -24,7 +24,8 @@ pub fn generate(algorithm: DkimAlgorithm) -> Result<Key, Error> {
         DkimAlgorithm::RsaSha256 => &PKCS_RSA_SHA256,
         DkimAlgorithm::Ed25519Sha256 => &PKCS_ED25519,
     };
-    let pair = KeyPair::generate_for(kind).map_err(|error| Error::Certificates(format!("cannot make a key: {error}")))?;
+    let pair =
+        KeyPair::generate_for(kind).map_err(|error| Error::Certificates(format!("cannot make a key: {error}")))?;
     Ok(from_pair(&pair, algorithm))
 }
 

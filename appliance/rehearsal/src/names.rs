@@ -82,8 +82,7 @@ impl Zone {
 
     /// A TXT record, cut into strings of 255 octets (RFC 1035 §3.3.14).
     pub fn txt(&mut self, name: &str, text: &str) {
-        let strings =
-            text.as_bytes().chunks(255).map(|chunk| String::from_utf8_lossy(chunk).into_owned()).collect();
+        let strings = text.as_bytes().chunks(255).map(|chunk| String::from_utf8_lossy(chunk).into_owned()).collect();
         self.add(name, RecordType::TXT, RData::TXT(TXT::new(strings)));
     }
 
@@ -128,8 +127,8 @@ impl Zone {
 }
 
 fn parse_name(text: &str) -> Result<Name, Error> {
-    let mut name = Name::from_utf8(text)
-        .map_err(|error| Error::Names(format!("{text:?} is not a domain name: {error}")))?;
+    let mut name =
+        Name::from_utf8(text).map_err(|error| Error::Names(format!("{text:?} is not a domain name: {error}")))?;
     name.set_fqdn(true);
     Ok(name)
 }

@@ -253,7 +253,13 @@ pub async fn serve(options: Options, mut tell: impl FnMut(News<'_>)) -> Result<(
         metrics: stage.ready.metrics,
         records: stage.ready.records.clone(),
         configuration: stage.ready.file.clone(),
-        domains: stage.book.provider.iter().flat_map(|provider| &provider.site).flat_map(|site| site.domains.clone()).collect(),
+        domains: stage
+            .book
+            .provider
+            .iter()
+            .flat_map(|provider| &provider.site)
+            .flat_map(|site| site.domains.clone())
+            .collect(),
         notes: stage.notes.clone(),
     }));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
@@ -303,7 +309,9 @@ async fn set_up(options: &Options) -> Result<Stage, Error> {
     let longest = options.deadline.mul_f64(0.5);
     let mut prepared = prepare(loaded.configuration, &scratch.path, options.hurry, longest)?;
     if let Some(domain) = prepared.owner.return_domains.iter().find(|domain| book.find(domain).is_some()) {
-        return Err(Error::Configuration(format!("{domain} is a domain of the rehearsal's rule book; it cannot be the sender's")));
+        return Err(Error::Configuration(format!(
+            "{domain} is a domain of the rehearsal's rule book; it cannot be the sender's"
+        )));
     }
     let internet = Internet::start(InternetOptions {
         seed: options.seed,
@@ -328,4 +336,3 @@ async fn set_up(options: &Options) -> Result<Stage, Error> {
         scratch,
     })
 }
-

@@ -20,7 +20,14 @@ impl Scratch {
         let (path, temporary) = match given {
             // The daemon reads its configuration from here, so the path must not depend on a folder.
             Some(path) => (std::path::absolute(path).map_err(|error| failed(path, error))?, false),
-            None => (std::env::temp_dir().join(format!("postkeep-rehearsal-{}-{:08x}", std::process::id(), fastrand::u32(..))), true),
+            None => (
+                std::env::temp_dir().join(format!(
+                    "postkeep-rehearsal-{}-{:08x}",
+                    std::process::id(),
+                    fastrand::u32(..)
+                )),
+                true,
+            ),
         };
         if path.exists() {
             let mut entries = std::fs::read_dir(&path).map_err(|error| failed(&path, error))?;

@@ -159,7 +159,8 @@ async fn verify(authenticator: &MessageAuthenticator, cache: &KeyCache, domains:
     let Some(message) = AuthenticatedMessage::parse(raw) else {
         return unreadable("the message could not be parsed");
     };
-    let from = message.froms().first().and_then(|from| from.rsplit_once('@')).map(|(_, domain)| domain.to_ascii_lowercase());
+    let from =
+        message.froms().first().and_then(|from| from.rsplit_once('@')).map(|(_, domain)| domain.to_ascii_lowercase());
     let expected = from.as_deref().is_some_and(|from| domains.iter().any(|domain| below(from, domain)));
     let results = authenticator.verify_dkim(Parameters::new(&message).with_txt_cache(cache)).await;
     let mut verdict = Verdict { good: None, rsa: 0, ed25519: 0, why: String::new() };
@@ -178,7 +179,8 @@ async fn verify(authenticator: &MessageAuthenticator, cache: &KeyCache, domains:
             }
             (bad, signature) => {
                 verdict.good = Some(false);
-                let which = signature.map_or_else(String::new, |signature| format!("d={} s={}: ", signature.d, signature.s));
+                let which =
+                    signature.map_or_else(String::new, |signature| format!("d={} s={}: ", signature.d, signature.s));
                 verdict.why = format!("{which}{bad:?}");
             }
         }

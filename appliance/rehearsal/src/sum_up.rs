@@ -15,7 +15,12 @@ use crate::verdict::{Finding, verdict};
 use crate::watch::{Watch, deferrals};
 
 /// The summary, but for what only the caller knows (seed, times, notes).
-pub(crate) fn sum_up(internet: &Internet, configuration: &Configuration, handed: &Handed, watch: &mut Watch) -> Summary {
+pub(crate) fn sum_up(
+    internet: &Internet,
+    configuration: &Configuration,
+    handed: &Handed,
+    watch: &mut Watch,
+) -> Summary {
     let (account, converted, mut samples) = internet.with_ledger(|ledger| {
         watch.reports.update(ledger);
         let account = Account::of(handed, ledger, &watch.reports, &watch.records);
@@ -39,7 +44,13 @@ pub(crate) fn sum_up(internet: &Internet, configuration: &Configuration, handed:
         let state = if *deferred { "was deferred and has no end" } else { "has no end and was never deferred" };
         format!("{recipient} {state}")
     }));
-    samples.extend(handed.refusals().into_iter().take(5).map(|(text, times)| format!("refused {times} times at submission: {text}")));
+    samples.extend(
+        handed
+            .refusals()
+            .into_iter()
+            .take(5)
+            .map(|(text, times)| format!("refused {times} times at submission: {text}")),
+    );
     summary.samples = samples;
     let home = internet.home();
     for (place, rules) in internet.providers().iter().enumerate() {
@@ -69,9 +80,8 @@ pub(crate) fn sum_up(internet: &Internet, configuration: &Configuration, handed:
     };
     summary.violations = internet.with_judge(|judge| judge.violations().to_vec());
     summary.kept = summary.counts.kept();
-    let promises: BTreeMap<usize, Promise> = internet.with_judge(|judge| {
-        (0..home).filter_map(|place| Some((place, judge.promise(place)?.clone()))).collect()
-    });
+    let promises: BTreeMap<usize, Promise> = internet
+        .with_judge(|judge| (0..home).filter_map(|place| Some((place, judge.promise(place)?.clone()))).collect());
     let findings: Vec<Finding<'_>> = internet
         .providers()
         .iter()
@@ -91,13 +101,7 @@ pub(crate) fn sum_up(internet: &Internet, configuration: &Configuration, handed:
     summary
 }
 
-fn part(
-    internet: &Internet,
-    account: &Account,
-    watch: &Watch,
-    place: usize,
-    rules: &Provider,
-) -> ProviderSummary {
+fn part(internet: &Internet, account: &Account, watch: &Watch, place: usize, rules: &Provider) -> ProviderSummary {
     let count = |fate| account.count(place, fate);
     let fates = [Fate::Delivered, Fate::Bounced, Fate::Expired, Fate::Suppressed, Fate::Open];
     let tally = internet.with_judge(|judge| judge.tally(place));
@@ -141,4 +145,3 @@ fn add(sum: &mut Counts, part: &Counts) {
     sum.dkim_failures += part.dkim_failures;
     sum.corrupted += part.corrupted;
 }
-

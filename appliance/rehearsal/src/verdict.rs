@@ -29,10 +29,16 @@ pub fn verdict(summary: &Summary, findings: &[Finding<'_>]) -> Vec<String> {
         ));
     }
     if counts.duplicates > 0 {
-        sentences.push(format!("{} recipients or reports were served twice after the receiver had confirmed", counts.duplicates));
+        sentences.push(format!(
+            "{} recipients or reports were served twice after the receiver had confirmed",
+            counts.duplicates
+        ));
     }
     if counts.limit_violations > 0 {
-        sentences.push(format!("{} times a limit of the configuration was exceeded at the receiver", counts.limit_violations));
+        sentences.push(format!(
+            "{} times a limit of the configuration was exceeded at the receiver",
+            counts.limit_violations
+        ));
     }
     if counts.dkim_failures > 0 {
         sentences.push(format!("{} messages were not signed as configured", counts.dkim_failures));
@@ -112,7 +118,10 @@ fn about(finding: &Finding<'_>, sentences: &mut Vec<String>) {
         ));
     }
     let bad_certificate = rules.site.iter().flat_map(|site| &site.host).any(|host| {
-        matches!(host.certificate, Certificate::SelfSigned | Certificate::Expired | Certificate::WrongName | Certificate::None)
+        matches!(
+            host.certificate,
+            Certificate::SelfSigned | Certificate::Expired | Certificate::WrongName | Certificate::None
+        )
     });
     if *verified && bad_certificate && part.counts.delivered < part.counts.accepted {
         sentences.push(format!(
@@ -142,7 +151,9 @@ mod tests {
         let sentences = verdict(&Summary::default(), &[finding]);
         assert_eq!(
             sentences,
-            ["orange: 412 refusals because of too many connections (connections = 8 here, 2 allowed there): set connections to 2 in [provider.orange.lane]"]
+            [
+                "orange: 412 refusals because of too many connections (connections = 8 here, 2 allowed there): set connections to 2 in [provider.orange.lane]"
+            ]
         );
         assert!(verdict(&Summary::default(), &[])[0].starts_with("nothing to change"));
     }

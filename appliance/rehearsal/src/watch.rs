@@ -82,17 +82,23 @@ impl Watch {
             self.last_delivery = started.elapsed();
         }
         if self.progress.due() {
-            let lines: Vec<Line> = internet.providers().iter().take(home).enumerate().map(|(place, provider)| {
-                let get = |list: &[u64]| list.get(place).copied().unwrap_or_default();
-                Line {
-                    name: provider.name.clone(),
-                    queued: get(&self.accepted).saturating_sub(get(&delivered) + get(&self.ended)),
-                    delivered: get(&delivered),
-                    deferred: deferrals(provider, &self.records),
-                    bounced: get(&self.ended),
-                    connections: internet.with_judge(|judge| judge.tally(place).open),
-                }
-            }).collect();
+            let lines: Vec<Line> = internet
+                .providers()
+                .iter()
+                .take(home)
+                .enumerate()
+                .map(|(place, provider)| {
+                    let get = |list: &[u64]| list.get(place).copied().unwrap_or_default();
+                    Line {
+                        name: provider.name.clone(),
+                        queued: get(&self.accepted).saturating_sub(get(&delivered) + get(&self.ended)),
+                        delivered: get(&delivered),
+                        deferred: deferrals(provider, &self.records),
+                        bounced: get(&self.ended),
+                        connections: internet.with_judge(|judge| judge.tally(place).open),
+                    }
+                })
+                .collect();
             self.progress.show(started.elapsed(), self.taken as u64, &lines);
         }
     }
@@ -102,4 +108,3 @@ impl Watch {
 pub(crate) fn deferrals(provider: &Provider, records: &RecordFacts) -> u64 {
     provider.site.iter().flat_map(|site| &site.domains).map(|domain| records.deferrals_of(domain)).sum()
 }
-

@@ -215,6 +215,35 @@ fn back_off_and_pacing_survive_a_restart() {
 }
 
 #[test]
+fn a_note_for_one_rate_keeps_what_was_known_about_the_other() {
+    let limits = Limits { message_rate: Some(rate("1/1h")), connection_rate: Some(rate("5/1s")), ..Limits::default() };
+    let mut store = HashMap::new();
+    let mut first = governor(10);
+    let stream = first.stream_id("default", &TotalLimits::default(), START);
+    let lane = first.lane_id("a", "x", None, &limits, START);
+    assert!(first.reserve_message(lane, stream, START).is_err());
+    store.extend(flush(&mut first, START));
+    first.reserve_message(lane, stream, START).expect("covered");
+
+    // Twice it dies; in between, only a connection is opened.
+    for life in 1..3 {
+        let now = START + life * 10 * SECOND;
+        let mut next = governor(10);
+        for (key, value) in &store {
+            assert!(next.restore(key, value, now));
+        }
+        let stream = next.stream_id("default", &TotalLimits::default(), now);
+        let lane = next.lane_id("a", "x", None, &limits, now);
+        let held = next.reserve_message(lane, stream, now).expect_err("the hour is not over");
+        assert_eq!(held.because, Limit::LaneMessageRate);
+        assert!(matches!(held.until, Wait::Until(until) if until >= START + 3600 * SECOND), "{held:?}");
+        assert!(matches!(next.reserve_connection(lane, now), Err(Hold { until: Wait::Horizon, .. })));
+        store.extend(flush(&mut next, now));
+        let _permit = next.reserve_connection(lane, now).expect("covered");
+    }
+}
+
+#[test]
 fn notes_that_are_not_ours_change_nothing() {
     let mut governor = governor(10);
     for (key, value) in [(&b"lane\0a\0x"[..], &b""[..]), (b"lane\0a\0x", b"\x07\x00"), (b"other", b"\x01\x00")] {
@@ -252,6 +281,21 @@ fn idle_lanes_are_forgotten_only_when_nothing_would_change() {
     let new = governor.lane_id("z", "z", None, &Limits::default(), day_after);
     assert_ne!(new, plain, "a number is used again, an id is not");
     assert!(governor.snapshot(day_after).iter().all(|lane| lane.site == "z"));
+}
+
+#[test]
+fn a_forgotten_lane_still_counts_when_its_rate_gets_a_longer_stretch() {
+    let with = |text| Limits { message_rate: Some(rate(text)), ..Limits::default() };
+    let mut governor = governor(10);
+    let stream = governor.stream_id("default", &TotalLimits::default(), START);
+    let lane = governor.lane_id("a", "x", None, &with("1/1s"), START);
+    send(&mut governor, lane, stream, START).expect("first");
+    governor.message_done(lane, stream);
+    let later = START + 60 * SECOND;
+    assert_eq!(governor.forget_idle(later, SECOND), 1);
+    let lane = governor.lane_id("a", "x", None, &with("1/1h"), later);
+    let held = send(&mut governor, lane, stream, later).expect_err("one in the last hour");
+    assert!(matches!(held.until, Wait::Until(until) if until >= START + 3600 * SECOND), "{held:?}");
 }
 
 #[test]

@@ -155,6 +155,17 @@ fn extremes_do_not_overflow() {
 }
 
 #[test]
+fn a_short_stretch_between_two_long_ones_does_not_hide_the_past() {
+    let mut pacer = Pacer::volatile(rate("160/24h"));
+    let burst = std::iter::from_fn(|| pacer.take(START).ok()).count();
+    assert_eq!(burst, 10);
+    // For a moment only the last second counts, and then the last four again.
+    pacer.set_rate(START, rate("1/1s"));
+    pacer.set_rate(START, rate("3/4s"));
+    assert_eq!(pacer.ready_at(START), START + 4 * SECOND);
+}
+
+#[test]
 fn a_raised_rate_takes_effect_at_once() {
     let mut pacer = Pacer::volatile(rate("1/1h"));
     assert_eq!(pacer.take(START), Ok(()));

@@ -201,6 +201,11 @@ impl Session {
         self.refuse(Stage::Command, None, command::syntax(reason), judge, out);
     }
 
+    /// Size that the client announced for the open transaction (SIZE=), at most the limit.
+    pub fn announced_size(&self) -> Option<u64> {
+        self.transaction.as_ref().and_then(|transaction| transaction.announced_size)
+    }
+
     /// Takes the envelope once the content is read. The transaction is over for the client
     /// when [`Session::finish_message`] has written its reply.
     pub fn take_envelope(&mut self) -> Option<Envelope> {

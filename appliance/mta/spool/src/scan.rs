@@ -201,7 +201,9 @@ impl<'r, R: ReadAt> Window<'r, R> {
         sums: Sums,
     ) -> io::Result<Option<(u64, bool)>> {
         let next_group = align(position, GROUP_ALIGNMENT);
-        let is_between_groups = position == next_group || self.is_zero(position, next_group)?;
+        let padding_end = next_group.min(self.limit);
+        let is_between_groups =
+            position == next_group || self.is_zero(position, padding_end)?;
         if !is_between_groups && self.frame(position, seed, sums)?.is_some() {
             return Ok(Some((position, false)));
         }

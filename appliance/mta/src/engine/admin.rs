@@ -228,7 +228,8 @@ impl Engine {
         {
             let mut state = self.0.state.lock();
             for queue in state.select(selector) {
-                moved += state.queues.retry_now(queue) + state.queues.ready(queue);
+                state.queues.retry_now(queue);
+                moved += state.queues.ready(queue);
             }
             let now = clock::now();
             let matching: Vec<_> =

@@ -311,7 +311,7 @@ async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, messag
     let mut has_dot_lines = metadata.has_dot_lines;
     let mut header_length = metadata.header_length as usize;
     if eight_bit && !capabilities.eight_bit_mime {
-        match Err::<Vec<u8>, &str>("soon") as Result<Vec<u8>, &str> {
+        match downgrade::to_seven_bit(&content) {
             Ok(converted) => {
                 header_length = postkeep_smtp::header::header_length(&converted);
                 has_dot_lines = converted.starts_with(b".") || memchr::memmem::find(&converted, b"\r\n.").is_some();

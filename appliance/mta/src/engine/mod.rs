@@ -183,7 +183,7 @@ fn recover(configuration: &Configuration, state: &mut State, now: Micros) -> Res
         }
     })?;
     for repair in &recovery.repairs {
-        log::warn!("spool: {repair:?}");
+        log::warn!("spool: {repair}");
     }
     for (key, value) in &recovery.notes {
         let known = match &key[..] {

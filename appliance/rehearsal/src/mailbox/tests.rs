@@ -61,7 +61,10 @@ fn rates_are_kept_in_any_stretch_and_shrink_with_hurry() {
         reply[..3].to_owned()
     };
     // A minute divided by ten is six seconds.
-    assert_eq!([at(0), at(100), at(5_900), at(6_000), at(6_050), at(6_100)], ["250", "250", "450", "250", "450", "250"]);
+    assert_eq!(
+        [at(0), at(100), at(5_900), at(6_000), at(6_050), at(6_100)],
+        ["250", "250", "450", "250", "450", "250"]
+    );
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub(super) struct Transaction {
     /// The recipients, once there are many.
     known: HashSet<Address>,
     any_refused: bool,
+    pub(super) announced_size: Option<u64>,
     /// A BDAT has been taken: only BDAT may follow.
     chunking: bool,
 }
@@ -60,8 +61,13 @@ impl Session {
                     ret: mail.ret,
                     envelope_id: mail.envelope_id,
                 };
-                self.transaction =
-                    Some(Transaction { envelope, known: HashSet::new(), any_refused: false, chunking: false });
+                self.transaction = Some(Transaction {
+                    envelope,
+                    known: HashSet::new(),
+                    any_refused: false,
+                    announced_size: mail.size,
+                    chunking: false,
+                });
                 out.extend_from_slice(b"250 2.1.0 Ok\r\n");
             }
             Err(reply) => self.refuse_mail(mail.sender.as_ref(), &reply, judge, out),

@@ -49,7 +49,7 @@ fn live(seed: u64, outcomes: &mut BTreeMap<&'static str, u64>) {
             }
         }
         if world.random.u8(..4) == 0 && !world.disk.is_dead() {
-            world.disk.set_fail_rate(0.0);
+            world.disk.end_faults();
             world.read_back(20);
         }
         let power = world.random.bool();
@@ -67,7 +67,7 @@ fn live(seed: u64, outcomes: &mut BTreeMap<&'static str, u64>) {
             let power = world.random.bool();
             world.crash(power);
         }
-        world.disk.set_fail_rate(0.0);
+        world.disk.end_faults();
         world.read_back(10);
     }
     // Trouble over, everything comes to its end.
@@ -165,7 +165,8 @@ fn each_storage_call_may_fail_or_be_the_last() {
     let mut plain = World::new(11);
     story(&mut plain);
     let calls = plain.disk.calls();
-    let names: std::collections::BTreeSet<_> = plain.disk.call_names().into_iter().collect();
+    let plain_names = plain.disk.call_names();
+    let names: std::collections::BTreeSet<_> = plain_names.iter().copied().collect();
     for expected in [
         "create", "preallocate", "write_at", "sync", "rename", "remove", "sync_directory",
         "read_at", "free_space", "list", "lock", "open_writable", "create_directory",
@@ -175,6 +176,7 @@ fn each_storage_call_may_fail_or_be_the_last() {
     end_of_story(plain);
     for call in 0..calls {
         let mut world = World::new(11);
+        eprintln!("fail {call} {}", plain_names[call as usize]);
         world.disk.fail_at(call);
         story(&mut world);
         if world.log.is_none() {
@@ -185,6 +187,7 @@ fn each_storage_call_may_fail_or_be_the_last() {
         end_of_story(world);
 
         let mut world = World::new(11);
+        eprintln!("die {call} {}", plain_names[call as usize]);
         world.disk.die_at(call);
         story(&mut world);
         end_of_story(world);

@@ -222,6 +222,14 @@ impl SimDisk {
         inner.fail_rate = 0.0;
     }
 
+    /// All works again.
+    pub(crate) fn end_faults(&self) {
+        let mut inner = self.inner.lock();
+        inner.fail_at = None;
+        inner.die_at = None;
+        inner.fail_rate = 0.0;
+    }
+
     pub(crate) fn calls(&self) -> u64 {
         self.inner.lock().calls
     }

@@ -61,7 +61,7 @@ pub(crate) struct World {
     messages: BTreeMap<u64, Message>,
     notes: BTreeMap<Bytes, Note>,
     open: Vec<(Vec<Operation>, Ticket)>,
-    given_ids: BTreeSet<u64>,
+    run_ids: BTreeSet<u64>,
 }
 
 impl World {
@@ -80,7 +80,7 @@ impl World {
             messages: BTreeMap::new(),
             notes: BTreeMap::new(),
             open: Vec::new(),
-            given_ids: BTreeSet::new(),
+            run_ids: BTreeSet::new(),
         }
     }
 
@@ -119,6 +119,7 @@ impl World {
         self.repairs = recovery.repairs;
         self.log = Some(log);
         self.open.clear();
+        self.run_ids.clear();
         self.adopt(&found);
         self.adopt_notes(&recovery.notes);
         true
@@ -215,6 +216,7 @@ impl World {
         self.collect();
         self.count(if power { "power lost" } else { "killed" });
         self.log = None;
+        self.open.clear();
         self.disk.crash(power);
     }
 
@@ -224,11 +226,13 @@ impl World {
             .shared
             .next_id
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        assert!(self.given_ids.insert(id), "{id} was given out twice");
-        assert!(
-            self.given_ids.last() == Some(&id),
-            "{id} is below an earlier one"
-        );
+        // Only ids of a run in which nothing at all became durable may come again.
+        let is_above = self
+            .messages
+            .range(id..)
+            .all(|(_, message)| message.standing == Standing::Refused);
+        assert!(is_above, "{id} is not above all earlier ids");
+        assert!(self.run_ids.insert(id), "{id} was given out twice in a run");
         let random = &mut self.random;
         let mut bytes = |length: usize| -> Bytes {
             let seed = random.u8(..);

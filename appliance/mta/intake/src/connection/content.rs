@@ -1,0 +1,205 @@
+//! From `354` or BDAT to the reply about the message: read, admit, hand over.
+
+use std::sync::Arc;
+
+use bytes::Buf;
+use jiff::Timestamp;
+use postkeep_smtp::command::Line;
+use postkeep_smtp::data::{ChunkReader, ChunkStep, Content, ContentError, DataReader, DataStep};
+use postkeep_smtp::server::{Action, Stage};
+use postkeep_smtp::{Address, Envelope, Reply};
+
+use super::clerk::Clerk;
+use super::reading::{ContentMemory, Fill};
+use super::{Connection, End, Flow};
+use crate::admission::{Arrival, content_reply};
+use crate::{Gatekeeper, Submission};
+
+impl<G: Gatekeeper> Connection<G> {
+    /// DATA: reads to the final dot.
+    pub(super) async fn read_data(&mut self) -> Flow {
+        let mut reader = DataReader::new(self.tables.data_limits);
+        let mut memory = ContentMemory::new(Arc::clone(&self.shared.memory));
+        let announced = self.session.announced_size();
+        loop {
+            match reader.read(&mut self.input) {
+                DataStep::Done(result) => {
+                    self.finish(result).await;
+                    self.shrink();
+                    return Ok(());
+                }
+                DataStep::Absurd => return self.too_much(),
+                DataStep::More => {}
+            }
+            if reader.is_keeping() && !self.room_for_content(&mut memory, announced, 0) {
+                reader.stop_keeping();
+            }
+            if !reader.is_keeping() {
+                memory.give_back();
+                self.shrink();
+            }
+            self.more_content().await?;
+        }
+    }
+
+    /// BDAT: reads this chunk and those that follow, answering each.
+    pub(super) async fn read_chunks(&mut self, size: u64, last: bool) -> Flow {
+        let mut reader = ChunkReader::new(self.tables.data_limits);
+        let mut memory = ContentMemory::new(Arc::clone(&self.shared.memory));
+        let (mut size, mut last) = (size, last);
+        loop {
+            if !reader.begin(size) {
+                return self.too_much();
+            }
+            while reader.read(&mut self.input) == ChunkStep::More {
+                if reader.is_keeping() && !self.room_for_content(&mut memory, Some(size), reader.kept()) {
+                    reader.stop_keeping();
+                }
+                if !reader.is_keeping() {
+                    memory.give_back();
+                }
+                self.more_content().await?;
+            }
+            if last || reader.refusal().is_some() {
+                // A refused chunk ends the transaction; those behind it are refused as out of order.
+                self.finish(reader.finish()).await;
+                self.shrink();
+                return Ok(());
+            }
+            self.session.chunk_received(size, &mut self.output);
+            match self.next_chunk().await? {
+                Some((next_size, next_last)) => (size, last) = (next_size, next_last),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Answers lines until the next chunk; `None` when the transaction has ended without it.
+    async fn next_chunk(&mut self) -> Result<Option<(u64, bool)>, End> {
+        loop {
+            match self.lines.next(&mut self.input) {
+                Line::Complete(length) => match self.answer(length) {
+                    Action::ReadChunk { size, last } => return Ok(Some((size, last))),
+                    Action::Continue if self.session.is_in_transaction() => {}
+                    Action::Continue => return Ok(None),
+                    // Nothing else leads on while chunks are expected.
+                    _ => return Err(End::Closed),
+                },
+                Line::BareLineFeed => self.bad_line("a command line ends with CRLF, not with a bare LF"),
+                Line::TooLong => self.bad_line("the command line is too long"),
+                Line::Endless => return Err(End::Closed),
+                Line::Partial => match self.fill_line().await? {
+                    Fill::Octets => {}
+                    Fill::TimedOut => return self.say_goodbye((4, 4, 2), "no chunk came in time").map(|()| None),
+                    Fill::Ended | Fill::Closing => return Err(End::Closed),
+                },
+            }
+        }
+    }
+
+    /// A chunk that was refused before it came.
+    pub(super) async fn skip_chunk(&mut self, size: u64) -> Flow {
+        if size > self.tables.data_limits.swallowed() {
+            return Err(End::Closed);
+        }
+        let mut remaining = size;
+        loop {
+            let here = usize::try_from(remaining).unwrap_or(usize::MAX).min(self.input.len());
+            self.input.advance(here);
+            remaining -= here as u64;
+            if remaining == 0 {
+                return Ok(());
+            }
+            self.more_content().await?;
+        }
+    }
+
+    async fn more_content(&mut self) -> Flow {
+        match self.fill_content().await? {
+            Fill::Octets => Ok(()),
+            Fill::TimedOut => self.say_goodbye((4, 4, 2), "no more of the message came in time"),
+            Fill::Ended | Fill::Closing => Err(End::Closed),
+        }
+    }
+
+    /// Far more than a message came.
+    fn too_much(&mut self) -> Flow {
+        let error = ContentError::TooLarge { limit: self.tables.data_limits.size };
+        let sender = self.session.take_envelope().and_then(|envelope| envelope.sender);
+        self.close_message(content_reply(&error), Stage::Data, sender.as_ref());
+        Err(End::Closed)
+    }
+
+    /// The content is read: judges it, hands it over, writes the reply.
+    async fn finish(&mut self, result: Result<Content, ContentError>) {
+        let Some(envelope) = self.session.take_envelope() else {
+            let reply = Reply::new(503, (5, 5, 1), "no mail transaction is open");
+            return self.close_message(reply, Stage::Data, None);
+        };
+        let sender = envelope.sender.clone();
+        let (reply, stage) = match result {
+            Err(error) => (content_reply(&error), Stage::Data),
+            Ok(content) => match self.submission(envelope, content) {
+                Err(reply) => (reply, Stage::Message),
+                Ok(submission) => match self.shared.gatekeeper.submit(submission).await {
+                    Ok(id) => (Reply::new(250, (2, 0, 0), format!("Ok: queued as {id}")), Stage::Message),
+                    Err(reply) => (reply, Stage::Message),
+                },
+            },
+        };
+        self.close_message(reply, stage, sender.as_ref());
+    }
+
+    fn submission(&self, envelope: Envelope, mut content: Content) -> Result<Submission, Reply> {
+        let authenticated = self.session.credential();
+        let clerk = Clerk {
+            gatekeeper: &*self.shared.gatekeeper,
+            tables: &self.tables,
+            door: &self.door,
+            peer: self.peer,
+            memory: &self.shared.memory,
+        };
+        let Some(policy) = clerk.policy(authenticated) else {
+            return Err(Reply::new(554, (5, 7, 1), "relay access denied"));
+        };
+        let id = self.shared.gatekeeper.next_id();
+        let arrival = Arrival {
+            id: &id,
+            now: Timestamp::now(),
+            client: self.peer.ip(),
+            helo: self.session.hello(),
+            extended: self.session.is_extended(),
+            authenticated: authenticated.is_some(),
+            smtputf8: envelope.smtputf8,
+            tls: self.tls.as_ref(),
+        };
+        let admitted = self.tables.content_rules.admit(&mut content, policy, &arrival)?;
+        Ok(Submission {
+            envelope,
+            stream: admitted.stream,
+            credential: policy.name().to_owned(),
+            peer: self.peer,
+            helo: self.session.hello().to_owned(),
+            tls: self.tls.clone(),
+            prefix: admitted.prefix,
+            has_dot_lines: content.has_dot_lines,
+            eight_bit: content.eight_bit,
+            header_length: content.header_length,
+            content: content.octets.freeze(),
+            from_domain: admitted.from_domain,
+            message_id: admitted.message_id,
+            id,
+        })
+    }
+
+    fn close_message(&mut self, reply: Reply, stage: Stage, sender: Option<&Address>) {
+        let mut clerk = Clerk {
+            gatekeeper: &*self.shared.gatekeeper,
+            tables: &self.tables,
+            door: &self.door,
+            peer: self.peer,
+            memory: &self.shared.memory,
+        };
+        self.session.finish_message(reply, stage, sender, &mut clerk, &mut self.output);
+    }
+}
