@@ -335,6 +335,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
+            let records: Vec<String> = self.records().iter().rev().take(30).rev().map(Value::to_string).collect();
+            eprintln!("--- the end of the daemon's records ---\n{}", records.join("\n"));
             eprintln!("--- the end of the daemon's log ---\n{}\n---", self.tail(40));
         }
     }

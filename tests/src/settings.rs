@@ -41,7 +41,7 @@ impl Settings {
             sender-domains = ["*"]
             may-choose-streams = ["*"]
             [stream.default]
-            retry = ["300ms", "500ms", "1s"]
+            retry = ["1s", "1s", "2s"]
             retry-jitter = 0.1
             [source.one]
             ipv4 = "{source}"

@@ -173,17 +173,32 @@ pub(crate) struct RehearseArguments {
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
     /// Recipients of the campaign.
-    #[arg(long, default_value_t = 2000)]
-    pub recipients: u32,
+    #[arg(long, default_value_t = 10_000)]
+    pub recipients: u64,
     /// The same seed gives the same campaign and the same whims of the providers.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Waits of the configuration and of the providers are divided by this.
-    #[arg(long, default_value_t = 60)]
-    pub hurry: u32,
+    /// How many times faster waits pass, of the configuration and of the providers.
+    #[arg(long, default_value_t = 60.0, value_name = "TIMES")]
+    pub hurry: f64,
     /// Give up after this many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub deadline: u64,
+    /// Connections that submit the campaign.
+    #[arg(long, default_value_t = 6)]
+    pub connections: usize,
+    /// Verify the signature of every so many-th message; 1 is all.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub verify_every: u64,
+    /// Another rule book of mailbox providers than the shipped one.
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
+    /// Port of the simulated MX hosts; 0 takes any that is free.
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
+    /// No progress.
+    #[arg(long)]
+    pub quiet: bool,
     /// Write the result as JSON.
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,

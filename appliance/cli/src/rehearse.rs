@@ -1,12 +1,71 @@
 //! `postkeep rehearse`.
 
+use std::path::Path;
+use std::time::Duration;
+
 use postkeep_configuration::command::Outcome;
+use postkeep_rehearsal::{Error, News, Options, Summary, Watching, rehearse, serve};
 
 use crate::arguments::RehearseArguments;
-use crate::{FAILED, failure};
+use crate::{BAD_INPUT, FAILED, failure};
 
 /// Runs a rehearsal to its summary, or keeps it up.
 pub(crate) async fn run(arguments: RehearseArguments, json: bool) -> Outcome {
-    let _ = (arguments, json);
-    failure(FAILED, "the rehearsal is not wired yet")
+    let options = Options {
+        recipients: arguments.recipients,
+        seed: arguments.seed,
+        hurry: arguments.hurry,
+        deadline: Duration::from_secs(arguments.deadline),
+        connections: arguments.connections,
+        daemon: arguments.daemon,
+        scratch: arguments.scratch,
+        rules: arguments.rules,
+        port: arguments.port,
+        verify_every: arguments.verify_every,
+        watching: if arguments.quiet { Watching::Nobody } else { Watching::Somebody },
+        ..Options::new(arguments.config)
+    };
+    let summary_file = arguments.summary.as_deref();
+    if arguments.serve {
+        let told = serve(options, |news| match news {
+            News::Up(addresses) => eprint!("{addresses}stop        Ctrl-C\n\n"),
+            News::Done(summary) => {
+                eprint!("{summary}");
+                if let Err(complaint) = write(summary, summary_file) {
+                    eprintln!("postkeep: {complaint}");
+                }
+                eprintln!("still up; stop with Ctrl-C");
+            }
+        });
+        return match told.await {
+            Ok(()) => Outcome { text: String::new(), complaint: String::new(), code: 0 },
+            Err(error) => refused(&error),
+        };
+    }
+    match rehearse(options).await {
+        Ok(summary) => {
+            if let Err(complaint) = write(&summary, summary_file) {
+                return failure(FAILED, &complaint);
+            }
+            let text = if json { summary.to_json() + "\n" } else { summary.to_string() };
+            Outcome { text, complaint: String::new(), code: if summary.kept { 0 } else { FAILED } }
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+fn write(summary: &Summary, file: Option<&Path>) -> Result<(), String> {
+    let Some(file) = file else { return Ok(()) };
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    }
+    std::fs::write(file, summary.to_json() + "\n").map_err(|error| format!("cannot write {}: {error}", file.display()))
+}
+
+fn refused(error: &Error) -> Outcome {
+    let code = match error {
+        Error::Configuration(_) | Error::RuleBook(_) => BAD_INPUT,
+        _ => FAILED,
+    };
+    failure(code, &error.to_string())
 }

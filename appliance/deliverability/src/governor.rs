@@ -12,16 +12,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use postkeep_configuration::TotalLimits;
-use postkeep_configuration::units::Rate;
 
 use crate::Micros;
 use crate::backoff::{Backoff, Settings, State};
 use crate::limits::Limits;
-use crate::pacer::{NotYet, Pacer, WHOLE};
+use crate::pacer::WHOLE;
 
+pub use hold::{Hold, Limit, Wait};
 pub use note::Note;
+pub use snapshot::{LaneSnapshot, TotalSnapshot};
 
+mod hold;
 mod note;
+mod paced;
+mod snapshot;
+
+use hold::Waits;
+use paced::{Paced, pay};
 
 /// Names a lane. Good until the lane is forgotten; a number is not used for another lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,118 +57,6 @@ impl ConnectionPermit {
     pub fn lane(&self) -> LaneId {
         self.lane
     }
-}
-
-/// Which limit stands in the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Limit {
-    /// `[delivery] connections`.
-    BoxConnections,
-    /// Connections of the lane, scaled by its share while it is slow.
-    LaneConnections,
-    /// New connections of the lane per time.
-    LaneConnectionRate,
-    /// Messages of the lane per time.
-    LaneMessageRate,
-    /// Connections to the provider over all lanes.
-    ProviderConnections,
-    /// New connections to the provider per time.
-    ProviderConnectionRate,
-    /// Messages to the provider per time.
-    ProviderMessageRate,
-    /// Connections that carry a message of the stream.
-    StreamConnections,
-    /// Messages of the stream per time.
-    StreamMessageRate,
-    /// The lane is paused after failures or a block.
-    BackingOff,
-    /// The lane was forgotten; ask for its id again.
-    Forgotten,
-}
-
-impl Limit {
-    /// A word for records and metrics, kebab-case.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::BoxConnections => "box-connections",
-            Self::LaneConnections => "lane-connections",
-            Self::LaneConnectionRate => "lane-connection-rate",
-            Self::LaneMessageRate => "lane-message-rate",
-            Self::ProviderConnections => "provider-connections",
-            Self::ProviderConnectionRate => "provider-connection-rate",
-            Self::ProviderMessageRate => "provider-message-rate",
-            Self::StreamConnections => "stream-connections",
-            Self::StreamMessageRate => "stream-message-rate",
-            Self::BackingOff => "backing-off",
-            Self::Forgotten => "forgotten",
-        }
-    }
-}
-
-impl std::fmt::Display for Limit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// What to wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
-    /// This time; other limits may show up then.
-    Until(Micros),
-    /// A release: of a connection, or of a message for [`Limit::StreamConnections`].
-    Capacity,
-    /// A durable horizon: see [`Governor::horizons_due`].
-    Horizon,
-}
-
-/// A permit that was not given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hold {
-    /// What to wait for.
-    pub until: Wait,
-    /// Which limit it is; of several, the one that takes longest.
-    pub because: Limit,
-}
-
-/// A lane as administrators see it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LaneSnapshot {
-    /// Which lane.
-    pub id: LaneId,
-    /// Source name.
-    pub source: String,
-    /// Site name.
-    pub site: String,
-    /// Provider name.
-    pub provider: Option<String>,
-    /// Open connections.
-    pub connections: u32,
-    /// How many may be open, after its share.
-    pub connection_limit: u32,
-    /// Messages on their way.
-    pub messages: u32,
-    /// Backing off or not.
-    pub state: State,
-    /// Thousandths of the limits in use; 0 while paused.
-    pub share: u32,
-    /// When the last failure was, and what was said.
-    pub last_failure: Option<(Micros, String)>,
-    /// Why the last reservation failed, if none succeeded since.
-    pub waiting: Option<Hold>,
-    /// Last reservation that succeeded.
-    pub used_at: Micros,
-}
-
-/// A provider or a stream as administrators see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TotalSnapshot {
-    /// Its name.
-    pub name: String,
-    /// Open connections (provider), or messages on their way (stream).
-    pub open: u32,
-    /// How many there may be.
-    pub limit: Option<u32>,
 }
 
 /// The counters. See the module.
@@ -219,17 +114,6 @@ struct Total {
     limit: Option<u32>,
     open: u32,
     paced: Paced,
-}
-
-/// The two rates of anything.
-#[derive(Debug, Default)]
-struct Paced {
-    connections: Option<Pacer>,
-    messages: Option<Pacer>,
-    /// In the list of those due.
-    queued: bool,
-    /// There is a note in the store.
-    noted: bool,
 }
 
 impl Governor {
@@ -708,10 +592,6 @@ impl Governor {
     }
 }
 
-impl Hold {
-    const FORGOTTEN: Self = Self { until: Wait::Capacity, because: Limit::Forgotten };
-}
-
 impl Lane {
     /// The share in force, or the pause that stands in the way.
     fn share(&mut self, now: Micros) -> Result<u32, Hold> {
@@ -745,115 +625,6 @@ impl Lane {
 impl Total {
     fn describe(&self) -> TotalSnapshot {
         TotalSnapshot { name: key_part(&self.key, 1), open: self.open, limit: self.limit }
-    }
-}
-
-impl Paced {
-    fn pacers(&self) -> impl Iterator<Item = &Pacer> {
-        [&self.connections, &self.messages].into_iter().flatten()
-    }
-
-    /// Takes on these rates; true when a note of the old ones must not stay as it is.
-    fn set(&mut self, connections: Option<Rate>, messages: Option<Rate>, now: Micros) -> bool {
-        let mut changed = false;
-        for (pacer, rate) in [(&mut self.connections, connections), (&mut self.messages, messages)] {
-            match (pacer.as_mut(), rate) {
-                (Some(pacer), Some(rate)) => pacer.set_rate(now, rate),
-                (Some(_), None) => {
-                    *pacer = None;
-                    changed = true;
-                }
-                (None, Some(rate)) => *pacer = Some(Pacer::new(rate)),
-                (None, None) => {}
-            }
-        }
-        changed && self.noted
-    }
-
-    fn restore(&mut self, note: &Note, now: Micros) {
-        self.noted = true;
-        if let (Some(pacer), Some(horizon)) = (&mut self.connections, note.connections) {
-            pacer.restore(now, horizon);
-        }
-        if let (Some(pacer), Some(horizon)) = (&mut self.messages, note.messages) {
-            pacer.restore(now, horizon);
-        }
-    }
-
-    /// What is worth remembering of a lane that is forgotten.
-    fn put_away(&self, now: Micros) -> Note {
-        let horizon = |pacer: &Option<Pacer>| pacer.as_ref().and_then(|pacer| pacer.horizon_on_record(now));
-        Note { connections: horizon(&self.connections), messages: horizon(&self.messages), backoff: Backoff::new() }
-    }
-
-    /// Appends the note, or its removal, if there is something new to say.
-    fn write_note(
-        &mut self,
-        key: &[u8],
-        backoff: Option<&Backoff>,
-        changed: bool,
-        now: Micros,
-        out: &mut Vec<(Vec<u8>, Vec<u8>)>,
-    ) {
-        self.queued = false;
-        let mut value = Vec::with_capacity(64);
-        let connections = self.connections.as_mut().and_then(|pacer| pacer.horizon_for_note(now));
-        let messages = self.messages.as_mut().and_then(|pacer| pacer.horizon_for_note(now));
-        note::encode(connections, messages, backoff, &mut value);
-        if !value.is_empty() || self.noted || changed {
-            self.noted = !value.is_empty();
-            out.push((key.to_vec(), value));
-        }
-    }
-}
-
-/// The longest of several waits.
-#[derive(Debug, Default)]
-struct Waits {
-    until: Option<(Micros, Limit)>,
-    capacity: Option<Limit>,
-    horizon: Option<Limit>,
-}
-
-impl Waits {
-    fn rate(&mut self, pacer: &mut Option<Pacer>, now: Micros, share: u32, limit: Limit) {
-        let Some(pacer) = pacer else { return };
-        pacer.observe(now);
-        match pacer.check(now, share) {
-            Ok(()) => {}
-            Err(NotYet::Until(until)) => {
-                if self.until.is_none_or(|(longest, _)| until > longest) {
-                    self.until = Some((until, limit));
-                }
-            }
-            Err(NotYet::Horizon) => {
-                pacer.want_horizon(now, share);
-                self.horizon = Some(limit);
-            }
-        }
-    }
-
-    fn count(&mut self, open: u32, limit: Option<u32>, because: Limit) {
-        if limit.is_some_and(|limit| open >= limit) {
-            self.capacity = Some(because);
-        }
-    }
-
-    fn result(self) -> Result<(), Hold> {
-        match (self.until, self.capacity, self.horizon) {
-            (Some((until, because)), _, _) => Err(Hold { until: Wait::Until(until), because }),
-            (None, Some(because), _) => Err(Hold { until: Wait::Capacity, because }),
-            (None, None, Some(because)) => Err(Hold { until: Wait::Horizon, because }),
-            (None, None, None) => Ok(()),
-        }
-    }
-}
-
-/// Takes what a check has just allowed.
-fn pay(pacer: &mut Option<Pacer>, now: Micros, share: u32) {
-    if let Some(pacer) = pacer {
-        let taken = pacer.take_share(now, share);
-        debug_assert!(taken.is_ok(), "checked before: {taken:?}");
     }
 }
 

@@ -237,6 +237,7 @@ impl ProviderTable {
         }
     }
 
+    /// The rules that come with this software, nothing changed. An error is a fault of the program.
     pub fn shipped() -> Result<Self, ProviderError> {
         let shipped: ShippedTable = toml::from_str(include_str!("../providers.toml"))
             .map_err(|error| ProviderError::Shipped(error.to_string()))?;

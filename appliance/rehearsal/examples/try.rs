@@ -4,7 +4,7 @@ fn main() {
     o.recipients = args.next().unwrap().parse().unwrap();
     o.hurry = args.next().unwrap().parse().unwrap();
     o.deadline = std::time::Duration::from_secs(args.next().unwrap().parse().unwrap());
-    o.daemon = Some("target/debug/postkeepd".into());
+    o.daemon = Some("/tmp/postkeepd-try".into());
     o.scratch = Some("/tmp/rehearsal-try".into());
     let r = tokio::runtime::Runtime::new().unwrap().block_on(postkeep_rehearsal::rehearse(o));
     match r {

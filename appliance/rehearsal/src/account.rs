@@ -21,6 +21,10 @@ pub struct Accepted {
     pub provider: usize,
     /// No report can come: null sender, or `NOTIFY=NEVER`.
     pub silent: bool,
+    /// An address of the message needs SMTPUTF8.
+    pub utf8: bool,
+    /// Octets of the content as submitted.
+    pub size: usize,
 }
 
 /// What the campaign knows about what it handed over.
@@ -39,7 +43,7 @@ const TEXTS: usize = 50;
 
 impl Handed {
     /// Notes an answer.
-    pub fn answered(&mut self, message: Message, answer: Answered) {
+    pub fn answered(&mut self, message: Message, size: usize, answer: Answered) {
         let queued = answer.queued.is_some();
         self.messages += u64::from(queued);
         let null_sender = message.sender.is_none();
@@ -50,6 +54,8 @@ impl Handed {
                     recipient: to.address,
                     provider: to.provider,
                     silent: null_sender || to.never_notify,
+                    utf8: message.utf8,
+                    size,
                 }),
                 Ok(()) => self.refused += 1,
                 Err(text) => {
@@ -184,10 +190,11 @@ pub struct Reports {
     delays: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Failed {
     expired: bool,
     times: u64,
+    said: String,
 }
 
 impl Reports {
@@ -200,7 +207,8 @@ impl Reports {
                     // RFC 3463 §3.5: X.4.7, delivery time expired.
                     let expired = home.report.status.ends_with(".4.7");
                     let key = (home.id.clone(), home.report.recipient.clone());
-                    self.failed.entry(key).or_insert(Failed { expired, times: 0 }).times += 1;
+                    let said = || format!("{} {}", home.report.status, home.report.diagnostic);
+                    self.failed.entry(key).or_insert_with(|| Failed { expired, times: 0, said: said() }).times += 1;
                 }
                 "delayed" => self.delays += 1,
                 _ => {}
@@ -219,8 +227,8 @@ impl Reports {
         self.failed.values().map(|failed| failed.times.saturating_sub(1)).sum()
     }
 
-    fn failed(&self, id: &str, recipient: &str) -> Option<Failed> {
-        self.failed.get(&(id.to_owned(), recipient.to_owned())).copied()
+    fn failed(&self, id: &str, recipient: &str) -> Option<&Failed> {
+        self.failed.get(&(id.to_owned(), recipient.to_owned()))
     }
 }
 
@@ -276,6 +284,10 @@ pub struct Account {
     pub contradictions: u64,
     /// Delivered although nobody was told that it was accepted.
     pub unexpected: Vec<(usize, String)>,
+    /// Returned although no receiver refused for good, by provider; with a sentence on the first few.
+    pub unjustified: HashMap<usize, u64>,
+    /// Those sentences.
+    pub unjustified_named: Vec<String>,
     /// The first recipients of whom nothing final is known, and whether they were ever deferred.
     pub open: Vec<(String, bool)>,
     /// Deliveries by TLS and without.
@@ -286,8 +298,14 @@ pub struct Account {
 const NAMED: usize = 20;
 
 impl Account {
-    /// Draws up the account.
-    pub fn of(handed: &Handed, ledger: &Ledger, reports: &Reports, records: &RecordFacts) -> Self {
+    /// Draws up the account. `justified` says whether a bounce of a recipient has a reason that the simulated internet knows of.
+    pub fn of(
+        handed: &Handed,
+        ledger: &Ledger,
+        reports: &Reports,
+        records: &RecordFacts,
+        justified: impl Fn(&Accepted) -> bool,
+    ) -> Self {
         let mut account = Self::default();
         let mut known: HashSet<(&str, &str)> = HashSet::with_capacity(handed.accepted.len());
         for accepted in &handed.accepted {
@@ -297,6 +315,15 @@ impl Account {
             match fate {
                 Fate::Open if account.open.len() < NAMED => {
                     account.open.push((accepted.recipient.clone(), records.was_deferred(&accepted.recipient)));
+                }
+                Fate::Bounced if !justified(accepted) => {
+                    *account.unjustified.entry(accepted.provider).or_default() += 1;
+                    if account.unjustified_named.len() < NAMED {
+                        let said = reports.failed(&accepted.id, &accepted.recipient).map_or("", |failed| &failed.said);
+                        account
+                            .unjustified_named
+                            .push(format!("{} was returned, but no receiver refused it: {said}", accepted.recipient));
+                    }
                 }
                 Fate::Delivered if reports.failed(&accepted.id, &accepted.recipient).is_some() => {
                     // After a lost reply the sender may honestly believe that it failed.
@@ -354,7 +381,7 @@ mod tests {
     }
 
     fn accepted(recipient: &str, silent: bool) -> Accepted {
-        Accepted { id: "r1".to_owned(), recipient: recipient.to_owned(), provider: 0, silent }
+        Accepted { id: "r1".to_owned(), recipient: recipient.to_owned(), provider: 0, silent, utf8: false, size: 1000 }
     }
 
     fn report(recipient: &str, status: &str) -> Report {
@@ -421,11 +448,30 @@ mod tests {
         ledger.report("r1", report("both@x.test", "5.0.0"), Duration::ZERO);
         let mut reports = Reports::default();
         reports.update(&ledger);
-        let account = Account::of(&handed, &ledger, &reports, &RecordFacts::default());
+        let account = Account::of(&handed, &ledger, &reports, &RecordFacts::default(), |_| true);
         assert_eq!((account.count(0, Fate::Delivered), account.count(0, Fate::Open)), (2, 1));
         assert_eq!(account.open, [("lost@x.test".to_owned(), false)]);
         assert_eq!(account.duplicates[&0], Duplicates { avoidable: 1, unavoidable: 0 });
         assert_eq!(account.contradictions, 1);
         assert_eq!(account.unexpected.len(), 1);
+    }
+
+    #[test]
+    fn a_bounce_that_no_receiver_asked_for_is_not_justified() {
+        let handed = Handed {
+            accepted: ["asked@x.test", "unasked@x.test"].map(|name| accepted(name, false)).to_vec(),
+            ..Handed::default()
+        };
+        let mut ledger = Ledger::default();
+        for name in ["asked@x.test", "unasked@x.test"] {
+            ledger.report("r1", report(name, "5.1.2"), Duration::ZERO);
+        }
+        let mut reports = Reports::default();
+        reports.update(&ledger);
+        let justified = |accepted: &Accepted| accepted.recipient == "asked@x.test";
+        let account = Account::of(&handed, &ledger, &reports, &RecordFacts::default(), justified);
+        assert_eq!(account.count(0, Fate::Bounced), 2);
+        assert_eq!(account.unjustified[&0], 1);
+        assert!(account.unjustified_named[0].starts_with("unasked@x.test was returned"));
     }
 }

@@ -23,8 +23,8 @@ use crate::rulebook::Certificate;
 
 /// Second octet of the sending addresses.
 const SOURCES_BLOCK: u8 = 1;
-/// Shortest wait that hurry leaves.
-const SHORTEST: units::Duration = units::Duration::from_millis(100);
+/// Shortest wait that hurry leaves: less is no valid configuration.
+const SHORTEST: units::Duration = units::Duration::from_secs(1);
 /// Longest path of a Unix socket that every system takes.
 const LONGEST_SOCKET: usize = 100;
 
@@ -305,7 +305,7 @@ fn hurried(configuration: &mut Configuration, hurry: f64, longest: Duration, not
     configuration.stream.values_mut().for_each(|stream| total(&mut stream.total));
     if hurry > 1.0 {
         notes.push(format!(
-            "time runs {hurry} times faster: waits between attempts, pauses, expiry and the stretches of rates are divided by it (stretches not below 1s)"
+            "time runs {hurry} times faster: waits between attempts, pauses, expiry and the stretches of rates are divided by it (none below 1s)"
         ));
     }
     if !capped.is_empty() {
@@ -464,5 +464,8 @@ key = "/nowhere/dkim.pem"
         let prepared = prepare(loaded.configuration, folder.path(), 600.0, Duration::from_secs(100)).unwrap();
         assert_eq!(prepared.domains, ["harbour-news.example", "offers.harbour-news.example"]);
         assert_eq!(prepared.owner.keys.len(), 3);
+        let text = postkeep_configuration::to_toml(&prepared.configuration).unwrap();
+        let again = postkeep_configuration::parse("derived", &text, &Options::without_files()).unwrap();
+        assert_eq!(again.configuration, prepared.configuration);
     }
 }

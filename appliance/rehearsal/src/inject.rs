@@ -77,7 +77,7 @@ async fn one_connection(
                         tokio::time::sleep(Duration::from_millis(200)).await;
                         continue;
                     }
-                    book.answered(message, answer);
+                    book.answered(message, content.len(), answer);
                     break;
                 }
                 Err(ClientError::Before(_)) if tries < TRIES => {}

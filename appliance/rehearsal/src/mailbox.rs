@@ -3,7 +3,7 @@
 //! function of (seed, provider, recipient, attempt); only limits and
 //! greylisting look at the time.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,6 +134,7 @@ pub struct Mailboxes {
     first_seen: HashMap<IpAddr, Moment>,
     reasons: BTreeMap<Reason, u64>,
     samples: BTreeMap<Reason, String>,
+    refused: HashSet<String>,
 }
 
 impl Mailboxes {
@@ -149,12 +150,18 @@ impl Mailboxes {
             first_seen: HashMap::new(),
             reasons: BTreeMap::new(),
             samples: BTreeMap::new(),
+            refused: HashSet::new(),
         }
     }
 
     /// Its rules.
     pub fn rules(&self) -> &Arc<Provider> {
         &self.rules
+    }
+
+    /// Whether this recipient was ever refused for good, with a 5xx.
+    pub fn refused_for_good(&self, recipient: &str) -> bool {
+        self.refused.contains(recipient)
     }
 
     /// How often it said no, by reason.

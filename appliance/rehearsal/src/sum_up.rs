@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use postkeep_configuration::{Configuration, OutboundTls};
 
-use crate::account::{Account, Fate, Handed};
+use crate::account::{Accepted, Account, Fate, Handed};
 use crate::internet::Internet;
 use crate::judge::Promise;
 use crate::mailbox::Reason;
-use crate::rulebook::Provider;
+use crate::rulebook::{NamesMood, Provider};
 use crate::summary::{Counts, Dkim, ProviderSummary, Summary};
 use crate::verdict::{Finding, verdict};
 use crate::watch::{Watch, deferrals};
@@ -23,7 +23,8 @@ pub(crate) fn sum_up(
 ) -> Summary {
     let (account, converted, mut samples) = internet.with_ledger(|ledger| {
         watch.reports.update(ledger);
-        let account = Account::of(handed, ledger, &watch.reports, &watch.records);
+        let account =
+            Account::of(handed, ledger, &watch.reports, &watch.records, |accepted| justified(internet, accepted));
         let samples: Vec<String> = ledger.corrupted_samples().iter().map(|(_, text)| text.clone()).collect();
         (account, ledger.converted_count(), samples)
     });
@@ -39,6 +40,7 @@ pub(crate) fn sum_up(
         ..Summary::default()
     };
     samples.extend(account.unexpected.iter().take(20).map(|(_, text)| text.clone()));
+    samples.extend(account.unjustified_named.iter().cloned());
     samples.extend(internet.verifier().samples());
     samples.extend(account.open.iter().map(|(recipient, deferred)| {
         let state = if *deferred { "was deferred and has no end" } else { "has no end and was never deferred" };
@@ -114,6 +116,7 @@ fn part(internet: &Internet, account: &Account, watch: &Watch, place: usize, rul
             delivered: count(Fate::Delivered),
             bounced: count(Fate::Bounced),
             expired: count(Fate::Expired),
+            unjustified_bounces: account.unjustified.get(&place).copied().unwrap_or_default(),
             suppressed: count(Fate::Suppressed),
             unaccounted: count(Fate::Open),
             duplicates: duplicates.avoidable,
@@ -137,6 +140,7 @@ fn add(sum: &mut Counts, part: &Counts) {
     sum.delivered += part.delivered;
     sum.bounced += part.bounced;
     sum.expired += part.expired;
+    sum.unjustified_bounces += part.unjustified_bounces;
     sum.suppressed += part.suppressed;
     sum.unaccounted += part.unaccounted;
     sum.duplicates += part.duplicates;
@@ -144,4 +148,26 @@ fn add(sum: &mut Counts, part: &Counts) {
     sum.limit_violations += part.limit_violations;
     sum.dkim_failures += part.dkim_failures;
     sum.corrupted += part.corrupted;
+}
+
+/// Octets that headers and signatures may add on the way.
+const GROWTH: usize = 8192;
+
+/// Whether a bounce has a reason: a receiver refused the recipient for good, nobody is there to
+/// receive, or the hosts cannot take such a message.
+fn justified(internet: &Internet, accepted: &Accepted) -> bool {
+    let refused =
+        internet.with_mailboxes(accepted.provider, |mailboxes| mailboxes.refused_for_good(&accepted.recipient));
+    if refused == Some(true) {
+        return true;
+    }
+    let Some(rules) = internet.providers().get(accepted.provider) else { return true };
+    let domain = accepted.recipient.rsplit_once('@').map_or("", |(_, domain)| domain);
+    let site = rules.site.iter().find(|site| site.domains.iter().any(|name| name.eq_ignore_ascii_case(domain)));
+    if site.is_none_or(|site| matches!(site.names, NamesMood::NullMx | NamesMood::NoSuchDomain)) {
+        return true;
+    }
+    let utf8 = rules.capabilities.iter().any(|word| word == "SMTPUTF8");
+    let largest = rules.capabilities.iter().find_map(|word| word.strip_prefix("SIZE ")?.parse::<usize>().ok());
+    (accepted.utf8 && !utf8) || largest.is_some_and(|largest| accepted.size + GROWTH > largest)
 }

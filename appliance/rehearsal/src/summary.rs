@@ -19,6 +19,8 @@ pub struct Counts {
     pub bounced: u64,
     /// Recipients returned because time ran out.
     pub expired: u64,
+    /// Of the bounced: returned although no receiver refused them for good.
+    pub unjustified_bounces: u64,
     /// Recipients that must not be written to.
     pub suppressed: u64,
     /// Accepted recipients of whom nothing final is known.
@@ -39,6 +41,7 @@ impl Counts {
     /// Whether no promise broke.
     pub fn kept(&self) -> bool {
         self.unaccounted == 0
+            && self.unjustified_bounces == 0
             && self.duplicates == 0
             && self.limit_violations == 0
             && self.dkim_failures == 0
@@ -211,9 +214,10 @@ impl fmt::Display for Summary {
         let counts = &self.counts;
         writeln!(
             out,
-            "\n{}: {} unaccounted, {} duplicates ({} more that SMTP cannot avoid), {} limits broken, {} bad signatures, {} corrupted",
+            "\n{}: {} unaccounted, {} returned without a reason, {} duplicates ({} more that SMTP cannot avoid), {} limits broken, {} bad signatures, {} corrupted",
             if self.kept { "Every promise was kept" } else { "A promise was broken" },
             counts.unaccounted,
+            counts.unjustified_bounces,
             counts.duplicates,
             counts.unavoidable_duplicates,
             counts.limit_violations,
@@ -231,8 +235,12 @@ fn row(
     connections: u64,
     most: u32,
 ) -> fmt::Result {
-    let broken =
-        counts.duplicates + counts.limit_violations + counts.dkim_failures + counts.corrupted + counts.unaccounted;
+    let broken = counts.duplicates
+        + counts.limit_violations
+        + counts.dkim_failures
+        + counts.corrupted
+        + counts.unaccounted
+        + counts.unjustified_bounces;
     write!(out, "{name:<12}")?;
     for number in [
         counts.accepted,

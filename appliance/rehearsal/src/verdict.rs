@@ -28,6 +28,12 @@ pub fn verdict(summary: &Summary, findings: &[Finding<'_>]) -> Vec<String> {
             counts.unaccounted
         ));
     }
+    if counts.unjustified_bounces > 0 {
+        sentences.push(format!(
+            "{} recipients were returned to the sender although no receiver refused them",
+            counts.unjustified_bounces
+        ));
+    }
     if counts.duplicates > 0 {
         sentences.push(format!(
             "{} recipients or reports were served twice after the receiver had confirmed",

@@ -108,7 +108,7 @@ fn nothing_answered_250_is_lost_and_nothing_doubled_beyond_what_was_in_flight() 
     let mailbox = Sink::at(&ground, 104);
 
     let settings = Settings::new(&ground).with(&format!(
-        "[delivery]\nconnections = {CONNECTIONS}\n[stream.default]\nretry = [\"300ms\", \"300ms\"]\n[lane]\nconnections = 4\n"
+        "[delivery]\nconnections = {CONNECTIONS}\n[stream.default]\nretry = [\"1s\", \"1s\"]\n[lane]\nconnections = 4\n"
     ));
     let mut daemon = Daemon::start(&ground, &settings);
 

@@ -10,6 +10,9 @@ use postkeep_tests::{Act, Daemon, Ground, Names, Settings, Sink, Stage, message,
 
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// What an old host offers.
+const SEVEN_BIT: &[&str] = &["PIPELINING", "ENHANCEDSTATUSCODES"];
+
 struct House {
     daemon: Daemon,
     names: Names,
@@ -63,9 +66,9 @@ fn the_most_preferred_mx_that_answers_takes_the_mail() {
     let record = house.outcome("delivered", "r@pref.test");
     assert_eq!(record["host"], "second.test", "{record}");
     let first = Sink::at(&house.ground, 101);
-    wait_until("the first host to be used again", LIMIT, || {
+    wait_until("the first host to be used again, once the warm connection has gone", LIMIT, || {
         house.send(&["r@pref.test"], "again");
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(1500));
         first.count() > 0
     });
     assert_eq!(third.count(), 0);
@@ -93,10 +96,11 @@ fn without_mx_the_address_of_the_domain_is_used() {
     house.send(&["r@direct.test"], "one");
     house.send(&["r@alias.test"], "two");
     sink.wait(2, LIMIT);
+    // A literal is no way around the rules of sites and providers.
+    let mut client = house.daemon.client();
     let literal = format!("r@[{}]", house.ground.ip(101));
-    house.send(&[&literal], "three");
-    let messages = sink.wait(3, LIMIT);
-    assert_eq!(messages[2].addresses(), [literal.as_str()]);
+    let reply = client.submit("a@sender.test", &[&literal], b"From: a@sender.test\r\n\r\nHi\r\n").expect("a reply");
+    assert_eq!(reply.codes(), "550 5.1.2", "{reply}");
 }
 
 #[test]
@@ -151,9 +155,6 @@ fn ipv6_hosts_are_reached_from_the_ipv6_source() {
     six.wait(1, LIMIT);
     wait_until("both", LIMIT, || six.count() + four.count() == 2);
     assert!(six.messages().iter().all(|message| message.source.ip() == Ipv6Addr::LOCALHOST));
-    let literal = "r@[IPv6:::1]";
-    daemon.submit("a@sender.test", &[literal], &message::simple("a@sender.test", literal, "literal", "Hi\n"));
-    wait_until("the literal", LIMIT, || six.count() + four.count() == 3);
 }
 
 #[test]
@@ -174,7 +175,7 @@ fn a_fixed_route_goes_before_dns() {
 
 #[test]
 fn a_4xx_is_tried_again_by_the_schedule() {
-    let house = open("[stream.default]\nretry = [\"500ms\", \"1s\", \"2s\"]\nretry-jitter = 0.0\n");
+    let house = open("[stream.default]\nretry = [\"1s\", \"2s\", \"3s\"]\nretry-jitter = 0.0\n");
     house.names.domain("grey.test", house.ground.ip(101));
     let asked = Arc::new(AtomicUsize::new(0));
     let sink = Sink::at(&house.ground, 101).with_script({
@@ -191,7 +192,7 @@ fn a_4xx_is_tried_again_by_the_schedule() {
     sink.wait(1, LIMIT);
     let times: Vec<Instant> = sink.transactions().iter().map(|transaction| transaction.mail_at).collect();
     assert_eq!(times.len(), 4);
-    for (pair, expected) in times.windows(2).zip([0.5, 1.0, 2.0]) {
+    for (pair, expected) in times.windows(2).zip([1.0, 2.0, 3.0]) {
         let waited = (pair[1] - pair[0]).as_secs_f64();
         assert!((expected - 0.1..expected + 0.6).contains(&waited), "waited {waited} s instead of {expected} s");
     }
@@ -224,7 +225,8 @@ fn refusals_at_every_stage_concern_whom_they_should() {
     let mut sinks = Vec::new();
     for (n, (name, stage)) in (101u8..).zip(stages) {
         house.names.domain(&format!("{name}.test"), house.ground.ip(n));
-        sinks.push(Sink::at(&house.ground, n).with_script(move |moment| {
+        // Without CHUNKING, so that there is a stage of DATA.
+        sinks.push(Sink::at(&house.ground, n).with_capabilities(SEVEN_BIT).with_script(move |moment| {
             if moment.stage == stage { Act::reply("554 5.7.1 Refused here") } else { Act::Accept }
         }));
         house.send(&[&format!("r@{name}.test")], name);
@@ -309,7 +311,7 @@ fn four_twenty_one_and_dropped_connections_back_the_lane_off_and_lose_nothing() 
     let house = open("[backoff]\nfailures = 2\npause = \"1s\"\n[lane]\nconnections = 2\n");
     house.names.domain("moody.test", house.ground.ip(101)).domain("calm.test", house.ground.ip(102));
     let start = Instant::now();
-    let moody = Sink::at(&house.ground, 101).with_script(move |moment| {
+    let moody = Sink::at(&house.ground, 101).with_capabilities(SEVEN_BIT).with_script(move |moment| {
         let bad = start.elapsed() < Duration::from_millis(1500);
         match moment.stage {
             Stage::Mail if bad && moment.connection % 3 == 0 => Act::close("421 4.7.0 Try again later"),
@@ -372,7 +374,7 @@ fn a_host_that_hangs_is_given_up_by_each_timeout() {
 fn eight_bit_mail_is_converted_for_hosts_of_seven_bits() {
     let house = open("");
     house.names.domain("seven.test", house.ground.ip(101));
-    let sink = Sink::at(&house.ground, 101).with_capabilities(&["PIPELINING", "ENHANCEDSTATUSCODES"]);
+    let sink = Sink::at(&house.ground, 101).with_capabilities(SEVEN_BIT);
     let content = "From: a@sender.test\r\nSubject: seven\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
                    Content-Transfer-Encoding: 8bit\r\n\r\ngrüße\r\n.dot\r\n";
     house.daemon.submit("a@sender.test", &["r@seven.test"], content.as_bytes());
@@ -392,13 +394,17 @@ fn internationalised_mail_bounces_where_it_is_not_understood() {
     let house = open("");
     house.names.domain("ascii.test", house.ground.ip(101));
     let sink = Sink::at(&house.ground, 101).with_capabilities(&["PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES"]);
-    let mut client = house.daemon.client();
-    assert_eq!(client.command("MAIL FROM:<a@sender.test> SMTPUTF8").expect("a reply").code, 250);
-    assert_eq!(client.command("RCPT TO:<müller@ascii.test>").expect("a reply").code, 250);
-    assert_eq!(client.data("From: a@sender.test\r\nSubject: ü\r\n\r\nHi\r\n".as_bytes()).expect("a reply").code, 250);
-    let record = house.outcome("bounced", "müller@ascii.test");
-    assert_eq!(record["reply"]["enhanced"], "5.6.7", "{record}");
-    house.mailbox.wait(1, LIMIT);
+    // RFC 6531 §3.6: an address beyond ASCII is 5.6.7, a header beyond ASCII 5.6.9.
+    for (recipient, subject, code) in [("müller@ascii.test", "u", "5.6.7"), ("muller@ascii.test", "ü", "5.6.9")] {
+        let mut client = house.daemon.client();
+        assert_eq!(client.command("MAIL FROM:<a@sender.test> SMTPUTF8").expect("a reply").code, 250);
+        assert_eq!(client.command(&format!("RCPT TO:<{recipient}>")).expect("a reply").code, 250);
+        let content = format!("From: a@sender.test\r\nSubject: {subject}\r\n\r\nHi\r\n");
+        assert_eq!(client.data(content.as_bytes()).expect("a reply").code, 250);
+        let record = house.outcome("bounced", recipient);
+        assert_eq!(record["reply"]["enhanced"], code, "{record}");
+    }
+    house.mailbox.wait(2, LIMIT);
     assert_eq!(sink.count(), 0);
 }
 

@@ -579,7 +579,7 @@ fn proxy_protocol_is_heard_from_listed_proxies_only() {
 fn every_refusal_leaves_a_record_with_its_reason() {
     let house = House::open("");
     let mut client = house.client();
-    dialogue(&mut client, &["MAIL FROM:<a@example.test>", "RCPT TO:<bad@@there.test>"]);
+    dialogue(&mut client, &["MAIL FROM:<a@example.test>", "RCPT TO:<bad@@there.test>", "RSET"]);
     client.submit("a@example.test", &["r@there.test"], b"Subject: no from\r\n\r\n").ok();
     let record = house.daemon.wait_record("refused", LIMIT, |record| record["reply"]["enhanced"] == "5.6.0");
     for key in ["time", "stage", "peer", "sender"] {

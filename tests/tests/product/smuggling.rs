@@ -78,7 +78,10 @@ fn refused_line_ends_deliver_nothing_at_all() {
         let codes = smuggle(&mut client, end);
         assert!(codes.iter().all(|code| *code / 100 == 5 || *code == 421), "{:?}: {codes:?}", String::from_utf8_lossy(end));
         assert!(codes.contains(&550) || codes.contains(&554), "{:?}: {codes:?}", String::from_utf8_lossy(end));
-        assert!(client.closed_within(Duration::from_secs(5)), "the connection ends after {:?}", String::from_utf8_lossy(end));
+        // A NUL is read to the true end of the message; a bare CR or LF leaves no true end to trust.
+        if !end.contains(&0) {
+            assert!(client.closed_within(Duration::from_secs(5)), "the connection ends after {:?}", String::from_utf8_lossy(end));
+        }
     }
     probe(&house);
     assert_eq!(subjects(&house.sink), ["probe"]);

@@ -291,6 +291,7 @@ fn a_forgotten_lane_still_counts_when_its_rate_gets_a_longer_stretch() {
     let lane = governor.lane_id("a", "x", None, &with("1/1s"), START);
     send(&mut governor, lane, stream, START).expect("first");
     governor.message_done(lane, stream);
+    flush(&mut governor, START);
     let later = START + 60 * SECOND;
     assert_eq!(governor.forget_idle(later, SECOND), 1);
     let lane = governor.lane_id("a", "x", None, &with("1/1h"), later);

@@ -183,12 +183,7 @@ impl Wire {
     }
 
     /// One command and its reply.
-    pub(crate) async fn ask(
-        &mut self,
-        command: &[u8],
-        timeouts: &Timeouts,
-        wait: Duration,
-    ) -> Result<Reply, String> {
+    pub(crate) async fn ask(&mut self, command: &[u8], timeouts: &Timeouts, wait: Duration) -> Result<Reply, String> {
         let mut output = Output::new(command, &[], Form::None);
         let mut early = self.buffered_reply()?;
         if early.is_none() {

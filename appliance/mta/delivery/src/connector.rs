@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use postkeep_configuration::{Delivery, OutboundTls};
 use postkeep_smtp::capabilities::Capabilities;
 use postkeep_smtp::client::Stage;
 use postkeep_smtp::reply::Reply;
-use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -229,31 +229,33 @@ async fn connect(target: &Target) -> Result<TcpStream, OpenError> {
     let address = target.address;
     let socket = socket(target)?;
     let connected = timeout(target.timeouts.connect, socket.connect(address)).await;
-    let stream = match (connected, target.bind) {
-        (Ok(Ok(stream)), _) => stream,
-        // The kernel finds only now that it cannot send from an address that freebind let through.
-        (Ok(Err(error)), Some(source)) if is_about_source(&error) => {
-            let detail = format!("cannot send from {source} to {address}: {error}; is the address on an interface?");
-            return Err(OpenError::new(Stage::Bind, detail));
+    let failure = match connected {
+        Ok(Ok(stream)) => {
+            // Without it the last piece of a message waits for the peer's delayed acknowledgement.
+            if let Err(error) = stream.set_nodelay(true) {
+                log::debug!("cannot set TCP_NODELAY towards {address}: {error}");
+            }
+            return Ok(stream);
         }
-        (Ok(Err(error)), _) => {
-            return Err(OpenError::new(Stage::Connect, format!("cannot connect to {} [{address}]: {error}", target.host)));
-        }
-        (Err(_), _) => {
-            let wait = target.timeouts.connect;
-            let detail = format!("no connection to {} [{address}] within {wait:?}", target.host);
-            return Err(OpenError::new(Stage::Connect, detail));
-        }
+        Ok(Err(error)) => error,
+        Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {:?}", target.timeouts.connect)),
     };
-    // Without it the last piece of a message waits for the peer's delayed acknowledgement.
-    if let Err(error) = stream.set_nodelay(true) {
-        log::debug!("cannot set TCP_NODELAY towards {address}: {error}");
+    if let Some(source) = target.bind.filter(|source| is_about_source(&failure, *source, target.freebind)) {
+        let detail = format!("cannot send from {source} to {address}: {failure}; put the address on an interface");
+        return Err(OpenError::new(Stage::Bind, detail));
     }
-    Ok(stream)
+    Err(OpenError::new(Stage::Connect, format!("cannot connect to {} [{address}]: {failure}", target.host)))
 }
 
-fn is_about_source(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput)
+/// Whether a connect failed because of the source: it has no free port, or
+/// freebind let an address through that is not ours, which the kernel notices
+/// only now, in words that differ, or never.
+fn is_about_source(failure: &io::Error, source: IpAddr, freebind: bool) -> bool {
+    if failure.kind() == io::ErrorKind::AddrNotAvailable {
+        return true;
+    }
+    freebind
+        && std::net::UdpSocket::bind((source, 0)).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 fn socket(target: &Target) -> Result<TcpSocket, OpenError> {
@@ -263,9 +265,8 @@ fn socket(target: &Target) -> Result<TcpSocket, OpenError> {
         socket.set_nonblocking(true)?;
         Ok(socket)
     };
-    let socket = open().map_err(|error| {
-        OpenError::new(Stage::Connect, format!("cannot open a socket towards {address}: {error}"))
-    })?;
+    let socket = open()
+        .map_err(|error| OpenError::new(Stage::Connect, format!("cannot open a socket towards {address}: {error}")))?;
     if let Some(source) = target.bind {
         let bind = || -> io::Result<()> {
             // The port is chosen at connect, so that one source address has a whole range of
@@ -282,7 +283,9 @@ fn socket(target: &Target) -> Result<TcpSocket, OpenError> {
             socket.bind(&SocketAddr::new(source, 0).into())
         };
         bind().map_err(|error| {
-            let detail = format!("cannot bind to {source} towards {address}: {error}; put the address on an interface, or set freebind");
+            let detail = format!(
+                "cannot bind to {source} towards {address}: {error}; put the address on an interface, or set freebind"
+            );
             OpenError::new(Stage::Bind, detail)
         })?;
     }

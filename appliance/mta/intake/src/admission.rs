@@ -90,7 +90,12 @@ impl ContentRules {
     }
 
     /// Judges a whole content, cuts the stream header out of it and says what to put before it.
-    pub fn admit(&self, content: &mut Content, policy: &SenderPolicy, arrival: &Arrival<'_>) -> Result<Admitted, Reply> {
+    pub fn admit(
+        &self,
+        content: &mut Content,
+        policy: &SenderPolicy,
+        arrival: &Arrival<'_>,
+    ) -> Result<Admitted, Reply> {
         let block = content.octets.get(..content.header_length).unwrap_or_default();
         let fields = Fields::collect(block, &self.stream_header).map_err(|reason| bad_content(&reason))?;
         if fields.received > self.hops {
@@ -200,8 +205,8 @@ fn from_domain(fields: &Fields<'_>, policy: &SenderPolicy) -> Result<String, Rep
     let Some(field) = &fields.from else {
         return Err(bad_content("the From field is missing"));
     };
-    let addresses =
-        mailbox::addresses(field.value).map_err(|error| bad_content(&format!("the From field cannot be read: {error}")))?;
+    let addresses = mailbox::addresses(field.value)
+        .map_err(|error| bad_content(&format!("the From field cannot be read: {error}")))?;
     for address in &addresses {
         if !policy.allows_domain(&address.ascii_domain()) {
             return Err(policy_refusal(format!(

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::doors::{Phase, Shared};
-use crate::guests::Seat;
+use crate::guests::{NoSeat, Seat};
 use crate::tables::{Door, DoorKey, Tables};
 use crate::transport::Transport;
 use crate::{Gatekeeper, Refused, TlsSummary};
@@ -32,6 +32,10 @@ use reading::Fill;
 
 /// How long a proxy may take for its header.
 const PROXY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last words may take to be sent, and the client to close.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Octets of a client that goes on speaking that are read and dropped, so that it gets the last words.
+const MAXIMUM_DRAINED: usize = 256 * 1024;
 /// How long a TLS handshake may take; less when the command time-out is.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Replies are written before there are more than this many octets of them.
@@ -70,6 +74,8 @@ pub(crate) struct Connection<G: Gatekeeper> {
     session: Session,
     lines: LineReader,
     input: BytesMut,
+    /// The buffer under `input` is too large to be kept.
+    has_grown: bool,
     output: BytesMut,
     phase: watch::Receiver<Phase>,
     /// The end of its life.
@@ -100,15 +106,16 @@ impl<G: Gatekeeper> Connection<G> {
             session: Session::new(),
             lines: LineReader::default(),
             input: BytesMut::new(),
+            has_grown: false,
             output: BytesMut::new(),
             phase,
             deadline,
         }
     }
 
-    /// Serves the client to the end. `is_full`: it is one too many, and is told so.
-    pub(crate) async fn run(mut self, is_full: bool) {
-        let seat = match self.admit(is_full).await {
+    /// Serves the client to the end.
+    pub(crate) async fn run(mut self) {
+        let seat = match self.admit().await {
             Ok(seat) => seat,
             Err(end) => {
                 log::debug!("connection from {} ended before its greeting: {end:?}", self.peer);
@@ -119,27 +126,17 @@ impl<G: Gatekeeper> Connection<G> {
         let shared = Arc::clone(&self.shared);
         shared.gatekeeper.connection_opened(address, peer);
         // Also when the task is cut off in the middle.
-        let _farewell = Farewell { gatekeeper: &*shared.gatekeeper, address, peer, _seat: seat };
-        match self.serve().await {
-            Ok(()) | Err(End::Closed) => {
-                let _ = timeout(PROXY_TIMEOUT, async {
-                    if !self.output.is_empty() {
-                        let _ = self.transport.write(&self.output).await;
-                    }
-                    self.transport.shut_down().await;
-                })
-                .await;
-            }
+        let farewell = Farewell { gatekeeper: &*shared.gatekeeper, address, peer, _seat: seat };
+        let served = self.serve().await;
+        drop(farewell);
+        match served {
+            Ok(()) | Err(End::Closed) => self.part().await,
             Err(End::Lost(error)) => log::debug!("connection from {peer} lost: {error}"),
         }
     }
 
     /// Before the greeting: proxy, limits, implicit TLS.
-    async fn admit(&mut self, is_full: bool) -> Result<Seat, End> {
-        if is_full {
-            let limit = self.tables.connections;
-            return self.turn_away(421, (4, 7, 0), format!("too many connections: {limit} are open")).await;
-        }
+    async fn admit(&mut self) -> Result<Seat, End> {
         if !self.door.proxies.is_empty() {
             let ip = self.peer.ip();
             if !self.door.proxies.iter().any(|network| network.contains(&ip)) {
@@ -151,10 +148,16 @@ impl<G: Gatekeeper> Connection<G> {
                 Err(_) => return self.turn_away(421, (4, 4, 2), "no PROXY header came in time".to_owned()).await,
             }
         }
-        let limit = self.tables.connections_per_address;
-        let Some(seat) = self.shared.guests.seat(self.peer.ip(), limit) else {
-            let text = format!("too many connections from your address: {limit} are open");
-            return self.turn_away(421, (4, 7, 0), text).await;
+        let (limit, share) = (self.tables.connections, self.tables.connections_per_address);
+        let seat = match self.shared.guests.seat(self.peer.ip(), limit, share) {
+            Ok(seat) => seat,
+            Err(NoSeat::Full) => {
+                return self.turn_away(421, (4, 7, 0), format!("too many connections: {limit} are open")).await;
+            }
+            Err(NoSeat::AddressFull) => {
+                let text = format!("too many connections from your address: {share} are open");
+                return self.turn_away(421, (4, 7, 0), text).await;
+            }
         };
         if self.door.implicit_tls {
             self.start_tls().await?;
@@ -175,13 +178,30 @@ impl<G: Gatekeeper> Connection<G> {
         });
         if !self.door.implicit_tls {
             reply.write_to(&mut self.output);
-            let _ = timeout(PROXY_TIMEOUT, async {
-                let _ = self.transport.write(&self.output).await;
-                self.transport.shut_down().await;
-            })
-            .await;
+            self.part().await;
         }
         Err(End::Closed)
+    }
+
+    /// Writes the last words and waits a moment for the client to close: a socket that is closed with
+    /// octets unread is reset, and the client may lose what it was told.
+    async fn part(&mut self) {
+        let _ = timeout(GOODBYE_TIMEOUT, async {
+            if !self.output.is_empty() && self.transport.write(&self.output).await.is_err() {
+                return;
+            }
+            self.transport.shut_down().await;
+            let mut drained = 0;
+            while drained < MAXIMUM_DRAINED {
+                self.input.clear();
+                self.input.reserve(4096);
+                match self.transport.read(&mut self.input).await {
+                    Ok(count) if count > 0 => drained += count,
+                    _ => return,
+                }
+            }
+        })
+        .await;
     }
 
     /// Reads the PROXY header, not one octet more: what follows may be TLS.
@@ -303,8 +323,7 @@ impl<G: Gatekeeper> Connection<G> {
                     peer: self.peer,
                     memory: &self.shared.memory,
                 };
-                let action =
-                    self.session.authenticated(&name, result, &self.door.rules, &mut clerk, &mut self.output);
+                let action = self.session.authenticated(&name, result, &self.door.rules, &mut clerk, &mut self.output);
                 if action == Action::Continue { Ok(()) } else { Err(End::Closed) }
             }
             Action::ReadData => self.read_data().await,

@@ -23,7 +23,7 @@ use crate::tables::{DoorKey, Tables, TablesError, door_keys};
 
 /// Connections that the kernel keeps for each listener until they are accepted.
 const BACKLOG: i32 = 1024;
-/// Connections beyond the limit that are answered with 421 at once; the next ones wait in the kernel.
+/// Sockets beyond the limit, of clients that are told why they are not served; more wait in the kernel.
 const REFUSED_AT_ONCE: usize = 64;
 /// Pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,7 +34,9 @@ const MEMORY: usize = 256 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum DoorsError {
     /// A listener's address cannot be used.
-    #[error("cannot listen on {address}: {error}. Is another server there, is the address on this machine, may this user use ports below 1024?")]
+    #[error(
+        "cannot listen on {address}: {error}. Is another server there, is the address on this machine, may this user use ports below 1024?"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -121,9 +123,9 @@ impl<G: Gatekeeper> Doors<G> {
         self.listeners.lock().iter().map(|listener| listener.bound).collect()
     }
 
-    /// Connections that are open now.
+    /// Clients that are served now.
     pub fn connections(&self) -> usize {
-        self.shared.guests.total()
+        self.shared.guests.served()
     }
 
     /// Takes over a new configuration: limits, credentials, networks, certificates, listeners.
@@ -146,11 +148,11 @@ impl<G: Gatekeeper> Doors<G> {
             listener.task.abort();
         }
         let guests = &self.shared.guests;
-        let in_time = tokio::time::timeout(grace, guests.fewer_than(1)).await.is_ok();
+        let in_time = tokio::time::timeout(grace, guests.all_served()).await.is_ok();
         let aborted = if in_time { 0 } else { self.connections() };
         self.phase.send_replace(Phase::Aborting);
         // Cut off connections end at their next look; a second is plenty.
-        let _ = tokio::time::timeout(Duration::from_secs(1), guests.fewer_than(1)).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), guests.fewer_sockets_than(1)).await;
         CloseSummary { finished: before.saturating_sub(aborted), aborted }
     }
 
@@ -212,7 +214,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 async fn accept<G: Gatekeeper>(shared: Arc<Shared<G>>, key: DoorKey, address: SocketAddr, listener: TcpListener) {
     loop {
         let limit = shared.tables.load().connections;
-        shared.guests.fewer_than(limit.saturating_add(REFUSED_AT_ONCE)).await;
+        shared.guests.fewer_sockets_than(limit.saturating_add(REFUSED_AT_ONCE)).await;
         match listener.accept().await {
             Ok((stream, peer)) => welcome(&shared, key, address, stream, peer),
             Err(error) => {
@@ -223,12 +225,17 @@ async fn accept<G: Gatekeeper>(shared: Arc<Shared<G>>, key: DoorKey, address: So
     }
 }
 
-fn welcome<G: Gatekeeper>(shared: &Arc<Shared<G>>, key: DoorKey, address: SocketAddr, stream: TcpStream, peer: SocketAddr) {
+fn welcome<G: Gatekeeper>(
+    shared: &Arc<Shared<G>>,
+    key: DoorKey,
+    address: SocketAddr,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
     let tables = shared.tables.load_full();
     let Some(door) = tables.doors.get(&key).map(Arc::clone) else {
         return;
     };
-    let is_full = shared.guests.total() >= tables.connections;
     let guest = shared.guests.enter();
     // Without it replies wait for the client's delayed acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
@@ -241,7 +248,8 @@ fn welcome<G: Gatekeeper>(shared: &Arc<Shared<G>>, key: DoorKey, address: Socket
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let connection = Connection::new(Arc::clone(&shared), tables, door, key, address, stream, peer);
         tokio::select! {
-            () = connection.run(is_full) => {}
+            biased;
+            () = connection.run() => {}
             () = connection::reached(&mut phase, Phase::Aborting) => {}
         }
     });

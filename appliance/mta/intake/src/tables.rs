@@ -49,7 +49,9 @@ pub enum TablesError {
         reason: String,
     },
     /// A password hash is no Argon2id hash in PHC form.
-    #[error("credential \"{name}\": the password hash cannot be used ({reason}): make one with `postkeep credential hash`")]
+    #[error(
+        "credential \"{name}\": the password hash cannot be used ({reason}): make one with `postkeep credential hash`"
+    )]
     PasswordHash {
         /// Name of the credential.
         name: String,
@@ -228,8 +230,7 @@ fn acceptor(listener: &Listener, tickets: Option<&Arc<dyn ProducesTickets>>) -> 
     let file = |path: &Option<PathBuf>, field| path.clone().ok_or(TablesError::NoCertificate { address, field });
     let certificate_path = file(&listener.certificate, "certificate")?;
     let key_path = file(&listener.key, "key")?;
-    let pem_error =
-        |path: &Path, reason: String| TablesError::Pem { address, path: path.to_owned(), reason };
+    let pem_error = |path: &Path, reason: String| TablesError::Pem { address, path: path.to_owned(), reason };
     let chain = CertificateDer::pem_file_iter(&certificate_path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| pem_error(&certificate_path, error.to_string()))?;

@@ -39,7 +39,9 @@ pub enum AddressError {
     #[error("the address has no domain: write local@domain")]
     NoDomain,
     /// The local part is neither a dot-string nor a quoted string.
-    #[error("the local part is not valid: letters, digits and !#$%&'*+-/=?^_`{{|}}~ separated by single dots, or a quoted string")]
+    #[error(
+        "the local part is not valid: letters, digits and !#$%&'*+-/=?^_`{{|}}~ separated by single dots, or a quoted string"
+    )]
     Local,
     /// The local part is too long.
     #[error("the local part is longer than 64 octets")]
@@ -190,9 +192,7 @@ fn is_host_name(domain: &[u8]) -> bool {
 fn parse_literal(domain: &str) -> Option<IpAddr> {
     let inside = domain.strip_prefix('[')?.strip_suffix(']')?;
     match inside.get(..5) {
-        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => {
-            inside.get(5..)?.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
-        }
+        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => inside.get(5..)?.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
         _ => inside.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
     }
 }

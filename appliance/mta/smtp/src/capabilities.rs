@@ -107,8 +107,7 @@ mod tests {
     #[test]
     fn the_example_of_rfc_5321_appendix_d_offers_what_it_says() {
         let capabilities = read("bar.com greets foo.com\n8BITMIME\nSIZE\nDSN\nHELP");
-        let expected =
-            Capabilities { eight_bit_mime: true, size: true, dsn: true, ..Capabilities::default() };
+        let expected = Capabilities { eight_bit_mime: true, size: true, dsn: true, ..Capabilities::default() };
         assert_eq!(capabilities, expected);
     }
 

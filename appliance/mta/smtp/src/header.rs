@@ -37,7 +37,9 @@ impl Field<'_> {
 
 /// A line in the header block that is no field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("line {line} of the header is not a field: write `Name: value`, with no space before the colon, and an empty line after the last field")]
+#[error(
+    "line {line} of the header is not a field: write `Name: value`, with no space before the colon, and an empty line after the last field"
+)]
 pub struct HeaderError {
     /// Number of the line, from 1.
     pub line: usize,

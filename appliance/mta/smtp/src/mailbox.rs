@@ -25,7 +25,9 @@ pub enum MailboxError {
     #[error("it is longer than 64 KiB or has more than 100 mailboxes")]
     TooLong,
     /// Text without an address where a mailbox was expected.
-    #[error("a name stands without an address: write `Name <local@domain>`, with quotes around a name that has commas, colons or other special characters")]
+    #[error(
+        "a name stands without an address: write `Name <local@domain>`, with quotes around a name that has commas, colons or other special characters"
+    )]
     NoAddress,
     /// An open quote, comment, bracket or group.
     #[error("a quote, comment, bracket or group is not closed")]
@@ -228,16 +230,29 @@ mod tests {
             ("jdoe@machine.example", &["jdoe@machine.example"]),
             ("\"Joe Q. Public\" <john.q.public@example.com>", &["john.q.public@example.com"]),
             ("Who? <one@y.test>", &["one@y.test"]),
-            ("<boss@nil.test>, \"Giant; \\\"Big\\\" Box\" <sysservices@example.net>", &["boss@nil.test", "sysservices@example.net"]),
-            ("A Group:Ed Jones <c@a.test>,joe@where.test,John <jdoe@one.test>;", &["c@a.test", "joe@where.test", "jdoe@one.test"]),
+            (
+                "<boss@nil.test>, \"Giant; \\\"Big\\\" Box\" <sysservices@example.net>",
+                &["boss@nil.test", "sysservices@example.net"],
+            ),
+            (
+                "A Group:Ed Jones <c@a.test>,joe@where.test,John <jdoe@one.test>;",
+                &["c@a.test", "joe@where.test", "jdoe@one.test"],
+            ),
             ("Undisclosed recipients:;", &[]),
             ("Pete(A nice \\) chap) <pete(his account)@silly.test(his host)>", &["pete@silly.test"]),
             ("(Empty list)(start)Hidden recipients  :(nobody(that I know))  ;", &[]),
             ("Joe Q. Public <john.q.public@example.com>", &["john.q.public@example.com"]),
-            ("Mary Smith <@node.test:mary@example.net>, , jdoe@test  . example", &["mary@example.net", "jdoe@test.example"]),
+            (
+                "Mary Smith <@node.test:mary@example.net>, , jdoe@test  . example",
+                &["mary@example.net", "jdoe@test.example"],
+            ),
             ("Nightly Monitor Robot:;", &[]),
         ] {
-            assert_eq!(texts(value).as_deref().map(<[String]>::to_vec), Ok(expected.iter().map(|s| (*s).to_owned()).collect()), "{value}");
+            assert_eq!(
+                texts(value).as_deref().map(<[String]>::to_vec),
+                Ok(expected.iter().map(|s| (*s).to_owned()).collect()),
+                "{value}"
+            );
         }
     }
 

@@ -80,7 +80,8 @@ pub enum Action {
 /// Decides who may send what, and hears what was refused.
 pub trait Judge {
     /// MAIL: whether this client may use this sender. `size` is what SIZE= announced.
-    fn sender(&mut self, authenticated: Option<&str>, sender: Option<&Address>, size: Option<u64>) -> Result<(), Reply>;
+    fn sender(&mut self, authenticated: Option<&str>, sender: Option<&Address>, size: Option<u64>)
+    -> Result<(), Reply>;
 
     /// RCPT: whether this client may send there.
     fn recipient(&mut self, authenticated: Option<&str>, recipient: &Address) -> Result<(), Reply>;
@@ -280,7 +281,9 @@ impl Session {
                 let reply = Reply::new(502, (5, 5, 1), "EXPN is not implemented");
                 self.refuse(Stage::Command, None, reply, judge, out);
             }
-            Command::Help => out.extend_from_slice(b"214 2.0.0 RFC 5321; commands: EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT\r\n"),
+            Command::Help => out.extend_from_slice(
+                b"214 2.0.0 RFC 5321; commands: EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT\r\n",
+            ),
             Command::Quit => {
                 out.extend_from_slice(b"221 2.0.0 Bye\r\n");
                 return Action::Close;
@@ -334,7 +337,14 @@ impl Session {
     }
 
     /// Writes a refusal, counts it and has it recorded.
-    fn refuse(&mut self, stage: Stage, recipient: Option<&Address>, reply: Reply, judge: &mut impl Judge, out: &mut BytesMut) {
+    fn refuse(
+        &mut self,
+        stage: Stage,
+        recipient: Option<&Address>,
+        reply: Reply,
+        judge: &mut impl Judge,
+        out: &mut BytesMut,
+    ) {
         self.errors = self.errors.saturating_add(1);
         let sender = self.transaction.as_ref().and_then(|transaction| transaction.envelope.sender.as_ref());
         judge.refused(Refusal { stage, sender, recipient, credential: self.authenticated.as_deref(), reply: &reply });

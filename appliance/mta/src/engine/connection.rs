@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use postkeep_configuration::OutboundTls;
 use postkeep_deliverability::governor::{ConnectionPermit, Wait};
 use postkeep_deliverability::reply::{Reaction, judge};
-use postkeep_delivery::{Connection, OpenError, Outcome, Stage, Target, Transaction, TransactionResult};
+use postkeep_delivery::{Connection, Connector, OpenError, Outcome, Stage, Target, Transaction, TransactionResult};
 use postkeep_smtp::downgrade;
 use postkeep_smtp::reply::Reply;
 
@@ -158,30 +158,52 @@ async fn open(engine: &Arc<Inner>, place: &mut Place, job: &Job) -> Result<Opene
                 return Err(NotOpened::Held);
             }
             tries += 1;
-            let target = target(&configuration, host, address, bind, &source, tls);
-            let journey = Journey {
-                lane: Some(place.lane),
-                host: Some(target.host.as_str().into()),
-                address: Some(target.address),
-                tls: None,
-                started: clock::now(),
-            };
-            match connector.open(&target).await {
-                Ok(connection) => {
-                    let tls = connection.tls().map(|tls| (tls.version.to_string(), tls.cipher.to_string(), tls.verified));
-                    return Ok(Opened { connection, journey: Journey { tls, ..journey } });
+            let broken_tls = tls == OutboundTls::Opportunistic && engine.plain_hosts.contains(&host.name, clock::now());
+            let tls = if broken_tls { OutboundTls::None } else { tls };
+            let mut target = target(&configuration, host, address, bind, &source, tls);
+            let mut result = try_open(engine, &connector, place, batch, &target).await;
+            if let Err(NotOpened::Failed { error, .. }) = &result
+                && error.plain_text_may_do
+            {
+                // RFC 7435: some protection when possible, delivery in any case. The failure is on record.
+                engine.plain_hosts.insert(&host.name, clock::now());
+                if !engine.renew(place) {
+                    return Err(NotOpened::Held);
                 }
-                Err(error) if error.stage == Stage::Bind => return Err(NotOpened::Source(error.detail)),
-                Err(error) => {
-                    engine.record_attempt(batch, &journey, &error);
-                    failure = Some(NotOpened::Failed { error, journey });
-                }
+                target.tls = OutboundTls::None;
+                result = try_open(engine, &connector, place, batch, &target).await;
+            }
+            match result {
+                Err(NotOpened::Failed { error, journey }) => failure = Some(NotOpened::Failed { error, journey }),
+                other => return other,
             }
         }
     }
     Err(failure.unwrap_or_else(|| {
         NotOpened::Source(format!("it has no address of the family that {} needs", hosts.first().map_or("the route", |host| &*host.name)))
     }))
+}
+
+/// One connection to one address; a failure is on record when this returns.
+async fn try_open(engine: &Inner, connector: &Connector, place: &Place, batch: &Batch, target: &Target) -> Result<Opened, NotOpened> {
+    let journey = Journey {
+        lane: Some(place.lane),
+        host: Some(target.host.as_str().into()),
+        address: Some(target.address),
+        tls: None,
+        started: clock::now(),
+    };
+    match connector.open(target).await {
+        Ok(connection) => {
+            let tls = connection.tls().map(|tls| (tls.version.to_string(), tls.cipher.to_string(), tls.verified));
+            Ok(Opened { connection, journey: Journey { tls, ..journey } })
+        }
+        Err(error) if error.stage == Stage::Bind => Err(NotOpened::Source(error.detail)),
+        Err(error) => {
+            engine.record_attempt(batch, &journey, &error);
+            Err(NotOpened::Failed { error, journey })
+        }
+    }
 }
 
 fn target(
@@ -381,7 +403,7 @@ fn fate(outcome: Outcome, provider: Option<&str>, speaks_dsn: bool) -> (Fate, Op
             (Fate::Retry { reply: None, detail: Some(detail), stage: stage_name(stage), at_least: None }, Some((None, why)))
         }
         Outcome::Refused { stage, reply } => {
-            let verdict = judge(stage_kind(stage), &reply, provider);
+            let verdict = judge(stage, &reply, provider);
             let why = || format!("{} {}", reply.code, reply.text.lines().next().unwrap_or(""));
             match verdict.reaction {
                 Reaction::Bounce => (Fate::Failed { reply, stage: stage_name(stage) }, None),
@@ -415,21 +437,6 @@ pub(crate) fn stage_name(stage: Stage) -> &'static str {
         Stage::Rcpt => "rcpt",
         Stage::Data => "data",
         Stage::Final => "final",
-    }
-}
-
-/// A stage as the judge of replies knows it.
-pub(crate) fn stage_kind(stage: Stage) -> postkeep_deliverability::reply::Stage {
-    use postkeep_deliverability::reply::Stage as Judged;
-    match stage {
-        Stage::Bind | Stage::Connect => Judged::Connect,
-        Stage::Greeting => Judged::Greeting,
-        Stage::Ehlo => Judged::Ehlo,
-        Stage::Tls => Judged::Tls,
-        Stage::Mail => Judged::Mail,
-        Stage::Rcpt => Judged::Rcpt,
-        Stage::Data => Judged::Data,
-        Stage::Final => Judged::Final,
     }
 }
 

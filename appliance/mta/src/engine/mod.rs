@@ -8,6 +8,7 @@
 mod admin;
 mod connection;
 mod gatekeeper;
+mod plain_hosts;
 mod plan;
 mod reload;
 mod rules;
@@ -34,7 +35,7 @@ pub use admin::{LaneView, MailView, QueueAction, QueueReport, QueueStatus};
 pub use reload::ReloadError;
 pub(crate) use reload::reload_parts;
 
-use self::connection::stage_kind;
+use self::plain_hosts::PlainHosts;
 use self::rules::Rules;
 use self::settle::{Fate, Journey};
 use self::state::{Batch, LaneId, Next, SiteId, SourcePlan, State, Work};
@@ -85,6 +86,7 @@ pub(crate) struct Inner {
     pub(crate) connector: ArcSwap<Connector>,
     pub(crate) resolver: ArcSwap<Resolver>,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) plain_hosts: PlainHosts,
     /// Wakes the scheduler.
     pub(crate) wake: Notify,
     horizon_wake: Notify,
@@ -115,6 +117,7 @@ impl Engine {
             spool,
             records,
             metrics: Metrics::default(),
+            plain_hosts: PlainHosts::default(),
             budget: Budget::new(current.spool.memory.bytes()),
             configuration,
             signer: ArcSwap::from_pointee(parts.signer),
@@ -411,7 +414,7 @@ impl Inner {
         let provider = self.source_and_provider(lane).1;
         let (length, why) = match reply {
             Some(reply) => {
-                let verdict = postkeep_deliverability::reply::judge(stage_kind(stage), reply, provider.as_deref());
+                let verdict = postkeep_deliverability::reply::judge(stage, reply, provider.as_deref());
                 (connection::back_off_length(verdict.reaction), format!("{} {}", reply.code, reply.text.lines().next().unwrap_or("")))
             }
             None => (None, format!("{}: {detail}", connection::stage_name(stage))),
@@ -628,10 +631,6 @@ impl Inner {
         }
         self.perform(work);
         self.wake.notify_one();
-    }
-
-    pub(crate) fn site_names(&self) -> Vec<Arc<str>> {
-        self.state.lock().sites.iter().map(|site| Arc::clone(&site.name)).collect()
     }
 }
 

@@ -109,7 +109,13 @@ impl Session {
                 Answer::say("220 2.0.0 Ready to start TLS").and(Then::StartTls)
             }
             Command::Mail { address, parameters } => self.mail(mailboxes, &address, &parameters, now),
-            Command::Rcpt { address, .. } => self.rcpt(mailboxes, &address, now),
+            Command::Rcpt { address, .. } => {
+                let answer = self.rcpt(mailboxes, &address, now);
+                if answer.reply.as_ref().is_some_and(|text| text.starts_with('5')) {
+                    mailboxes.refused.insert(address);
+                }
+                answer
+            }
             Command::Data => self.data(mailboxes),
             Command::Bdat { size, last } => self.bdat(mailboxes, size, last),
             Command::Rset => {
@@ -307,6 +313,9 @@ impl Session {
         };
         if mail.recipients.is_empty() {
             return refuse(Answer::say("554 5.5.1 No valid recipients"));
+        }
+        if size as u64 > self.largest(&rules) || mail.rejected_content {
+            mailboxes.refused.extend(mail.recipients.iter().cloned());
         }
         if size as u64 > self.largest(&rules) {
             return refuse(mailboxes.refuse(Reason::TooLarge, "552 5.3.4 Message size exceeds fixed limit".into()));

@@ -15,7 +15,8 @@ fn policy() -> SenderPolicy {
 }
 
 fn content(text: &str) -> Content {
-    let mut reader = ChunkReader::new(DataLimits { size: 1 << 20, line_length: 1000, bare_line_ends: Default::default() });
+    let mut reader =
+        ChunkReader::new(DataLimits { size: 1 << 20, line_length: 1000, bare_line_ends: Default::default() });
     let mut buffer = BytesMut::from(text.as_bytes());
     assert!(reader.begin(buffer.len() as u64));
     assert_eq!(reader.read(&mut buffer), ChunkStep::Done);
@@ -47,10 +48,10 @@ fn refusal(text: &str) -> String {
 #[test]
 fn a_complete_message_gets_only_its_trace() {
     let tls = TlsSummary { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" };
-    let text = "From: Ann <ann@Example.com>\r\nDate: Tue, 24 Nov 2026 08:59:00 +0000 (UTC)\r\nMessage-ID: <a@b>\r\n\r\nhi\r\n";
+    let text =
+        "From: Ann <ann@Example.com>\r\nDate: Tue, 24 Nov 2026 08:59:00 +0000 (UTC)\r\nMessage-ID: <a@b>\r\n\r\nhi\r\n";
     let mut message = content(text);
-    let admitted =
-        ContentRules::new(&configuration()).admit(&mut message, &policy(), &arrival(Some(&tls))).unwrap();
+    let admitted = ContentRules::new(&configuration()).admit(&mut message, &policy(), &arrival(Some(&tls))).unwrap();
     assert_eq!(
         admitted.prefix,
         "Received: from client.example ([192.0.2.7])\r\n\tby mx.example.com with ESMTPSA id 0123456789abcdef\r\n\t(TLSv1.3 TLS_AES_256_GCM_SHA384);\r\n\tTue, 24 Nov 2026 09:00:00 +0000\r\n"
@@ -66,7 +67,9 @@ fn a_missing_date_and_message_id_are_added() {
     let admitted = admit("From: ann@example.com\r\n\r\nhi\r\n").unwrap();
     let prefix = String::from_utf8(admitted.prefix.to_vec()).unwrap();
     assert!(
-        prefix.ends_with("\r\nDate: Tue, 24 Nov 2026 09:00:00 +0000\r\nMessage-ID: <0123456789abcdef@mx.example.com>\r\n"),
+        prefix.ends_with(
+            "\r\nDate: Tue, 24 Nov 2026 09:00:00 +0000\r\nMessage-ID: <0123456789abcdef@mx.example.com>\r\n"
+        ),
         "{prefix}"
     );
     assert_eq!(admitted.message_id, "<0123456789abcdef@mx.example.com>");
@@ -87,8 +90,12 @@ fn the_stream_header_chooses_where_allowed_and_is_cut_out() {
     assert_eq!(message.octets, "From: ann@example.com\r\nTo: b@c.example\r\n\r\nhi\r\n");
     assert_eq!(message.header_length, 42);
     assert!(refusal("X-Postkeep-Stream: default\r\nFrom: ann@example.com\r\n\r\n").contains("shop may not choose"));
-    assert!(refusal("X-Postkeep-Stream: other\r\nFrom: ann@example.com\r\n\r\n").contains("no stream that is configured"));
-    assert!(refusal("X-Postkeep-Stream: news\r\nX-Postkeep-Stream: news\r\nFrom: a@example.com\r\n\r\n").contains("twice"));
+    assert!(
+        refusal("X-Postkeep-Stream: other\r\nFrom: ann@example.com\r\n\r\n").contains("no stream that is configured")
+    );
+    assert!(
+        refusal("X-Postkeep-Stream: news\r\nX-Postkeep-Stream: news\r\nFrom: a@example.com\r\n\r\n").contains("twice")
+    );
 }
 
 #[test]
@@ -164,7 +171,8 @@ fn the_protocol_keyword_is_that_of_the_registry() {
         (true, false, Some(&tls), true, "ESMTPSA"),
         (true, true, Some(&tls), true, "UTF8SMTPSA"),
     ] {
-        let arrival = Arrival { extended, smtputf8, authenticated, client: "2001:db8::1".parse().unwrap(), ..arrival(tls) };
+        let arrival =
+            Arrival { extended, smtputf8, authenticated, client: "2001:db8::1".parse().unwrap(), ..arrival(tls) };
         let admitted = ContentRules::new(&configuration())
             .admit(&mut content("From: ann@example.com\r\n\r\n"), &policy(), &arrival)
             .unwrap();

@@ -35,10 +35,21 @@ impl<'a, G: Gatekeeper> Clerk<'a, G> {
 }
 
 impl<G: Gatekeeper> Judge for Clerk<'_, G> {
-    fn sender(&mut self, authenticated: Option<&str>, sender: Option<&Address>, size: Option<u64>) -> Result<(), Reply> {
+    fn sender(
+        &mut self,
+        authenticated: Option<&str>,
+        sender: Option<&Address>,
+        size: Option<u64>,
+    ) -> Result<(), Reply> {
         match (self.policy(authenticated), authenticated) {
             (Some(policy), _) => judge_sender(policy, sender)?,
-            (None, Some(_)) => return Err(Reply::new(535, (5, 7, 8), "your credential does not exist any more")),
+            (None, Some(_)) => {
+                return Err(Reply::new(
+                    530,
+                    (5, 7, 0),
+                    "your credential does not exist any more: connect and authenticate again",
+                ));
+            }
             // A stranger is refused at RCPT, where the record can say whom it wanted to write to.
             (None, None) => {}
         }

@@ -24,9 +24,9 @@ impl<G: Gatekeeper> Connection<G> {
         loop {
             match reader.read(&mut self.input) {
                 DataStep::Done(result) => {
-                    self.finish(result).await;
+                    let flow = self.finish(result).await;
                     self.shrink();
-                    return Ok(());
+                    return flow;
                 }
                 DataStep::Absurd => return self.too_much(),
                 DataStep::More => {}
@@ -62,9 +62,9 @@ impl<G: Gatekeeper> Connection<G> {
             }
             if last || reader.refusal().is_some() {
                 // A refused chunk ends the transaction; those behind it are refused as out of order.
-                self.finish(reader.finish()).await;
+                let flow = self.finish(reader.finish()).await;
                 self.shrink();
-                return Ok(());
+                return flow;
             }
             self.session.chunk_received(size, &mut self.output);
             match self.next_chunk().await? {
@@ -131,12 +131,15 @@ impl<G: Gatekeeper> Connection<G> {
     }
 
     /// The content is read: judges it, hands it over, writes the reply.
-    async fn finish(&mut self, result: Result<Content, ContentError>) {
+    async fn finish(&mut self, result: Result<Content, ContentError>) -> Flow {
         let Some(envelope) = self.session.take_envelope() else {
             let reply = Reply::new(503, (5, 5, 1), "no mail transaction is open");
-            return self.close_message(reply, Stage::Data, None);
+            self.close_message(reply, Stage::Data, None);
+            return Ok(());
         };
         let sender = envelope.sender.clone();
+        // Whoever sends bare line ends may try to have two servers disagree; what follows is not heard.
+        let flow = if matches!(result, Err(ContentError::BareLineEnd { .. })) { Err(End::Closed) } else { Ok(()) };
         let (reply, stage) = match result {
             Err(error) => (content_reply(&error), Stage::Data),
             Ok(content) => match self.submission(envelope, content) {
@@ -148,6 +151,7 @@ impl<G: Gatekeeper> Connection<G> {
             },
         };
         self.close_message(reply, stage, sender.as_ref());
+        flow
     }
 
     fn submission(&self, envelope: Envelope, mut content: Content) -> Result<Submission, Reply> {

@@ -17,8 +17,10 @@ const FIRST_ROOM: usize = 2 * 1024;
 const ROOM: usize = 16 * 1024;
 /// A buffer with less spare room than this is given more before a read.
 const LEAST_ROOM: usize = 1024;
-/// Most room that is made at once for a content whose size is not known.
-const LARGEST_STEP: usize = 1 << 20;
+/// Room that is made at once for a content: at first this much, then as much as there is already.
+const FIRST_STEP: usize = 256 * 1024;
+/// Buffers that grew beyond this are not kept for the next message.
+const LARGEST_KEPT: usize = 64 * 1024;
 /// After this long without a command the buffer is given back.
 const BUFFER_KEPT: Duration = Duration::from_secs(5);
 
@@ -51,12 +53,13 @@ impl<G: Gatekeeper> Connection<G> {
         self.flush().await?;
         let start = Instant::now();
         let deadline = self.deadline.min(start + self.tables.command_timeout);
+        let keep_until = start + BUFFER_KEPT;
+        // The time that counts is that of the line, not of its pieces.
+        let mut may_release = self.session.messages() > 0 && keep_until < deadline;
         loop {
-            let room = if self.session.messages() == 0 { FIRST_ROOM } else { ROOM };
-            make_room(&mut self.input, LEAST_ROOM, room);
-            let keep_until = start + BUFFER_KEPT;
-            let is_large = self.input.is_empty() && self.input.capacity() > FIRST_ROOM && keep_until < deadline;
-            let until = if is_large { keep_until.max(Instant::now()) } else { deadline };
+            make_room(&mut self.input, LEAST_ROOM, if may_release { ROOM } else { FIRST_ROOM });
+            let is_releasing = may_release && self.input.is_empty();
+            let until = if is_releasing { keep_until } else { deadline };
             // Only a client that is not in the middle of something is sent away.
             let may_close = !self.session.is_in_transaction() && self.input.is_empty();
             let read = timeout_at(until, self.transport.read(&mut self.input));
@@ -75,7 +78,10 @@ impl<G: Gatekeeper> Connection<G> {
                     }
                 }
                 Ok(Err(error)) => return Err(End::Lost(error)),
-                Err(_) if is_large => self.input = BytesMut::new(),
+                Err(_) if is_releasing => {
+                    self.input = BytesMut::new();
+                    may_release = false;
+                }
                 Err(_) => return Ok(Fill::TimedOut),
             }
         }
@@ -98,27 +104,28 @@ impl<G: Gatekeeper> Connection<G> {
     /// `false`: there is no memory for it.
     pub(super) fn room_for_content(&mut self, memory: &mut ContentMemory, announced: Option<u64>, kept: usize) -> bool {
         let length = self.input.len();
-        let spare = self.input.capacity() - length;
-        let largest = usize::try_from(self.tables.data_limits.size).unwrap_or(usize::MAX);
-        if spare < LEAST_ROOM {
-            let announced = announced.map(|size| usize::try_from(size).unwrap_or(usize::MAX).min(largest));
-            let more = match announced {
-                // And the final dot, and a command or two behind it.
-                Some(size) if size > length => (size - length).saturating_add(LEAST_ROOM),
-                _ => length.clamp(ROOM, LARGEST_STEP),
-            };
-            if !memory.take(length.saturating_add(more).saturating_add(kept)) {
-                return false;
-            }
-            self.input.reserve(more);
-            return true;
+        let mut more = 0;
+        if self.input.capacity() - length < LEAST_ROOM {
+            let announced = announced.map_or(ROOM, |size| usize::try_from(size).unwrap_or(usize::MAX));
+            let largest = usize::try_from(self.tables.data_limits.size).unwrap_or(usize::MAX);
+            // What is announced but not there yet takes no memory from others. The final dot, and a
+            // command or two behind it, have room as well.
+            more = announced.min(largest).saturating_sub(length).saturating_add(LEAST_ROOM);
+            more = more.clamp(ROOM, FIRST_STEP.max(length));
         }
-        memory.take(length.saturating_add(kept))
+        if !memory.take(length.saturating_add(more).saturating_add(kept)) {
+            return false;
+        }
+        if more > 0 {
+            self.input.reserve(more);
+            self.has_grown |= self.input.capacity() > LARGEST_KEPT;
+        }
+        true
     }
 
     /// Gives a buffer that grew for a large content back.
     pub(super) fn shrink(&mut self) {
-        if self.input.capacity() > 4 * ROOM {
+        if std::mem::take(&mut self.has_grown) {
             let rest = std::mem::take(&mut self.input);
             self.input.extend_from_slice(&rest);
         }
@@ -162,5 +169,26 @@ impl ContentMemory {
 
     pub(super) fn give_back(&mut self) {
         self.held = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_share_one_memory_and_give_it_back() {
+        let all = Arc::new(Semaphore::new(100));
+        let mut first = ContentMemory::new(Arc::clone(&all));
+        let mut second = ContentMemory::new(Arc::clone(&all));
+        assert!(first.take(1) && first.take(50 * 1024));
+        assert_eq!(all.available_permits(), 50);
+        assert!(first.take(1024), "what is held already is not taken again");
+        assert!(second.take(50 * 1024));
+        assert!(!second.take(51 * 1024));
+        first.give_back();
+        assert!(second.take(51 * 1024));
+        drop(second);
+        assert_eq!(all.available_permits(), 100);
     }
 }

@@ -88,11 +88,9 @@ impl<'a> Dialogue<'a> {
         let recipients: Vec<_> = request
             .recipients
             .iter()
-            .map(|recipient| {
-                match whole.clone().or_else(|| recipient_obstacle(&recipient.address, capabilities)) {
-                    Some(reply) => RecipientState::Ended(Outcome::Unsendable { reply }),
-                    None => RecipientState::Waiting,
-                }
+            .map(|recipient| match whole.clone().or_else(|| recipient_obstacle(&recipient.address, capabilities)) {
+                Some(reply) => RecipientState::Ended(Outcome::Unsendable { reply }),
+                None => RecipientState::Waiting,
             })
             .collect();
         let undecided = recipients.iter().filter(|state| matches!(state, RecipientState::Waiting)).count();
@@ -363,9 +361,7 @@ impl<'a> Dialogue<'a> {
     }
 
     fn recipient_from(&self, start: usize) -> Position {
-        let sendable = |state: &RecipientState| {
-            !matches!(state, RecipientState::Ended(Outcome::Unsendable { .. }))
-        };
+        let sendable = |state: &RecipientState| !matches!(state, RecipientState::Ended(Outcome::Unsendable { .. }));
         let found = self.recipients.iter().skip(start).position(sendable);
         found.map_or(Position::Content, |offset| Position::Rcpt(start + offset))
     }

@@ -67,7 +67,10 @@ fn a_host_without_extensions_gets_one_command_at_a_time() {
     assert_eq!(
         writes,
         [
-            "MAIL FROM:<a@example.com>\r\n", "RCPT TO:<b@example.net>\r\n", "RCPT TO:<c@example.net>\r\n", "DATA\r\n",
+            "MAIL FROM:<a@example.com>\r\n",
+            "RCPT TO:<b@example.net>\r\n",
+            "RCPT TO:<c@example.net>\r\n",
+            "DATA\r\n",
             "<stuffed>"
         ]
     );
@@ -324,7 +327,9 @@ fn smtputf8_is_used_where_needed_and_domains_go_in_a_labels_elsewhere() {
     let capabilities = offers("PIPELINING SMTPUTF8 8BITMIME");
     let dialogue = Dialogue::new(request(Some(&sender), &to), &capabilities, false);
     let (writes, _, _) = run(dialogue, &[421]);
-    assert!(writes[0].starts_with("MAIL FROM:<a@bücher.example> SMTPUTF8\r\nRCPT TO:<b@example.net>\r\nRCPT TO:<josé@"));
+    assert!(
+        writes[0].starts_with("MAIL FROM:<a@bücher.example> SMTPUTF8\r\nRCPT TO:<b@example.net>\r\nRCPT TO:<josé@")
+    );
 }
 
 #[test]

@@ -6,7 +6,11 @@ use super::*;
 const LIMITS: DataLimits = DataLimits { size: 1 << 20, line_length: 1000, bare_line_ends: BareLineEnds::Refuse };
 
 /// Reads `input` cut in pieces; gives the result and what was left over.
-fn read_in_pieces(input: &[u8], sizes: &[usize], limits: DataLimits) -> (Option<Result<Content, ContentError>>, Vec<u8>) {
+fn read_in_pieces(
+    input: &[u8],
+    sizes: &[usize],
+    limits: DataLimits,
+) -> (Option<Result<Content, ContentError>>, Vec<u8>) {
     let (mut reader, mut buffer, mut rest) = (DataReader::new(limits), BytesMut::new(), input);
     let mut sizes = sizes.iter().copied().cycle();
     loop {

@@ -307,10 +307,6 @@ impl<'a> Multipart<'a> {
     /// The line end before a delimiter belongs to it (RFC 2046 §5.1.1), unless it ends the delimiter before.
     fn line_end_before(&self, at: usize, from: usize) -> usize {
         let before = self.body.get(from..at).unwrap_or_default();
-        at - if before.ends_with(b"\r\n") {
-            2
-        } else {
-            usize::from(before.ends_with(b"\n"))
-        }
+        at - if before.ends_with(b"\r\n") { 2 } else { usize::from(before.ends_with(b"\n")) }
     }
 }

@@ -100,7 +100,11 @@ fn a_signed_part_of_seven_bits_beside_is_left_alone() {
 #[test]
 fn a_multipart_that_is_never_closed_ends_with_the_message() {
     let message = "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\nContent-Type: text/plain\r\n\r\né\r\n";
-    assert!(converted(message).ends_with("--x\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n=C3=A9\r\n"));
+    assert!(
+        converted(message).ends_with(
+            "--x\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n=C3=A9\r\n"
+        )
+    );
 }
 
 #[test]
@@ -126,8 +130,13 @@ fn lines_of_quoted_printable_have_at_most_76_characters() {
 fn entity() -> impl Strategy<Value = Vec<u8>> {
     let text = proptest::collection::vec(
         prop_oneof![
-            Just("é".as_bytes().to_vec()), Just(b"\r\n".to_vec()), Just(b"= ".to_vec()), Just(b" \t".to_vec()),
-            Just(b"\xe9\xff".to_vec()), Just(b".".to_vec()), "[a-zA-Z -]{0,90}".prop_map(String::into_bytes),
+            Just("é".as_bytes().to_vec()),
+            Just(b"\r\n".to_vec()),
+            Just(b"= ".to_vec()),
+            Just(b" \t".to_vec()),
+            Just(b"\xe9\xff".to_vec()),
+            Just(b".".to_vec()),
+            "[a-zA-Z -]{0,90}".prop_map(String::into_bytes),
         ],
         0..12,
     )
@@ -164,7 +173,9 @@ fn entity() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn message() -> impl Strategy<Value = Vec<u8>> {
-    entity().prop_map(|entity| [b"From: a@example.com\r\nSubject: x\r\nMIME-Version: 1.0\r\n", &entity[..], b"\r\n"].concat())
+    entity().prop_map(|entity| {
+        [b"From: a@example.com\r\nSubject: x\r\nMIME-Version: 1.0\r\n", &entity[..], b"\r\n"].concat()
+    })
 }
 
 /// What Python's `email` makes of both: same tree, same fields but those that change, same decoded leaves.
@@ -202,8 +213,8 @@ fn python_decodes_the_same_content_from_what_was_converted() {
     let mut written = 0;
     for number in 0..400 {
         let original = message().new_tree(&mut runner).expect("a message").current();
-        let out = to_seven_bit(&original)
-            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&original)));
+        let out =
+            to_seven_bit(&original).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&original)));
         fs::write(folder.join(format!("{number}.in")), &original).expect("a file");
         fs::write(folder.join(format!("{number}.out")), &out).expect("a file");
         written += 1;

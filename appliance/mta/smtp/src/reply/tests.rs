@@ -26,7 +26,8 @@ fn written(reply: &Reply) -> String {
 
 #[test]
 fn the_examples_of_rfc_5321_section_4_2_1_are_read() {
-    let reply = read_one(b"250-First line\r\n250-Second line\r\n250-234 Text beginning with numbers\r\n250 The last line\r\n");
+    let reply =
+        read_one(b"250-First line\r\n250-Second line\r\n250-234 Text beginning with numbers\r\n250 The last line\r\n");
     assert_eq!(reply.code, 250);
     assert_eq!(reply.text, "First line\nSecond line\n234 Text beginning with numbers\nThe last line");
     assert_eq!(reply.enhanced, None);
@@ -63,10 +64,7 @@ fn what_is_no_reply_is_an_error() {
     for bytes in [&b"HTTP/1.1 400 Bad\r\n"[..], b"\r\n", b"25\r\n", b"2500 x\r\n", b"650 x\r\n", b"150 x\r\n"] {
         assert!(matches!(read_all(bytes), Err(ReplyError::Malformed(_))), "{bytes:?}");
     }
-    assert_eq!(
-        read_all(b"250-a\r\n550 b\r\n"),
-        Err(ReplyError::InconsistentCodes { first: 250, then: 550 })
-    );
+    assert_eq!(read_all(b"250-a\r\n550 b\r\n"), Err(ReplyError::InconsistentCodes { first: 250, then: 550 }));
 }
 
 #[test]

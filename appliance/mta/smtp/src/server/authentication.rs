@@ -166,12 +166,16 @@ impl Session {
                 self.auth_failures = self.auth_failures.saturating_add(1);
                 Reply::new(535, (5, 7, 8), "the user name or password is not right")
             }
-            AuthResult::Unavailable => {
-                Reply::new(454, (4, 7, 0), "too many authentications at once; try again later")
-            }
+            AuthResult::Unavailable => Reply::new(454, (4, 7, 0), "too many authentications at once; try again later"),
         };
         self.errors = self.errors.saturating_add(1);
-        judge.refused(Refusal { stage: Stage::Auth, sender: None, recipient: None, credential: Some(name), reply: &reply });
+        judge.refused(Refusal {
+            stage: Stage::Auth,
+            sender: None,
+            recipient: None,
+            credential: Some(name),
+            reply: &reply,
+        });
         reply.write_to(out);
         if self.auth_failures < rules.auth_failures {
             return Action::Continue;

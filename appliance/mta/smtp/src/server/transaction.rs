@@ -129,7 +129,11 @@ impl Session {
                 Err(reply) => Err(reply),
                 Ok(()) if transaction.knows(&address) => Ok(false),
                 Ok(()) if transaction.envelope.recipients.len() as u64 >= u64::from(rules.recipients) => {
-                    Err(Reply::new(452, (4, 5, 3), format!("more than {} recipients; send the rest in another message", rules.recipients)))
+                    Err(Reply::new(
+                        452,
+                        (4, 5, 3),
+                        format!("more than {} recipients; send the rest in another message", rules.recipients),
+                    ))
                 }
                 Ok(()) => Ok(true),
             },
@@ -195,9 +199,7 @@ impl Session {
         match &self.transaction {
             None => Err(Reply::new(503, (5, 5, 1), "say MAIL and RCPT first")),
             Some(transaction) if !transaction.envelope.recipients.is_empty() => judge.content(),
-            Some(transaction) if transaction.any_refused => {
-                Err(Reply::new(554, (5, 5, 1), "no valid recipients"))
-            }
+            Some(transaction) if transaction.any_refused => Err(Reply::new(554, (5, 5, 1), "no valid recipients")),
             Some(_) => Err(Reply::new(503, (5, 5, 1), "say RCPT first")),
         }
     }

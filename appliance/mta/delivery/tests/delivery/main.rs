@@ -1,0 +1,7 @@
+//! One outgoing connection against scripted peers over real loopback sockets.
+
+mod honest;
+mod peer;
+mod plain;
+mod throughput;
+mod tls;

@@ -1,0 +1,208 @@
+use std::time::{Duration, Instant};
+
+use postkeep_configuration::units::{ByteSize, Duration as Span};
+
+use crate::common::*;
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so() {
+    let mut configuration = plain();
+    configuration.intake.connections = 2;
+    let (doors, gatekeeper) = open(&configuration);
+    let address = doors.addresses()[0];
+    let first = Client::connect(address).await;
+    let _second = Client::connect(address).await;
+    let mut third = Client::connect_silently(address).await;
+    let reply = third.reply().await;
+    assert!(reply.starts_with("421 4.7.0 too many connections"), "{reply}");
+    assert_eq!(third.reply().await, "");
+    drop(first);
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if doors.connections() < 2 {
+            break;
+        }
+    }
+    Client::connect(address).await;
+    assert_eq!(gatekeeper.refusals.lock()[0].0, "connect");
+}
+
+#[tokio::test]
+async fn one_address_does_not_get_more_than_its_share() {
+    let mut configuration = plain();
+    configuration.intake.connections_per_address = 1;
+    let (doors, _) = open(&configuration);
+    let address = doors.addresses()[0];
+    let _first = Client::connect(address).await;
+    let mut second = Client::connect_silently(address).await;
+    let reply = second.reply().await;
+    assert!(reply.starts_with("421 4.7.0 too many connections from your address"), "{reply}");
+}
+
+#[tokio::test]
+async fn errors_idle_commands_and_messages_end_in_421() {
+    let mut configuration = plain();
+    configuration.intake.errors = 3;
+    configuration.intake.idle_commands = 4;
+    configuration.intake.messages_per_connection = 1;
+    let (doors, _) = open(&configuration);
+    let address = doors.addresses()[0];
+    let mut client = Client::connect(address).await;
+    for _ in 0..3 {
+        assert_eq!(client.codes("BOO").await, "500 5.5.2");
+    }
+    assert_eq!(client.codes("NOOP").await, "421 4.7.0");
+    assert_eq!(client.reply().await, "");
+    let mut client = Client::connect(address).await;
+    for _ in 0..4 {
+        assert_eq!(client.codes("NOOP").await, "250 2.0.0");
+    }
+    assert_eq!(client.codes("NOOP").await, "421 4.7.0");
+    let mut client = Client::greeted(address).await;
+    assert_eq!(codes(&client.message(MESSAGE).await), "250 2.0.0");
+    assert_eq!(client.codes("MAIL FROM:<ann@example.com>").await, "421 4.7.0");
+    assert_eq!(client.reply().await, "");
+}
+
+#[tokio::test]
+async fn size_and_recipients_are_bounded() {
+    let mut configuration = plain();
+    configuration.intake.message_size = ByteSize::from_bytes(5000);
+    configuration.intake.recipients = 2;
+    let (doors, gatekeeper) = open(&configuration);
+    let mut client = Client::greeted(doors.addresses()[0]).await;
+    assert_eq!(client.codes("MAIL FROM:<ann@example.com> SIZE=5001").await, "552 5.3.4");
+    let large = format!("{MESSAGE}{}", "0123456789\r\n".repeat(50_000));
+    assert_eq!(codes(&client.message(&large).await), "552 5.3.4");
+    client.say("MAIL FROM:<ann@example.com>").await;
+    client.say("RCPT TO:<a@example.net>").await;
+    client.send(format!("BDAT {}\r\n{large}BDAT 5 LAST\r\nhelloNOOP\r\n", large.len()).as_bytes()).await;
+    assert_eq!(client.next_codes(3).await, ["552 5.3.4", "503 5.5.1", "250 2.0.0"]);
+    client.say("MAIL FROM:<ann@example.com>").await;
+    client.say("RCPT TO:<a@example.net>").await;
+    client.say("RCPT TO:<b@example.net>").await;
+    assert_eq!(client.codes("RCPT TO:<c@example.net>").await, "452 4.5.3");
+    assert!(client.say("DATA").await.starts_with("354"));
+    client.send(MESSAGE.as_bytes()).await;
+    assert_eq!(client.codes(".").await, "250 2.0.0");
+    assert_eq!(gatekeeper.submissions.lock()[0].envelope.recipients.len(), 2);
+}
+
+#[tokio::test]
+async fn an_endless_message_or_an_absurd_chunk_ends_the_connection() {
+    let mut configuration = plain();
+    configuration.intake.message_size = ByteSize::from_bytes(1000);
+    let (doors, _) = open(&configuration);
+    let mut client = Client::greeted(doors.addresses()[0]).await;
+    client.data().await;
+    let block = vec![b'a'; 1 << 20];
+    for _ in 0..17 {
+        client.send(&block).await;
+    }
+    assert_eq!(client.next_codes(2).await, ["552 5.3.4", ""]);
+    let mut client = Client::greeted(doors.addresses()[0]).await;
+    client.say("MAIL FROM:<ann@example.com>").await;
+    client.say("RCPT TO:<a@example.net>").await;
+    client.send(b"BDAT 18446744073709551615 LAST\r\n").await;
+    assert_eq!(client.next_codes(2).await, ["552 5.3.4", ""]);
+}
+
+#[tokio::test]
+async fn slow_clients_are_sent_away_however_they_are_slow() {
+    let mut configuration = plain();
+    configuration.intake.command_timeout = Span::from_millis(300);
+    configuration.intake.data_timeout = Span::from_millis(300);
+    let (doors, gatekeeper) = open(&configuration);
+    let address = doors.addresses()[0];
+
+    let mut silent = Client::connect(address).await;
+    assert_eq!(silent.next_codes(2).await, ["421 4.4.2", ""]);
+
+    // An octet now and then does not help: the time is that of the whole line.
+    let mut dripping = Client::connect(address).await;
+    let start = Instant::now();
+    for octet in b"NOO" {
+        dripping.send(&[*octet]).await;
+        tokio::time::sleep(Duration::from_millis(80)).await;
+    }
+    assert_eq!(dripping.next_codes(1).await, ["421 4.4.2"]);
+    assert!(start.elapsed() < Duration::from_secs(5));
+
+    let mut stalled = Client::greeted(address).await;
+    stalled.data().await;
+    stalled.send(b"From: a").await;
+    assert_eq!(stalled.next_codes(2).await, ["421 4.4.2", ""]);
+    assert!(gatekeeper.submissions.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_session_has_an_end_even_for_the_busy() {
+    let mut configuration = plain();
+    configuration.intake.session_timeout = Span::from_millis(400);
+    configuration.intake.idle_commands = 10_000;
+    let (doors, _) = open(&configuration);
+    let mut client = Client::greeted(doors.addresses()[0]).await;
+    for _ in 0..100 {
+        let reply = client.codes("NOOP").await;
+        if reply == "421 4.4.2" {
+            return;
+        }
+        assert_eq!(reply, "250 2.0.0");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the session did not end");
+}
+
+#[tokio::test]
+async fn closing_lets_a_transaction_finish_and_sends_the_idle_away() {
+    let (doors, gatekeeper) = open(&plain());
+    let address = doors.addresses()[0];
+    let mut idle = Client::greeted(address).await;
+    let mut busy = Client::greeted(address).await;
+    let mut stuck = Client::greeted(address).await;
+    busy.data().await;
+    stuck.data().await;
+    let closing = tokio::spawn(async move { doors.close(Duration::from_secs(2)).await });
+    assert_eq!(idle.next_codes(2).await, ["421 4.3.2", ""]);
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "no new connections");
+    busy.send(MESSAGE.as_bytes()).await;
+    assert_eq!(busy.codes(".").await, "250 2.0.0");
+    assert_eq!(busy.next_codes(2).await, ["421 4.3.2", ""]);
+    let summary = closing.await.unwrap();
+    assert_eq!((summary.finished, summary.aborted), (2, 1));
+    assert_eq!(stuck.reply().await, "");
+    assert_eq!(gatekeeper.open.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(gatekeeper.submissions.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn a_reload_is_seen_by_open_connections_and_a_bad_one_changes_nothing() {
+    let (doors, _) = open(&plain());
+    let address = doors.addresses()[0];
+    let mut client = Client::greeted(address).await;
+    assert_eq!(client.codes("MAIL FROM:<ann@other.example>").await, "553 5.7.1");
+    let mut changed = plain();
+    changed.network[0].sender_domains.push("other.example".to_owned());
+    changed.intake.message_size = ByteSize::from_bytes(1234);
+    changed.listener.push(changed.listener[0].clone());
+    doors.reload(&changed).unwrap();
+    assert_eq!(client.codes("NOOP").await, "250 2.0.0");
+    assert_eq!(client.codes("MAIL FROM:<ann@other.example>").await, "250 2.1.0");
+    assert!(client.say("EHLO client.example").await.contains("250-SIZE 1234\r\n"));
+    assert_eq!(doors.addresses().len(), 2);
+    assert_eq!(doors.addresses()[0], address);
+    Client::greeted(doors.addresses()[1]).await;
+
+    let mut bad = plain();
+    bad.listener.push(serde_json::from_value(serde_json::json!({ "address": "192.0.2.1:25", "tls": "none" })).unwrap());
+    let error = doors.reload(&bad).unwrap_err().to_string();
+    assert!(error.contains("cannot listen on 192.0.2.1:25"), "{error}");
+    assert_eq!(doors.addresses().len(), 2);
+    Client::greeted(address).await;
+
+    let second = doors.addresses()[1];
+    doors.reload(&plain()).unwrap();
+    assert_eq!(doors.addresses(), [address]);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(tokio::net::TcpStream::connect(second).await.is_err());
+}
