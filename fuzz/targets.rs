@@ -12,7 +12,9 @@ use postkeep_deliverability::dkim;
 use postkeep_smtp::capabilities::Capabilities;
 use postkeep_smtp::client::{Content as Writing, Dialogue, Request, Step};
 use postkeep_smtp::command::{Line, LineReader};
-use postkeep_smtp::data::{BareLineEnds, ChunkReader, ChunkStep, Content, ContentError, DataLimits, DataReader, DataStep};
+use postkeep_smtp::data::{
+    BareLineEnds, ChunkReader, ChunkStep, Content, ContentError, DataLimits, DataReader, DataStep,
+};
 use postkeep_smtp::reply::ReplyReader;
 use postkeep_smtp::server::{Action, AuthResult, Judge, Refusal, Rules, Session, Stage};
 use postkeep_smtp::{Address, Envelope, Recipient, Reply, downgrade, header, mailbox, proxy};
@@ -22,10 +24,10 @@ use postkeep_spool::{Finding, Sums, scan_segment};
 const LONGEST: usize = 32 * 1024;
 
 /// A target's name and its function.
-pub type Target = (&'static str, fn(&[u8]));
+pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the name of their folder in `corpus/`.
-pub const TARGETS: [Target; 6] = [
+pub(crate) const TARGETS: [Target; 6] = [
     ("smtp_server", smtp_server),
     ("smtp_client", smtp_client),
     ("header", message_header),
@@ -37,7 +39,7 @@ pub const TARGETS: [Target; 6] = [
 /// What a client says to our server: commands, content by DATA and BDAT, AUTH. The same bytes
 /// must mean the same however they were cut on the way, every answer must be a reply that a
 /// client can read, and no content may leave with a line end that others read differently.
-pub fn smtp_server(input: &[u8]) {
+pub(crate) fn smtp_server(input: &[u8]) {
     let input = &input[..input.len().min(LONGEST)];
     let whole = serve(input, usize::MAX);
     assert_eq!(whole, serve(input, 1), "cut into single octets, the session went another way");
@@ -235,7 +237,7 @@ fn finish(session: &mut Session, result: Result<Content, ContentError>, served: 
 /// What a server says to our client: the greeting, then the answer to EHLO, then whatever it likes
 /// during a transaction. Every recipient must get exactly one outcome, and nothing that the server
 /// says may put more than commands on the wire.
-pub fn smtp_client(input: &[u8]) {
+pub(crate) fn smtp_client(input: &[u8]) {
     let input = &input[..input.len().min(LONGEST)];
     let whole = replies(input, usize::MAX);
     assert_eq!(whole, replies(input, 1), "cut into single octets, the replies are others");
@@ -253,8 +255,11 @@ pub fn smtp_client(input: &[u8]) {
     };
     let capabilities = Capabilities::from_ehlo(&hello);
     let sender = Address::parse("sender@example.com").expect("an address");
-    let recipients = ["one@example.net", "two@example.net", "bücher@example.net"]
-        .map(|address| Recipient { address: Address::parse(address).expect("an address"), notify: None, original: None });
+    let recipients = ["one@example.net", "two@example.net", "bücher@example.net"].map(|address| Recipient {
+        address: Address::parse(address).expect("an address"),
+        notify: None,
+        original: None,
+    });
     let request = Request {
         sender: Some(&sender),
         recipients: &recipients,
@@ -314,7 +319,7 @@ fn assert_commands(out: &[u8]) {
 }
 
 /// A message: the walk over its header, its addresses, the conversion to 7 bits, and the signature.
-pub fn message_header(input: &[u8]) {
+pub(crate) fn message_header(input: &[u8]) {
     let input = &input[..input.len().min(LONGEST)];
     let length = header::header_length(input);
     assert!(length <= input.len());
@@ -368,7 +373,7 @@ static KEYS: LazyLock<dkim::KeySelection> = LazyLock::new(|| {
 });
 
 /// A configuration file. What is accepted must survive being written out and read again.
-pub fn configuration(input: &[u8]) {
+pub(crate) fn configuration(input: &[u8]) {
     let Ok(configuration) = postkeep_configuration::parse_untrusted(&input[..input.len().min(LONGEST)]) else {
         return;
     };
@@ -380,27 +385,33 @@ pub fn configuration(input: &[u8]) {
 
 /// A segment of the spool, as a crash or a bad disk may leave it. With sums ignored, the reader
 /// gets behind them; what it finds must lie inside the segment and in order.
-pub fn spool_segment(input: &[u8]) {
+pub(crate) fn spool_segment(input: &[u8]) {
     let input = &input[..input.len().min(LONGEST)];
     for sums in [Sums::Verify, Sums::Ignore] {
-        let mut position = 0;
-        scan_segment(input, sums, |finding| {
-            let (from, to) = match finding {
-                Finding::Frame { offset, length, .. } => (offset, offset + length),
-                Finding::Damage(damage) => (damage.from, damage.to),
-                Finding::End(end) => (end, end),
-                Finding::Message { .. } => return,
-            };
-            assert!(from >= position || matches!(finding, Finding::End(_)), "findings come in order");
-            assert!(from <= to && to <= input.len() as u64, "findings lie inside the segment");
-            position = to;
+        let length = input.len() as u64;
+        let (mut framed, mut damaged) = (0, 0);
+        scan_segment(input, sums, |finding| match finding {
+            Finding::Frame { offset, length: of_frame, .. } => {
+                assert!(offset >= framed, "frames come in order and do not overlap");
+                framed = offset + of_frame;
+                assert!(framed <= length, "a frame lies inside the segment");
+            }
+            Finding::Message { metadata, body, .. } => {
+                assert!(u64::from(metadata) + body <= length, "a message lies inside the segment");
+            }
+            Finding::Damage(damage) => {
+                assert!(damaged <= damage.from && damage.from < damage.to, "damages come in order");
+                damaged = damage.to;
+                assert!(damaged <= length, "damage lies inside the segment");
+            }
+            Finding::End(end) => assert!(framed <= end, "the end is behind the last frame"),
         });
     }
 }
 
 /// The header of the PROXY protocol. It must be found or refused as early as its octets allow, and
 /// the octets after it must not matter.
-pub fn proxy_header(input: &[u8]) {
+pub(crate) fn proxy_header(input: &[u8]) {
     let result = proxy::parse(input);
     if let Ok(Some(found)) = result {
         assert!(found.length <= input.len());

@@ -18,9 +18,9 @@ pub struct StreamId(pub u16);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DomainId(pub u32);
 
-/// One queue's number; free numbers are used again.
+/// One queue's number. Never used again, so that a number kept too long names nothing and not somebody else's mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct QueueId(pub u32);
+pub struct QueueId(pub u64);
 
 /// One recipient of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,8 +110,8 @@ pub struct Taken<M> {
 /// All queues.
 #[derive(Debug)]
 pub struct Queues<M> {
-    queues: Vec<Option<DomainQueue<M>>>,
-    free: Vec<u32>,
+    queues: HashMap<QueueId, DomainQueue<M>>,
+    next: u64,
     by_key: HashMap<(StreamId, DomainId), QueueId>,
     wheel: BinaryHeap<Reverse<(u32, QueueId)>>,
     entries: usize,
@@ -119,7 +119,7 @@ pub struct Queues<M> {
 
 impl<M> Default for Queues<M> {
     fn default() -> Self {
-        Self { queues: Vec::new(), free: Vec::new(), by_key: HashMap::new(), wheel: BinaryHeap::new(), entries: 0 }
+        Self { queues: HashMap::new(), next: 0, by_key: HashMap::new(), wheel: BinaryHeap::new(), entries: 0 }
     }
 }
 
@@ -148,16 +148,9 @@ impl<M> Queues<M> {
             scheduled: u32::MAX,
             last_error: None,
         };
-        let id = match self.free.pop() {
-            Some(index) => {
-                self.queues[index as usize] = Some(queue);
-                QueueId(index)
-            }
-            None => {
-                self.queues.push(Some(queue));
-                QueueId(self.queues.len() as u32 - 1)
-            }
-        };
+        let id = QueueId(self.next);
+        self.next += 1;
+        self.queues.insert(id, queue);
         self.by_key.insert((stream, domain), id);
         id
     }
@@ -319,7 +312,7 @@ impl<M> Queues<M> {
 
     /// Every queue, in no order.
     pub fn views(&self) -> impl Iterator<Item = QueueView> + '_ {
-        (0..self.queues.len()).filter_map(|index| self.view(QueueId(index as u32)))
+        self.queues.keys().filter_map(|id| self.view(*id))
     }
 
     /// One queue.
@@ -345,18 +338,17 @@ impl<M> Queues<M> {
     /// Forgets a queue that holds nothing.
     pub fn drop_if_empty(&mut self, id: QueueId) {
         let empty = self.get(id).is_some_and(|queue| queue.ready.is_empty() && queue.waiting.is_empty() && queue.taken == 0);
-        if empty && let Some(queue) = self.queues.get_mut(id.0 as usize).and_then(Option::take) {
+        if empty && let Some(queue) = self.queues.remove(&id) {
             self.by_key.remove(&(queue.stream, queue.domain));
-            self.free.push(id.0);
         }
     }
 
     fn get(&self, id: QueueId) -> Option<&DomainQueue<M>> {
-        self.queues.get(id.0 as usize)?.as_ref()
+        self.queues.get(&id)
     }
 
     fn get_mut(&mut self, id: QueueId) -> Option<&mut DomainQueue<M>> {
-        self.queues.get_mut(id.0 as usize)?.as_mut()
+        self.queues.get_mut(&id)
     }
 
     fn schedule(&mut self, id: QueueId) {
@@ -419,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_vanishes_with_its_last_entry_and_its_number_is_used_again() {
+    fn a_queue_vanishes_with_its_last_entry_and_its_number_never_names_another() {
         let mut queues: Queues<()> = Queues::default();
         let id = queues.queue(StreamId(0), DomainId(7));
         queues.push_ready(id, entry(1, 0), None);
@@ -427,7 +419,8 @@ mod tests {
         queues.finish(id);
         assert!(queues.is_empty());
         assert_eq!(queues.key(id), None);
-        assert_eq!(queues.queue(StreamId(1), DomainId(8)), id);
+        assert_ne!(queues.queue(StreamId(1), DomainId(8)), id);
+        assert_ne!(queues.queue(StreamId(0), DomainId(7)), id);
     }
 
     proptest! {

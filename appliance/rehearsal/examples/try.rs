@@ -4,14 +4,20 @@ fn main() {
     o.recipients = args.next().unwrap().parse().unwrap();
     o.hurry = args.next().unwrap().parse().unwrap();
     o.deadline = std::time::Duration::from_secs(args.next().unwrap().parse().unwrap());
-    o.daemon = Some("/tmp/postkeepd-try".into());
+    o.daemon = Some(std::env::var("DAEMON").unwrap_or("/tmp/postkeepd-try".into()).into());
     o.scratch = Some("/tmp/rehearsal-try".into());
-    let r = tokio::runtime::Runtime::new().unwrap().block_on(postkeep_rehearsal::rehearse(o));
+    let rt = tokio::runtime::Runtime::new().unwrap();
+    if args.next().is_some() {
+        let r = rt.block_on(postkeep_rehearsal::serve(o, |n| match n {
+            postkeep_rehearsal::News::Up(a) => eprintln!("{a}"),
+            postkeep_rehearsal::News::Done(s) => eprintln!("{s}"),
+        }));
+        eprintln!("{r:?}");
+        return;
+    }
+    let r = rt.block_on(postkeep_rehearsal::rehearse(o));
     match r {
-        Ok(s) => {
-            eprintln!("{s}");
-            std::fs::write("/tmp/rehearsal-try/summary.json", s.to_json()).unwrap();
-        }
+        Ok(s) => { eprintln!("{s}"); std::fs::write("/tmp/rehearsal-try/summary.json", s.to_json()).unwrap(); }
         Err(e) => eprintln!("ERROR {e}"),
     }
 }

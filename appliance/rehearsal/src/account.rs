@@ -288,8 +288,10 @@ pub struct Account {
     pub unjustified: HashMap<usize, u64>,
     /// Those sentences.
     pub unjustified_named: Vec<String>,
-    /// The first recipients of whom nothing final is known, and whether they were ever deferred.
-    pub open: Vec<(String, bool)>,
+    /// Of those of whom nothing final is known: were deferred, so that they may still be waiting.
+    pub open_deferred: u64,
+    /// The first recipients of whom nothing final is known and who were never deferred.
+    pub open: Vec<String>,
     /// Deliveries by TLS and without.
     pub tls: (u64, u64),
 }
@@ -313,8 +315,13 @@ impl Account {
             let fate = fate(accepted, ledger, reports, records);
             *account.fates.entry((accepted.provider, fate)).or_default() += 1;
             match fate {
-                Fate::Open if account.open.len() < NAMED => {
-                    account.open.push((accepted.recipient.clone(), records.was_deferred(&accepted.recipient)));
+                Fate::Open => {
+                    let deferred = records.was_deferred(&accepted.recipient);
+                    account.open_deferred += u64::from(deferred);
+                    // Those that were never even deferred are the worse.
+                    if account.open.len() < NAMED && !deferred {
+                        account.open.push(accepted.recipient.clone());
+                    }
                 }
                 Fate::Bounced if !justified(accepted) => {
                     *account.unjustified.entry(accepted.provider).or_default() += 1;
@@ -450,7 +457,7 @@ mod tests {
         reports.update(&ledger);
         let account = Account::of(&handed, &ledger, &reports, &RecordFacts::default(), |_| true);
         assert_eq!((account.count(0, Fate::Delivered), account.count(0, Fate::Open)), (2, 1));
-        assert_eq!(account.open, [("lost@x.test".to_owned(), false)]);
+        assert_eq!(account.open, ["lost@x.test"]);
         assert_eq!(account.duplicates[&0], Duplicates { avoidable: 1, unavoidable: 0 });
         assert_eq!(account.contradictions, 1);
         assert_eq!(account.unexpected.len(), 1);

@@ -25,7 +25,7 @@ pub(crate) fn sum_up(
         watch.reports.update(ledger);
         let account =
             Account::of(handed, ledger, &watch.reports, &watch.records, |accepted| justified(internet, accepted));
-        let samples: Vec<String> = ledger.corrupted_samples().iter().map(|(_, text)| text.clone()).collect();
+        let samples: Vec<String> = ledger.corrupted_samples().iter().take(5).map(|(_, text)| text.clone()).collect();
         (account, ledger.converted_count(), samples)
     });
     let mut summary = Summary {
@@ -33,19 +33,17 @@ pub(crate) fn sum_up(
         refused: handed.refused(),
         uncertain: handed.uncertain(),
         deferred: watch.records.deferrals(),
+        still_deferred: account.open_deferred,
         delay_reports: watch.reports.delays(),
         converted,
         dns_questions: internet.questions(),
         seconds: watch.last_delivery.as_secs_f64(),
         ..Summary::default()
     };
-    samples.extend(account.unexpected.iter().take(20).map(|(_, text)| text.clone()));
-    samples.extend(account.unjustified_named.iter().cloned());
-    samples.extend(internet.verifier().samples());
-    samples.extend(account.open.iter().map(|(recipient, deferred)| {
-        let state = if *deferred { "was deferred and has no end" } else { "has no end and was never deferred" };
-        format!("{recipient} {state}")
-    }));
+    samples.extend(account.unexpected.iter().take(5).map(|(_, text)| text.clone()));
+    samples.extend(account.unjustified_named.iter().take(5).cloned());
+    samples.extend(internet.verifier().samples().into_iter().take(5));
+    samples.extend(account.open.iter().take(5).map(|recipient| format!("{recipient} has no end and was never deferred")));
     samples.extend(
         handed
             .refusals()

@@ -113,6 +113,8 @@ pub struct Summary {
     pub uncertain: u64,
     /// Deferrals in the product's records.
     pub deferred: u64,
+    /// Of the unaccounted: were deferred, and may have been waiting still.
+    pub still_deferred: u64,
     /// Reports of delay that came home.
     pub delay_reports: u64,
     /// Messages rightly re-encoded for hosts without 8BITMIME.
@@ -204,7 +206,7 @@ impl fmt::Display for Summary {
             let Violation { limit, promised, seen, second, .. } = violation;
             writeln!(out, "limit broken at {second:.3} s by {whose}: {limit} promised {promised}, seen {seen}")?;
         }
-        for sample in self.samples.iter().take(10) {
+        for sample in self.samples.iter().take(20) {
             writeln!(out, "seen: {sample}")?;
         }
         writeln!(out)?;

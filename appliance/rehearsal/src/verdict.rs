@@ -22,10 +22,16 @@ pub struct Finding<'a> {
 pub fn verdict(summary: &Summary, findings: &[Finding<'_>]) -> Vec<String> {
     let mut sentences = Vec::new();
     let counts = &summary.counts;
-    if counts.unaccounted > 0 {
+    let lost = counts.unaccounted.saturating_sub(summary.still_deferred);
+    if lost > 0 {
         sentences.push(format!(
-            "{} accepted recipients had no end when the rehearsal ended: if they were still being tried, give it a later deadline; if not, mail was lost",
-            counts.unaccounted
+            "{lost} accepted recipients have no end and were never deferred: their mail, or the report about it, was lost, or never begun before the deadline"
+        ));
+    }
+    if summary.still_deferred > 0 {
+        sentences.push(format!(
+            "{} accepted recipients were deferred and had no end when the rehearsal ended: give it a later deadline",
+            summary.still_deferred
         ));
     }
     if counts.unjustified_bounces > 0 {

@@ -131,6 +131,49 @@ fn names_that_cannot_take_mail_bounce_and_those_that_do_not_answer_wait() {
 }
 
 #[test]
+fn mail_goes_to_hosts_of_its_own_domain_and_no_other() {
+    let house = open("");
+    let sinks: Vec<Sink> = (0..8u8)
+        .map(|n| {
+            house.names.domain(&format!("d{n}.test"), house.ground.ip(101 + n));
+            Sink::at(&house.ground, 101 + n).with_script(|moment| {
+                let odd = moment.recipient.starts_with("no");
+                if moment.stage == Stage::Rcpt && odd { Act::reply("550 5.1.1 No such user") } else { Act::Accept }
+            })
+        })
+        .collect();
+    // Queues come and go quickly: one message at a time, now here, now there, and reports between them.
+    let mut chance = fastrand::Rng::with_seed(7);
+    let mut expected = [0; 8];
+    let mut reports = 0;
+    for round in 0..200 {
+        let n = chance.usize(0..8);
+        let bounces = chance.u8(0..3) == 0;
+        house.send(&[&format!("{}{round}@d{n}.test", if bounces { "no" } else { "r" })], &round.to_string());
+        if bounces { reports += 1 } else { expected[n] += 1 }
+    }
+    wait_until("all messages and reports", LIMIT, || {
+        sinks.iter().map(Sink::count).eq(expected.iter().copied()) && house.mailbox.count() == reports
+    });
+    for (n, sink) in sinks.iter().enumerate() {
+        for transaction in sink.transactions() {
+            for address in transaction.addresses() {
+                assert!(address.ends_with(&format!("@d{n}.test")), "{address} came to the host of d{n}.test");
+            }
+        }
+        let strays: Vec<String> = sink
+            .connections()
+            .iter()
+            .flat_map(|connection| connection.commands.clone())
+            .filter(|command| command.starts_with("RCPT") && !command.contains(&format!("@d{n}.test")))
+            .collect();
+        assert!(strays.is_empty(), "asked of the host of d{n}.test: {strays:?}");
+    }
+    let all = house.mailbox.transactions();
+    assert!(all.iter().all(|one| one.addresses() == ["a@sender.test"]), "the mailbox of the sender got its reports alone");
+}
+
+#[test]
 fn ipv6_hosts_are_reached_from_the_ipv6_source() {
     // All addresses of IPv6's loopback are one; so the port must be free there, too.
     let ground = Ground::claim();

@@ -167,12 +167,12 @@ fn strangers_may_not_relay_and_nobody_authenticates_in_the_clear() {
     // The submission door wants AUTH even of those that are listed.
     let mut client = Client::connect(house.daemon.submission()).expect("connect");
     client.ehlo().expect("EHLO");
-    let reply = client.command("MAIL FROM:<a@example.test>").expect("a reply");
+    let reply = client.submit("a@example.test", &["r@there.test"], CONTENT).expect("a reply");
     expect(&reply, &["530 5.7.0", "530 5.7.1", "530 5.7.10"]);
     let reply = client.auth_plain("user", PASSWORD).expect("a reply");
     expect(&reply, &["538 5.7.11", "530 5.7.0", "530 5.7.11", "503 5.5.1", "502 5.5.1"]);
     let mut client = house.encrypted();
-    let reply = client.command("MAIL FROM:<a@example.test>").expect("a reply");
+    let reply = client.submit("a@example.test", &["r@there.test"], CONTENT).expect("a reply");
     expect(&reply, &["530 5.7.0", "530 5.7.1"]);
 
     // The listed network has its own sender domains.

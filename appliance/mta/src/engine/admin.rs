@@ -260,14 +260,7 @@ impl Engine {
         };
         for (queue, stream) in queues {
             loop {
-                let entries = {
-                    let mut state = self.0.state.lock();
-                    // The number could have passed to another queue meanwhile.
-                    match state.queues.key(queue) {
-                        Some((now_stream, _)) if now_stream == stream => state.queues.extract(queue, FATE_AT_ONCE * 8, |_| true),
-                        _ => Vec::new(),
-                    }
-                };
+                let entries = self.0.state.lock().queues.extract(queue, FATE_AT_ONCE * 8, |_| true);
                 if entries.is_empty() {
                     break;
                 }

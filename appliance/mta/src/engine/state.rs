@@ -169,8 +169,8 @@ pub(crate) struct State {
     pub paused: Vec<Selector>,
     pub reroutes: Vec<Reroute>,
     pub stopping: bool,
-    /// Which site's `active` list a queue stands in, by queue number.
-    listed: Vec<Option<SiteId>>,
+    /// Which site's `active` list a queue stands in.
+    listed: HashMap<QueueId, SiteId>,
     wakes: BinaryHeap<Reverse<(Micros, SiteId)>>,
     next_token: u64,
 }
@@ -204,7 +204,7 @@ impl State {
             paused: Vec::new(),
             reroutes: Vec::new(),
             stopping: false,
-            listed: Vec::new(),
+            listed: HashMap::new(),
             wakes: BinaryHeap::new(),
             next_token: 0,
         }
@@ -359,6 +359,7 @@ impl State {
         if let Some(domain) = self.domains.get_mut(&domain)
             && !domain.queues.contains(&queue)
         {
+            domain.queues.retain(|other| self.queues.key(*other).is_some());
             domain.queues.push(queue);
         }
         queue
@@ -431,13 +432,12 @@ impl State {
 
     /// The site that serves a queue now, or would by its domain.
     pub(crate) fn site_of_queue(&self, queue: QueueId) -> Option<SiteId> {
-        let listed = self.listed.get(queue.0 as usize).copied().flatten();
-        listed.or_else(|| self.site_of(self.domains.get(&self.queues.key(queue)?.1)?))
+        self.listed.get(&queue).copied().or_else(|| self.site_of(self.domains.get(&self.queues.key(queue)?.1)?))
     }
 
     /// Takes every queue off its site, so that all are placed anew.
     pub(crate) fn unlist_all(&mut self) {
-        self.listed.fill(None);
+        self.listed.clear();
     }
 
     /// Moves what is due, wakes sites whose time has come, and says when to come again.
@@ -494,11 +494,11 @@ impl State {
         let mut wait: Option<Micros> = None;
         for _ in 0..self.site(site_id).active.len().min(QUEUES_PER_LOOK) {
             let Some(queue) = self.sites[site_id.0 as usize].active.pop_front() else { break };
-            if self.listed.get(queue.0 as usize).copied().flatten() != Some(site_id) {
-                continue; // the number is used elsewhere now
+            if self.listed.get(&queue) != Some(&site_id) {
+                continue; // it has gone elsewhere
             }
             let Some((stream_id, domain_id)) = self.queues.key(queue).filter(|_| self.queues.ready(queue) > 0) else {
-                self.listed[queue.0 as usize] = None;
+                self.listed.remove(&queue);
                 continue;
             };
             self.sites[site_id.0 as usize].active.push_back(queue);
@@ -657,9 +657,7 @@ impl State {
             }
         }
         for queue in touched {
-            if let Some(place) = self.listed.get_mut(queue.0 as usize) {
-                *place = None;
-            }
+            self.listed.remove(&queue);
         }
     }
 
@@ -728,12 +726,7 @@ impl State {
     // ---- helpers -----------------------------------------------------------
 
     fn list(&mut self, queue: QueueId, site: SiteId) {
-        let index = queue.0 as usize;
-        if self.listed.len() <= index {
-            self.listed.resize(index + 1, None);
-        }
-        if self.listed[index] != Some(site) {
-            self.listed[index] = Some(site);
+        if self.listed.insert(queue, site) != Some(site) {
             self.sites[site.0 as usize].active.push_back(queue);
         }
     }

@@ -50,7 +50,9 @@ impl<G: Gatekeeper> Judge for Clerk<'_, G> {
                     "your credential does not exist any more: connect and authenticate again",
                 ));
             }
-            // A stranger is refused at RCPT, where the record can say whom it wanted to write to.
+            // RFC 4954 §6: a submission door takes no mail transaction before AUTH.
+            (None, None) if self.door.require_auth => return Err(authentication_required()),
+            // At other doors a stranger is refused at RCPT, where the record can say whom it wanted to write to.
             (None, None) => {}
         }
         self.gatekeeper.may_accept(size.unwrap_or(0))
@@ -59,7 +61,7 @@ impl<G: Gatekeeper> Judge for Clerk<'_, G> {
     fn recipient(&mut self, authenticated: Option<&str>, recipient: &Address) -> Result<(), Reply> {
         if self.policy(authenticated).is_none() {
             return Err(if self.door.require_auth {
-                Reply::new(530, (5, 7, 0), "authentication is required")
+                authentication_required()
             } else {
                 Reply::new(554, (5, 7, 1), "relay access denied: authenticate, or send from a listed network")
             });
@@ -87,4 +89,8 @@ impl<G: Gatekeeper> Judge for Clerk<'_, G> {
             reply: refusal.reply,
         });
     }
+}
+
+fn authentication_required() -> Reply {
+    Reply::new(530, (5, 7, 0), "authentication is required")
 }

@@ -48,8 +48,8 @@ impl LineReader {
         self.searched = 0;
         if self.skipped > 0 || line_feed + 1 > MAXIMUM_COMMAND_LINE {
             buffer.advance(line_feed + 1);
-            self.skipped = 0;
-            return Line::TooLong;
+            let length = std::mem::take(&mut self.skipped) + line_feed;
+            return if length > MAXIMUM_SKIPPED { Line::Endless } else { Line::TooLong };
         }
         match line_feed.checked_sub(1) {
             Some(end) if buffer.get(end) == Some(&b'\r') => Line::Complete(end),

@@ -173,6 +173,10 @@ fn overlong_lines_are_dropped_and_endless_ones_end() {
     input.extend_from_slice(b"\r\nNOOP\r\n");
     assert_eq!(lines_of(&input, &[700]), [Err(Line::TooLong), Ok(b"NOOP".to_vec())]);
     assert_eq!(lines_of(&vec![b'a'; 200_000], &[4096]), [Err(Line::Endless)]);
+    let endless = [vec![b'a'; 70_000], b"\r\n".to_vec()].concat();
+    for piece in [1, 4096, 100_000] {
+        assert_eq!(lines_of(&endless, &[piece]), [Err(Line::Endless)], "pieces of {piece}");
+    }
     let longest = [vec![b'a'; MAXIMUM_COMMAND_LINE - 2], b"\r\n".to_vec()].concat();
     assert_eq!(lines_of(&longest, &[9000]).len(), 1);
     assert!(lines_of(&longest, &[1])[0].is_ok());

@@ -76,6 +76,11 @@ impl Content {
 
     /// From octets that need no unstuffing.
     pub(super) fn check(mut octets: BytesMut, limits: &DataLimits) -> Result<Self, ContentError> {
+        // First of all, so that the fault that is named does not depend on how the octets arrived.
+        let too_large = ContentError::TooLarge { limit: limits.size };
+        if octets.len() as u64 > limits.size {
+            return Err(too_large);
+        }
         if let Some(position) = memchr(0, &octets) {
             return Err(ContentError::Nul { position });
         }
@@ -89,7 +94,7 @@ impl Content {
             octets.extend_from_slice(b"\r\n");
         }
         if octets.len() as u64 > limits.size {
-            return Err(ContentError::TooLarge { limit: limits.size });
+            return Err(too_large);
         }
         let longest_line = longest_line(&octets, limits.line_length)?;
         Ok(Self {

@@ -115,7 +115,10 @@ impl Session {
         };
         let authenticated = self.authenticated.as_deref();
         let verdict = match &self.transaction {
-            None => Err(Reply::new(503, (5, 5, 1), "say MAIL first")),
+            // A client that may send nothing learns that before anything about order.
+            None => judge
+                .recipient(authenticated, &address)
+                .and_then(|()| Err(Reply::new(503, (5, 5, 1), "say MAIL first"))),
             Some(transaction) if transaction.chunking => {
                 Err(Reply::new(503, (5, 5, 1), "RCPT is not allowed between chunks"))
             }
