@@ -4,7 +4,7 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 /// Where progress goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,7 +44,7 @@ pub struct Progress {
 enum Shape {
     Nothing,
     Lines,
-    Table { bars: Vec<ProgressBar>, all: MultiProgress },
+    Table(ProgressBar),
 }
 
 /// How often anything is shown.
@@ -56,7 +56,7 @@ impl Progress {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         let shape = match watching {
             Watching::Nobody => Shape::Nothing,
-            Watching::Somebody if terminal => table(providers),
+            Watching::Somebody if terminal => Shape::Table(table()),
             Watching::Somebody => Shape::Lines,
         };
         Self { shape, last: Instant::now(), before: vec![0; providers] }
@@ -101,48 +101,40 @@ impl Progress {
                     all.connections
                 );
             }
-            Shape::Table { bars, .. } => {
-                if let Some(head) = bars.first() {
-                    head.set_message(format!(
-                        "{:>4} s       {:>9} {:>9} {:>9} {:>9} {:>8} {:>6}",
-                        elapsed.as_secs(),
-                        "queued",
-                        "delivered",
-                        "deferred",
-                        "bounced",
-                        "rate",
-                        "conns"
-                    ));
-                }
+            Shape::Table(bar) => {
+                let mut text = format!(
+                    "{:<12} {:>9} {:>9} {:>9} {:>9} {:>8} {:>6}",
+                    format!("{:>4} s", elapsed.as_secs()),
+                    "queued",
+                    "delivered",
+                    "deferred",
+                    "bounced",
+                    "rate",
+                    "conns"
+                );
                 let rows = lines.iter().zip(&rates).map(|(line, rate)| (line, *rate)).chain([(&all, rate)]);
-                for (bar, (line, rate)) in bars.iter().skip(1).zip(rows) {
-                    bar.set_message(format!(
-                        "{:<12} {:>9} {:>9} {:>9} {:>9} {:>6}/s {:>6}",
+                for (line, rate) in rows {
+                    text.push_str(&format!(
+                        "\n{:<12} {:>9} {:>9} {:>9} {:>9} {:>6}/s {:>6}",
                         line.name, line.queued, line.delivered, line.deferred, line.bounced, rate, line.connections
                     ));
                 }
+                // One message for the whole table: it is redrawn once, and does not flicker.
+                bar.set_message(text);
+                bar.tick();
             }
         }
     }
 
     /// Takes the table away, so that the summary stands alone.
     pub fn end(&self) {
-        if let Shape::Table { bars, all } = &self.shape {
-            bars.iter().for_each(ProgressBar::finish_and_clear);
-            let _ = all.clear();
+        if let Shape::Table(bar) = &self.shape {
+            bar.finish_and_clear();
         }
     }
 }
 
-fn table(providers: usize) -> Shape {
-    let all = MultiProgress::new();
+fn table() -> ProgressBar {
     let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
-    let bars = (0..providers + 2)
-        .map(|_| {
-            let bar = all.add(ProgressBar::new_spinner());
-            bar.set_style(style.clone());
-            bar
-        })
-        .collect();
-    Shape::Table { bars, all }
+    ProgressBar::new_spinner().with_style(style)
 }

@@ -196,6 +196,7 @@ async fn campaign(
         Arc::clone(handed),
     ));
     let mut submitted = None;
+    let silence = longest_silence(&stage.configuration);
     loop {
         tokio::select! {
             result = &mut submission, if submitted.is_none() => {
@@ -211,10 +212,22 @@ async fn campaign(
         }
         match submitted {
             Some(length) if watch.open.is_empty() => return Ok(length),
+            // Nothing is going to happen any more, though something should.
+            Some(length) if started.elapsed() > watch.last_event.max(length) + silence => return Ok(length),
             _ if started.elapsed() > options.deadline => return Ok(submitted.unwrap_or_else(|| started.elapsed())),
             _ => {}
         }
     }
+}
+
+/// Longer than anything that is being retried stays silent.
+fn longest_silence(configuration: &Configuration) -> Duration {
+    let waits = configuration.stream.values().flat_map(|stream| {
+        let jitter = 1.0 + stream.retry_jitter.clamp(0.0, 1.0);
+        stream.retry.iter().map(move |wait| wait.as_std().mul_f64(jitter))
+    });
+    let longest = waits.max().unwrap_or_default().max(configuration.backoff.longest_pause.as_std());
+    longest + Duration::from_secs(30)
 }
 
 /// The campaign that fits the owner's configuration.

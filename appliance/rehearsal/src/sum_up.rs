@@ -43,7 +43,8 @@ pub(crate) fn sum_up(
     samples.extend(account.unexpected.iter().take(5).map(|(_, text)| text.clone()));
     samples.extend(account.unjustified_named.iter().take(5).cloned());
     samples.extend(internet.verifier().samples().into_iter().take(5));
-    samples.extend(account.open.iter().take(5).map(|recipient| format!("{recipient} has no end and was never deferred")));
+    samples
+        .extend(account.open.iter().take(5).map(|recipient| format!("{recipient} has no end and was never deferred")));
     samples.extend(
         handed
             .refusals()

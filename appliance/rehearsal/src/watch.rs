@@ -23,6 +23,9 @@ pub(crate) struct Watch {
     pub(crate) progress: Progress,
     pub(crate) last_delivery: Duration,
     delivered: u64,
+    events: u64,
+    /// When anything last happened, since the start.
+    pub(crate) last_event: Duration,
 }
 
 impl Watch {
@@ -39,15 +42,21 @@ impl Watch {
             progress: Progress::new(watching, providers - 1),
             last_delivery: Duration::ZERO,
             delivered: 0,
+            events: 0,
+            last_event: Duration::ZERO,
         }
     }
 
     pub(crate) fn read(&mut self) {
-        let records = &mut self.records;
-        self.tail.look(|event| records.take(event));
+        let Self { records, events, .. } = self;
+        self.tail.look(|event| {
+            *events += 1;
+            records.take(event);
+        });
     }
 
     pub(crate) fn look(&mut self, internet: &Internet, handed: &Mutex<Handed>, started: Instant) {
+        let before = (self.events, self.delivered);
         self.read();
         {
             let handed = handed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,6 +89,9 @@ impl Watch {
         if sum != self.delivered {
             self.delivered = sum;
             self.last_delivery = started.elapsed();
+        }
+        if before != (self.events, self.delivered) {
+            self.last_event = started.elapsed();
         }
         if self.progress.due() {
             let lines: Vec<Line> = internet

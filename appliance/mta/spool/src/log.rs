@@ -203,7 +203,9 @@ impl<S: Storage> Log<S> {
         storage
             .sync_directory(&directory)
             .map_err(failed("sync", &directory))?;
-        for tail in tails {
+        let (with_frames, empty): (Vec<_>, Vec<_>) =
+            tails.into_iter().partition(|tail| tail.end > FRAMES_START);
+        for tail in with_frames {
             settle_tail(&storage, &directory, &mut state, tail)?;
         }
         let next_id = if highest == 0 {
@@ -248,7 +250,9 @@ impl<S: Storage> Log<S> {
             _lock: lock,
         };
         // From here on a later start reads the same as this one, whatever the old tail held.
-        log.write_roster();
+        if !log.write_roster() {
+            log.empty_tails(&empty)?;
+        }
         log.tick();
         tell(
             &log.shared.storage,
@@ -684,10 +688,10 @@ impl<S: Storage> Log<S> {
     }
 
     /// Begins a head and makes its roster durable, if the storage lets it.
-    fn write_roster(&mut self) {
+    fn write_roster(&mut self) -> bool {
         for _ in 0..FAILURES {
             if !self.ensure_head() {
-                return;
+                return false;
             }
             let mut group = self.begin_group();
             let written = self.write(&mut group);
@@ -696,9 +700,30 @@ impl<S: Storage> Log<S> {
             }
             self.give_back(group);
             if written.is_ok() {
-                return;
+                return true;
             }
         }
+        false
+    }
+
+    /// Without a roster nothing says that these segments hold no frames: a group that failed in
+    /// one, and that memory forgot and the disk did not, could come back.
+    fn empty_tails(&self, tails: &[OpenTail]) -> Result<(), OpenError> {
+        let storage = &self.shared.storage;
+        for tail in tails {
+            let path = segment_path(&self.shared.directory, tail.number);
+            let file = storage
+                .open_writable(&path)
+                .map_err(failed("open", &path))?;
+            storage
+                .truncate(&file, FRAMES_START)
+                .map_err(failed("truncate", &path))?;
+            storage.sync(&file).map_err(failed("sync", &path))?;
+            if let Some(segment) = self.shared.state.lock().segments.get_mut(&tail.number) {
+                segment.size = FRAMES_START;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -731,9 +756,6 @@ fn settle_tail<S: Storage>(
     state: &mut State<S::File>,
     tail: OpenTail,
 ) -> Result<(), OpenError> {
-    if tail.end <= tail.last_group {
-        return Ok(());
-    }
     let path = segment_path(directory, tail.number);
     let file = storage
         .open_writable(&path)
@@ -761,10 +783,11 @@ fn settle_tail<S: Storage>(
             .write_at(&file, tail.end, &mut [IoSlice::new(zeros)])
             .map_err(failed("write", &path))?;
     }
+    storage
+        .truncate(&file, padded)
+        .map_err(failed("truncate", &path))?;
     storage.sync(&file).map_err(failed("sync", &path))?;
-    if let Some(segment) = state.segments.get_mut(&tail.number)
-        && storage.truncate(&file, padded).is_ok()
-    {
+    if let Some(segment) = state.segments.get_mut(&tail.number) {
         segment.size = padded;
     }
     Ok(())

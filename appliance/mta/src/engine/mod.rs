@@ -107,6 +107,7 @@ impl Engine {
         let parts = reload::Parts::new(&current)?;
         let records = Records::open(&current.records)?;
         let governor = Governor::new(current.delivery.connections, (&current.backoff).into());
+        parts.warn();
         let rules = Rules { configuration: Arc::clone(&current), providers: Arc::clone(&parts.providers) };
         let now = clock::now();
         let mut state = State::new(governor, rules);
@@ -513,7 +514,7 @@ impl Inner {
     async fn sweep(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
-            self.state.lock().sweep();
+            self.state.lock().sweep(clock::now());
             self.expire_held().await;
         }
     }

@@ -57,6 +57,15 @@ pub(crate) fn reload_parts(configuration: &Arc<Configuration>) -> Result<(Rules,
     Ok((Rules { configuration: Arc::clone(configuration), providers: parts.providers }, parts.signer, parts.resolver))
 }
 
+impl Parts {
+    /// Says what an operator should look at.
+    pub(crate) fn warn(&self) {
+        for warning in self.signer.warnings() {
+            log::warn!("{warning}");
+        }
+    }
+}
+
 impl Engine {
     /// Takes over a configuration that has been checked. On an error the running one stays in place.
     ///
@@ -64,6 +73,7 @@ impl Engine {
     /// A key, a certificate or a rule that the configuration refers to cannot be used.
     pub fn reload(&self, configuration: Arc<Configuration>) -> Result<(), ReloadError> {
         let parts = Parts::new(&configuration)?;
+        parts.warn();
         let engine = &self.0;
         let resolver_changed = {
             let old = engine.configuration.load();

@@ -39,6 +39,8 @@ const SHARE_WAIT: Micros = 10_000;
 const CAPACITY_WAIT: Micros = 20_000;
 /// How long a horizon takes to become durable, about.
 const HORIZON_WAIT: Micros = 3_000;
+/// A lane without mail for this long is forgotten by the governor, unless its limits must be remembered.
+const FORGET_IDLE_AFTER: Micros = 3600 * 1_000_000;
 /// Entries moved from waiting to ready under one hold of the lock.
 const PROMOTE_AT_ONCE: usize = 20_000;
 
@@ -97,6 +99,8 @@ pub(crate) struct Lane {
     pub governor: governor::LaneId,
     pub limits: Limits,
     pub open: u32,
+    /// The governor has forgotten it for want of use; its number there is asked for again when needed.
+    forgotten: bool,
     /// A limit of its own or of its provider stands in the way until then.
     held_until: Micros,
     idle: Vec<(u64, Arc<Notify>)>,
@@ -247,8 +251,8 @@ impl State {
             let lane = &self.lanes[index];
             let (source, site) = (&self.sources[usize::from(lane.source.0)].name, &self.sites[lane.site.0 as usize]);
             let (governed, limits) = self.rules.lane(&mut self.governor, source, &site.name, site.provider.as_deref(), now);
-            self.lanes[index].governor = governed;
-            self.lanes[index].limits = limits;
+            let lane = &mut self.lanes[index];
+            (lane.governor, lane.limits, lane.forgotten) = (governed, limits, false);
         }
     }
 
@@ -337,14 +341,22 @@ impl State {
     }
 
     fn lane_id(&mut self, source: SourceId, site: SiteId, now: Micros) -> LaneId {
-        if let Some(id) = self.lane_ids.get(&(source, site)) {
-            return *id;
+        let known = self.lane_ids.get(&(source, site)).copied();
+        if let Some(id) = known
+            && !self.lane(id).forgotten
+        {
+            return id;
         }
         let site_state = &self.sites[site.0 as usize];
         let source_name = &self.sources[usize::from(source.0)].name;
         let (governed, limits) = self.rules.lane(&mut self.governor, source_name, &site_state.name, site_state.provider.as_deref(), now);
+        if let Some(id) = known {
+            let lane = &mut self.lanes[id.0 as usize];
+            (lane.governor, lane.limits, lane.forgotten) = (governed, limits, false);
+            return id;
+        }
         let id = LaneId(self.lanes.len() as u32);
-        self.lanes.push(Lane { source, site, governor: governed, limits, open: 0, held_until: 0, idle: Vec::new() });
+        self.lanes.push(Lane { source, site, governor: governed, limits, open: 0, forgotten: false, held_until: 0, idle: Vec::new() });
         self.lane_ids.insert((source, site), id);
         self.sites[site.0 as usize].lanes.push(id);
         id
@@ -661,8 +673,12 @@ impl State {
         }
     }
 
-    /// Queues and domains that hold nothing any more are forgotten.
-    pub(crate) fn sweep(&mut self) {
+    /// Queues, domains and lanes that hold nothing any more are forgotten.
+    pub(crate) fn sweep(&mut self, now: Micros) {
+        self.governor.forget_idle(now, FORGET_IDLE_AFTER);
+        for lane in &mut self.lanes {
+            lane.forgotten = lane.open == 0 && self.governor.lane(lane.governor, now).is_none();
+        }
         let queues = &mut self.queues;
         let mut gone = Vec::new();
         for (id, domain) in &mut self.domains {

@@ -79,11 +79,13 @@ fn live(seed: u64, outcomes: &mut BTreeMap<&'static str, u64>) {
     world.complete_all();
     world.rest();
     assert!(!world.has_open_tickets());
-    let left = world.segment_names().len();
-    assert!(left <= 8, "{left} segments are left of nothing");
     world.crash(true);
     assert!(world.open());
     assert_eq!(world.read_all(), 0);
+    world.rest();
+    // A head, what is ready, and small ones with a note in them.
+    let left = world.segment_names().len();
+    assert!(left <= 12, "{left} segments are left of nothing");
     for (what, count) in world.outcomes {
         *outcomes.entry(what).or_default() += count;
     }
