@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use postkeep_configuration::RouteHost;
 use postkeep_deliverability::backoff;
+use postkeep_spool::Operation;
 use serde::{Deserialize, Serialize};
 
 use super::settle::Fate;
@@ -11,10 +14,7 @@ use super::state::{Reroute, State};
 use super::{Engine, FATE_AT_ONCE, NOTE_PAUSED, NOTE_REROUTED};
 use crate::clock::{self, timestamp, timestamp_seconds};
 use crate::queue::{QueueId, StreamId};
-use crate::routing;
 use crate::selector::{Selector, Subject};
-use bytes::Bytes;
-use postkeep_spool::Operation;
 
 /// What to do with a part of the queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,7 +194,7 @@ impl Engine {
     }
 
     async fn reroute(&self, selector: Selector, hosts: Vec<String>) -> Result<QueueReport, String> {
-        if !hosts.is_empty() && routing::fixed_route(&hosts).is_none_or(|route| route.hosts.len() != hosts.len()) {
+        if hosts.iter().any(|host| host.parse::<RouteHost>().is_err()) {
             return Err(format!("{} is not a list of hosts: write mx.example.net, mx.example.net:2525, 192.0.2.1:25 or [2001:db8::1]:25", hosts.join(", ")));
         }
         let (rules, moved) = {

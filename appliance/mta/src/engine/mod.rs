@@ -38,7 +38,7 @@ pub(crate) use reload::reload_parts;
 use self::plain_hosts::PlainHosts;
 use self::rules::Rules;
 use self::settle::{Fate, Journey};
-use self::state::{Batch, LaneId, Next, SiteId, SourcePlan, State, Work};
+use self::state::{Batch, LaneId, Next, SourcePlan, State, Work};
 use crate::clock::{self, Micros, seconds};
 use crate::message::{Budget, Message};
 use crate::metadata::Metadata;
@@ -144,6 +144,7 @@ impl Engine {
             state.stopping = true;
             state.wake_everyone();
         }
+        self.0.wake.notify_one();
         let mut open = self.0.connections.subscribe();
         if tokio::time::timeout(grace, open.wait_for(|open| *open == 0)).await.is_err() {
             log::warn!("stopping with {} transactions under way; they will be tried again after the start", *self.0.connections.borrow());
@@ -252,6 +253,9 @@ impl Inner {
             tokio::spawn(Arc::clone(&engine).resolve(domain));
         }
         self.perform_horizons(work.horizons);
+        if work.reschedule {
+            self.wake.notify_one();
+        }
     }
 
     pub(crate) fn perform_horizons(&self, wanted: bool) {
@@ -273,11 +277,13 @@ impl Inner {
     }
 
     pub(crate) fn wake_lane_at(&self, lane: LaneId, at: Micros) {
-        let mut state = self.state.lock();
-        let site = state.lane(lane).site;
-        state.wake_at(site, at);
-        drop(state);
-        self.wake.notify_one();
+        let mut work = Work::default();
+        {
+            let mut state = self.state.lock();
+            let site = state.lane(lane).site;
+            state.wake_at(site, at, &mut work);
+        }
+        self.perform(work);
     }
 
     pub(crate) fn messages_per_connection(&self, lane: LaneId) -> u32 {
@@ -305,7 +311,6 @@ impl Inner {
             state.closed(lane, permit, clock::now(), &mut work);
         }
         self.perform(work);
-        self.wake.notify_one();
         self.connections.send_modify(|open| *open = open.saturating_sub(1));
     }
 
@@ -315,9 +320,10 @@ impl Inner {
         state.message_done(batch.lane, batch.stream);
         state.queues.give_back(batch.queue, crate::queue::Taken { entries: batch.entries, message: batch.message });
         let site = state.lane(batch.lane).site;
-        state.wake_at(site, clock::now() + 1_000_000);
+        let mut work = Work::default();
+        state.wake_at(site, clock::now() + 1_000_000, &mut work);
         drop(state);
-        self.wake.notify_one();
+        self.perform(work);
     }
 
     /// The message of a batch, from memory or from the spool.
@@ -661,10 +667,6 @@ impl State {
     }
 
     fn wake_everyone(&mut self) {
-        for index in 0..self.sites.len() {
-            let at = clock::now();
-            self.wake_at(SiteId(index as u32), at);
-        }
         for lane in &mut self.lanes {
             lane.wake_idle();
         }

@@ -71,7 +71,8 @@ impl StreamPlan {
         // Jitter goes both ways round the scheduled wait.
         let wait = (base as f64 * (1.0 + jitter * (2.0 * random - 1.0))) as u64;
         let wait = wait.max(at_least.unwrap_or(0));
-        let due = seconds(now.saturating_add(wait)).max(now_seconds.saturating_add(1)).min(expires);
+        // Due times are whole seconds; rounding down would shorten the wait.
+        let due = seconds(now.saturating_add(wait).saturating_add(999_999)).min(expires);
         let attempts = (entry.tries() + 1).min(!Entry::DELAY_NOTIFIED) | (entry.attempts & Entry::DELAY_NOTIFIED);
         Some(Entry { due, attempts, ..entry })
     }
@@ -128,6 +129,7 @@ mod tests {
                     prop_assert_eq!(next.attempts & Entry::DELAY_NOTIFIED, Entry::DELAY_NOTIFIED);
                     if imposed.is_none() && next.due < received + 388_800 {
                         prop_assert!(next.due - received - age <= 289);
+                        prop_assert!(next.due - received - age >= 48);
                     }
                 }
             }

@@ -123,11 +123,13 @@ pub(crate) struct Work {
     pub domains: Vec<DomainId>,
     /// A limit waits for its horizon to become durable.
     pub horizons: bool,
+    /// The scheduler has to come sooner than it planned.
+    pub reschedule: bool,
 }
 
 impl Work {
     pub(crate) fn is_empty(&self) -> bool {
-        self.connections.is_empty() && self.domains.is_empty() && !self.horizons
+        self.connections.is_empty() && self.domains.is_empty() && !self.horizons && !self.reschedule
     }
 }
 
@@ -559,7 +561,7 @@ impl State {
         if self.stopping {
             return;
         }
-        let (mut backlog, candidates) = self.demand(site_id, now);
+        let (mut backlog, candidates) = self.demand(site_id, now, work);
         if backlog == 0 {
             return;
         }
@@ -601,7 +603,7 @@ impl State {
             }
         }
         if let Some(at) = wake {
-            self.wake_at(site_id, at);
+            self.wake_at(site_id, at, work);
         }
     }
 
@@ -637,11 +639,12 @@ impl State {
     }
 
     /// Plans to look at a site again.
-    pub(crate) fn wake_at(&mut self, site: SiteId, at: Micros) {
+    pub(crate) fn wake_at(&mut self, site: SiteId, at: Micros, work: &mut Work) {
         let planned = &mut self.sites[site.0 as usize].wake;
         if at < *planned {
             *planned = at;
             self.wakes.push(Reverse((at, site)));
+            work.reschedule = true;
         }
     }
 
@@ -748,7 +751,7 @@ impl State {
     }
 
     /// How much is ready for a site, and which lanes may carry it.
-    fn demand(&mut self, site: SiteId, now: Micros) -> (usize, SmallVec<[LaneId; 4]>) {
+    fn demand(&mut self, site: SiteId, now: Micros, work: &mut Work) -> (usize, SmallVec<[LaneId; 4]>) {
         let mut backlog = 0;
         let mut sources: SmallVec<[SourceId; 4]> = SmallVec::new();
         let mut later: Option<Micros> = None;
@@ -777,7 +780,7 @@ impl State {
             }
         }
         if let Some(at) = later {
-            self.wake_at(site, at);
+            self.wake_at(site, at, work);
         }
         let lanes = sources.into_iter().map(|source| self.lane_id(source, site, now)).collect();
         (backlog, lanes)

@@ -35,6 +35,7 @@ impl Peer {
 
     async fn more(&mut self) -> bool {
         let before = self.buffer.len();
+        self.buffer.reserve(65536);
         // A client that resets has gone like one that closes.
         let _ = self.stream.read_buf(&mut self.buffer).await;
         self.buffer.len() > before

@@ -62,6 +62,8 @@ struct Inner {
     die_at: Option<u64>,
     /// Any call fails with this probability.
     fail_rate: f32,
+    /// Calls of this name fail.
+    failing: Vec<&'static str>,
     log: Vec<&'static str>,
 }
 
@@ -79,6 +81,7 @@ impl Default for Inner {
             fail_at: None,
             die_at: None,
             fail_rate: 0.0,
+            failing: Vec::new(),
             log: Vec::new(),
         }
     }
@@ -99,6 +102,9 @@ impl Inner {
         self.log.push(name);
         if self.is_dead() {
             return Fate::Fails(io::Error::other("no power"));
+        }
+        if self.failing.contains(&name) {
+            return Fate::Fails(io::Error::from_raw_os_error(5));
         }
         if self.fail_at == Some(call) || self.random.f32() < self.fail_rate {
             // EIO, ENOSPC or EDQUOT.
@@ -172,7 +178,12 @@ impl Inner {
                     2 => (random.usize(start..=end), end),
                     _ => (start, end),
                 };
+                let is_change = left[start..end] != file.cached[start..end];
                 left[from..to].copy_from_slice(&file.cached[from..to]);
+                if is_change && random.u8(..8) == 0 {
+                    // The sector that was being written is unreadable noise now.
+                    left[start..end].fill_with(|| random.u8(..));
+                }
             }
             file.durable = left.clone();
             file.cached = left;
@@ -220,6 +231,7 @@ impl SimDisk {
         inner.fail_at = None;
         inner.die_at = None;
         inner.fail_rate = 0.0;
+        inner.failing.clear();
     }
 
     /// All works again.
@@ -228,6 +240,7 @@ impl SimDisk {
         inner.fail_at = None;
         inner.die_at = None;
         inner.fail_rate = 0.0;
+        inner.failing.clear();
     }
 
     pub(crate) fn calls(&self) -> u64 {
@@ -245,6 +258,10 @@ impl SimDisk {
 
     pub(crate) fn fail_at(&self, call: u64) {
         self.inner.lock().fail_at = Some(call);
+    }
+
+    pub(crate) fn fail_all(&self, names: &[&'static str]) {
+        self.inner.lock().failing = names.to_vec();
     }
 
     pub(crate) fn die_at(&self, call: u64) {

@@ -1,3 +1,5 @@
+mod behaviour;
 mod crash;
 mod disk;
+mod threads;
 mod world;

@@ -109,7 +109,6 @@ impl World {
             }
         };
         self.count("opened");
-        if std::env::var("TRACE").is_ok() { eprintln!("opened head={:?} names={:?} rep={:?}", log.head.as_ref().map(|h| (h.number,h.end)), self.segment_names(), recovery.repairs); }
         assert_eq!(recovery.messages, found.len() as u64);
         let recipients: usize = found.values().map(|facts| facts.2.len()).sum();
         assert_eq!(recovery.recipients, recipients as u64);
@@ -214,7 +213,6 @@ impl World {
 
     /// The process dies.
     pub(crate) fn crash(&mut self, power: bool) {
-        if std::env::var("TRACE").is_ok() { eprintln!("crash power={power} dead={} open={} names={:?}", self.disk.is_dead(), self.open.len(), self.segment_names()); }
         self.collect();
         self.count(if power { "power lost" } else { "killed" });
         self.log = None;
@@ -346,7 +344,6 @@ impl World {
             if batch.is_empty() {
                 continue;
             }
-            Self::trace("asked", &batch);
             self.ask(&batch);
             let (one, receiver) = Pending::new(batch.iter().cloned().collect());
             pending.push(one);
@@ -359,11 +356,6 @@ impl World {
         self.collect();
     }
 
-    fn trace(what: &str, batch: &[Operation]) {
-        let t = std::env::var("TRACE").unwrap_or_default();
-        let shown = format!("{:?}", batch.iter().map(|o| match o { Operation::Accept(m) => format!("accept {}", m.id), Operation::Complete{id,recipient} => format!("complete {id}/{recipient}"), Operation::Defer{id,recipient,state} => format!("defer {id}/{recipient} {state:?}"), _ => "note".into() }).collect::<Vec<_>>());
-        if !t.is_empty() && shown.contains(&t) { eprintln!("{what} {shown}"); }
-    }
     fn ask(&mut self, batch: &[Operation]) {
         for operation in batch {
             match operation {
@@ -437,7 +429,6 @@ impl World {
     }
 
     fn acknowledge(&mut self, batch: &[Operation]) {
-        Self::trace("acked", batch);
         self.count("acknowledged");
         for operation in batch {
             match operation {
@@ -475,7 +466,6 @@ impl World {
     }
 
     fn refuse(&mut self, batch: &[Operation], error: &SubmitError) {
-        Self::trace("refused", batch);
         let has_accept = batch
             .iter()
             .any(|operation| matches!(operation, Operation::Accept(_)));
