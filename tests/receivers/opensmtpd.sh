@@ -10,6 +10,8 @@ for part in etc var; do
     mount -t overlay overlay \
         -o "lowerdir=/$part,upperdir=$folder/view/$part,workdir=$folder/view/$part.work" "/$part"
 done
+# Its control socket lies here: one for each.
+mount -t tmpfs tmpfs /run
 if [ -d "$unpacked/usr" ]; then
     mount -t overlay overlay -o "lowerdir=$unpacked/usr:/usr" /usr
     machine=$(uname -m)

@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// What is wrong with a certificate, if anything.
@@ -81,26 +83,18 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// A certificate for `name` with an RSA key, for servers that cannot handle others.
-    pub fn rsa_identity(&self, name: &str) -> Identity {
-        self.issue(name, Flaw::None, &KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("make a key"))
-    }
-
     /// A certificate for `name`.
     pub fn identity(&self, name: &str, flaw: Flaw) -> Identity {
-        self.issue(name, flaw, &KeyPair::generate().expect("make a key"))
-    }
-
-    fn issue(&self, name: &str, flaw: Flaw, key: &KeyPair) -> Identity {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a DNS name");
         params.distinguished_name.push(DnType::CommonName, name);
         if flaw == Flaw::Expired {
             params.not_before = date_time_ymd(2019, 1, 1);
             params.not_after = date_time_ymd(2020, 1, 1);
         }
+        let key = KeyPair::generate().expect("make a key");
         let certificate = match flaw {
-            Flaw::SelfSigned => params.self_signed(key),
-            Flaw::None | Flaw::Expired => params.signed_by(key, &self.issuer),
+            Flaw::SelfSigned => params.self_signed(&key),
+            Flaw::None | Flaw::Expired => params.signed_by(&key, &self.issuer),
         }
         .expect("sign the certificate");
         Identity {

@@ -23,7 +23,11 @@ impl Reply {
     pub fn enhanced(&self) -> &str {
         let first = self.lines.first().map_or("", String::as_str);
         let word = first.split(' ').next().unwrap_or("");
-        if word.split('.').count() == 3 && word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') { word } else { "" }
+        if word.split('.').count() == 3 && word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+            word
+        } else {
+            ""
+        }
     }
 
     /// `550 5.7.1`, or the code alone.
@@ -99,8 +103,7 @@ impl Client {
 
     /// Connects with TLS from the first byte.
     pub fn connect_tls(to: SocketAddr, trust: Arc<rustls::ClientConfig>, name: &str) -> io::Result<Self> {
-        let mut client =
-            Self { wire: Some(Wire::Plain(connect(to, None)?)), buffer: Vec::new(), greeting: nothing() };
+        let mut client = Self { wire: Some(Wire::Plain(connect(to, None)?)), buffer: Vec::new(), greeting: nothing() };
         client.handshake(trust, name)?;
         client.greeting = client.read()?;
         Ok(client)

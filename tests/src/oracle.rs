@@ -71,8 +71,10 @@ pub fn report(message: &[u8]) -> Result<Value, Missing> {
 /// When OpenSSL fails.
 pub fn rsa_key(file: &Path) -> Result<String, Missing> {
     let openssl = tools::find("openssl")?;
-    run(Command::new(&openssl).args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out"]).arg(file))
-        .done();
+    run(Command::new(&openssl)
+        .args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out"])
+        .arg(file))
+    .done();
     Ok(format!("v=DKIM1; k=rsa; p={}", public(&openssl, file)))
 }
 

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use serde_json::Value;
@@ -13,7 +13,6 @@ use serde_json::Value;
 use crate::certificates::Flaw;
 use crate::ground::Ground;
 use crate::tools::{self, Missing, Process};
-use crate::wait::wait_until;
 
 /// A message as a receiver kept it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,12 +29,17 @@ fn log(ground: &Ground, name: &str) -> std::fs::File {
     std::fs::File::create(ground.path(name)).expect("make a log file")
 }
 
-fn wait_open(address: SocketAddr, name: &str, log: &Path) {
-    wait_until(
-        &format!("{name} to listen at {address}; its log: {}", std::fs::read_to_string(log).unwrap_or_default()),
-        Duration::from_secs(20),
-        || TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok(),
-    );
+/// Waits until somebody listens.
+fn wait_open(process: &mut Process, address: SocketAddr, name: &str, log: &Path) {
+    let end = Instant::now() + Duration::from_secs(20);
+    let story = || std::fs::read_to_string(log).unwrap_or_default();
+    while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
+        if let Some(status) = process.ended() {
+            panic!("{name} ended at its start ({status}): {}", story());
+        }
+        assert!(Instant::now() < end, "{name} does not listen at {address} after 20 s: {}", story());
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Postfix's smtp-sink.
@@ -66,15 +70,17 @@ impl SmtpSink {
             .arg("64")
             .stdout(Stdio::null())
             .stderr(log(ground, "smtp-sink.log"));
-        let process = Process::start(&mut command);
-        wait_open(address, "smtp-sink", &ground.path("smtp-sink.log"));
+        let mut process = Process::start(&mut command);
+        wait_open(&mut process, address, "smtp-sink", &ground.path("smtp-sink.log"));
         Ok(Self { _process: process, folder })
     }
 
     /// What it kept. Line ends are given as CRLF, though its files have LF.
     pub fn kept(&self) -> Vec<Kept> {
         let mut kept: Vec<Kept> = std::fs::read_dir(&self.folder)
-            .map(|entries| entries.flatten().filter_map(|entry| parse_sink(&std::fs::read(entry.path()).ok()?)).collect())
+            .map(|entries| {
+                entries.flatten().filter_map(|entry| parse_sink(&std::fs::read(entry.path()).ok()?)).collect()
+            })
             .unwrap_or_default();
         kept.sort_by(|one, other| one.content.cmp(&other.content));
         kept
@@ -135,7 +141,7 @@ impl Aiosmtpd {
         let file = ground.path("aiosmtpd.jsonl");
         let (certificate, key) = (ground.path("aiosmtpd.pem"), ground.path("aiosmtpd.key"));
         ground.authority().identity("mx.aiosmtpd.test", Flaw::None).write(&certificate, &key);
-        let process = Process::start(
+        let mut process = Process::start(
             Command::new(python)
                 .arg(tools::file("receivers/aiosmtpd_receiver.py"))
                 .args([address.ip().to_string(), address.port().to_string()])
@@ -143,7 +149,7 @@ impl Aiosmtpd {
                 .stdout(Stdio::null())
                 .stderr(log(ground, "aiosmtpd.log")),
         );
-        wait_open(address, "aiosmtpd", &ground.path("aiosmtpd.log"));
+        wait_open(&mut process, address, "aiosmtpd", &ground.path("aiosmtpd.log"));
         Ok(Self { _process: process, file })
     }
 
@@ -188,8 +194,7 @@ impl OpenSmtpd {
         let folder = ground.path("opensmtpd");
         std::fs::create_dir_all(&folder).expect("make a folder for OpenSMTPD");
         let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
-        // OpenSMTPD 6.8 with OpenSSL 3 fails the handshake with an ECDSA key.
-        ground.authority().rsa_identity("mx.opensmtpd.test").write(&certificate, &key);
+        ground.authority().identity("mx.opensmtpd.test", Flaw::None).write(&certificate, &key);
         let configuration = format!(
             "pki here cert \"{certificate}\"\npki here key \"{key}\"\n\
              listen on {ip} port {port} hostname mx.opensmtpd.test tls pki here\n\
@@ -206,17 +211,17 @@ impl OpenSmtpd {
         std::fs::File::create(&file)
             .and_then(|mut file| file.write_all(configuration.as_bytes()))
             .expect("write smtpd.conf");
-        let process = Process::start(
+        let mut process = Process::start(
             Command::new("unshare")
                 // Its own mounts, and its own process numbers: when the first process dies, all die.
                 .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=SIGKILL", "sh"])
                 .arg(tools::file("receivers/opensmtpd.sh"))
                 .arg(&unpacked)
                 .arg(&folder)
-                .stdout(log(ground, "opensmtpd.out"))
+                .stdout(Stdio::null())
                 .stderr(log(ground, "opensmtpd.log")),
         );
-        wait_open(address, "OpenSMTPD", &ground.path("opensmtpd.log"));
+        wait_open(&mut process, address, "OpenSMTPD", &ground.path("opensmtpd.log"));
         Ok(Self { _process: process, maildir: folder.join("mail/new") })
     }
 

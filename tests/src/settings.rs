@@ -11,7 +11,8 @@ use crate::ground::{
 /// Password of the credential that [`Settings::with_submission`] adds for `user`.
 pub const PASSWORD: &str = "correct horse";
 /// Its Argon2id hash, made by argon2-cffi.
-pub const PASSWORD_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$ySspg9kRYUZR6AK/SNC9EQ$JNOsjhqJO8jmQYdLbn+xLNf/N5xiai6xdcwqn0xYYZo";
+pub const PASSWORD_HASH: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$ySspg9kRYUZR6AK/SNC9EQ$JNOsjhqJO8jmQYdLbn+xLNf/N5xiai6xdcwqn0xYYZo";
 
 /// A configuration that is being put together.
 #[derive(Debug, Clone)]
@@ -139,9 +140,7 @@ fn join(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(base)), Value::Table(over)) => join(base, over),
-            (Some(Value::Array(base)), Value::Array(over))
-                if base.iter().chain(&over).all(Value::is_table) =>
-            {
+            (Some(Value::Array(base)), Value::Array(over)) if base.iter().chain(&over).all(Value::is_table) => {
                 base.extend(over);
             }
             (_, value) => {

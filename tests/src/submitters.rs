@@ -32,6 +32,19 @@ impl Tls {
     }
 }
 
+/// One message to submit.
+#[derive(Debug, Clone, Copy)]
+pub struct Letter<'a> {
+    /// Envelope sender.
+    pub sender: &'a str,
+    /// Envelope recipients.
+    pub recipients: &'a [&'a str],
+    /// The bytes.
+    pub content: &'a [u8],
+    /// Parameters of MAIL.
+    pub options: &'a [&'a str],
+}
+
 /// Submits by smtplib, one connection; gives the last reply for each message.
 ///
 /// # Panics
@@ -40,15 +53,15 @@ pub fn smtplib(
     ground: &Ground,
     to: SocketAddr,
     tls: Tls,
-    messages: &[(&str, &[&str], &[u8], &[&str])],
+    messages: &[Letter<'_>],
 ) -> Result<Vec<(u16, String)>, Missing> {
     let python = tools::find("python3")?;
     let messages: Vec<Value> = messages
         .iter()
-        .map(|(sender, recipients, content, options)| {
+        .map(|letter| {
             json!({
-                "sender": sender, "recipients": recipients, "options": options,
-                "content": base64::engine::general_purpose::STANDARD.encode(content),
+                "sender": letter.sender, "recipients": letter.recipients, "options": letter.options,
+                "content": base64::engine::general_purpose::STANDARD.encode(letter.content),
             })
         })
         .collect();

@@ -195,6 +195,13 @@ impl Governor {
         }
     }
 
+    /// More connections are open to the lane's provider, or from the whole box, than is allowed: a
+    /// total was lowered. Whoever may close one, should.
+    pub fn is_over_total(&self, id: LaneId) -> bool {
+        let provider = lane_ref(&self.lanes, id).and_then(|lane| self.providers.get(lane.provider?.0 as usize));
+        self.box_open > self.box_limit || provider.is_some_and(|provider| provider.limit.is_some_and(|limit| provider.open > limit))
+    }
+
     /// A permit to open one connection on this lane: box, provider and lane, numbers and rates, or nothing.
     pub fn reserve_connection(&mut self, id: LaneId, now: Micros) -> Result<ConnectionPermit, Hold> {
         let Some(lane) = lane_mut(&mut self.lanes, id) else { return Err(Hold::FORGOTTEN) };
@@ -633,6 +640,11 @@ fn queue(due: &mut Vec<Entity>, paced: &mut Paced, entity: Entity) {
         paced.queued = true;
         due.push(entity);
     }
+}
+
+fn lane_ref(lanes: &[Slot], id: LaneId) -> Option<&Lane> {
+    let slot = lanes.get(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+    slot.lane.as_deref()
 }
 
 fn lane_mut(lanes: &mut [Slot], id: LaneId) -> Option<&mut Lane> {

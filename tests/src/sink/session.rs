@@ -153,10 +153,17 @@ impl Session<'_> {
         all.push(transaction);
         self.open = Some(all.len() - 1);
         drop(all);
-        self.answer(Stage::Mail, "", "250 2.1.0 Ok".to_owned())
+        let reply = self.act(Stage::Mail, "", "250 2.1.0 Ok".to_owned())?;
+        if !reply.starts_with('2') {
+            self.open = None;
+        }
+        self.say(&reply)
     }
 
     fn rcpt(&mut self, rest: &str) -> Result<(), Over> {
+        if self.open.is_none() {
+            return self.say("503 5.5.1 MAIL first");
+        }
         let (address, parameters) = path(rest, "TO:");
         match self.act(Stage::Rcpt, &address, "250 2.1.5 Ok".to_owned())? {
             reply if reply.starts_with('2') => {
@@ -325,7 +332,8 @@ impl Session<'_> {
 /// `FROM:<a@b> X=Y` to its address and parameters.
 fn path(rest: &str, keyword: &str) -> (String, String) {
     let rest = rest.trim();
-    let rest = rest.get(keyword.len()..).filter(|_| rest.to_ascii_uppercase().starts_with(keyword)).unwrap_or(rest).trim();
+    let rest =
+        rest.get(keyword.len()..).filter(|_| rest.to_ascii_uppercase().starts_with(keyword)).unwrap_or(rest).trim();
     let (address, parameters) = match rest.strip_prefix('<').and_then(|rest| rest.rsplit_once('>')) {
         Some((address, parameters)) => (address, parameters),
         None => rest.split_once(' ').unwrap_or((rest, "")),

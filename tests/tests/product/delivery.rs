@@ -36,7 +36,11 @@ fn with(change: impl FnOnce(Settings, &Ground) -> Settings) -> House {
 
 impl House {
     fn send(&self, recipients: &[&str], subject: &str) -> String {
-        self.daemon.submit("a@sender.test", recipients, &message::simple("a@sender.test", recipients[0], subject, "Hi\n"))
+        self.daemon.submit(
+            "a@sender.test",
+            recipients,
+            &message::simple("a@sender.test", recipients[0], subject, "Hi\n"),
+        )
     }
 
     /// Waits for the outcome of a recipient; gives its record.
@@ -127,7 +131,10 @@ fn names_that_cannot_take_mail_bounce_and_those_that_do_not_answer_wait() {
     names.forget("silent.test").domain("silent.test", house.ground.ip(101));
     sink.wait(1, LIMIT);
     wait_until("three reports or more", LIMIT, || house.mailbox.count() >= 3);
-    assert_eq!(house.daemon.events("bounced").iter().filter(|record| record["recipient"] == "r@silent.test").count(), 0);
+    assert_eq!(
+        house.daemon.events("bounced").iter().filter(|record| record["recipient"] == "r@silent.test").count(),
+        0
+    );
 }
 
 #[test]
@@ -170,7 +177,10 @@ fn mail_goes_to_hosts_of_its_own_domain_and_no_other() {
         assert!(strays.is_empty(), "asked of the host of d{n}.test: {strays:?}");
     }
     let all = house.mailbox.transactions();
-    assert!(all.iter().all(|one| one.addresses() == ["a@sender.test"]), "the mailbox of the sender got its reports alone");
+    assert!(
+        all.iter().all(|one| one.addresses() == ["a@sender.test"]),
+        "the mailbox of the sender got its reports alone"
+    );
 }
 
 #[test]
@@ -186,7 +196,10 @@ fn ipv6_hosts_are_reached_from_the_ipv6_source() {
     };
     let names = Names::new(&ground);
     names.mx("six.test", 10, "mx.six.test").aaaa("mx.six.test", Ipv6Addr::LOCALHOST);
-    names.mx("both.test", 10, "mx.both.test").aaaa("mx.both.test", Ipv6Addr::LOCALHOST).a("mx.both.test", ground.ip(101));
+    names
+        .mx("both.test", 10, "mx.both.test")
+        .aaaa("mx.both.test", Ipv6Addr::LOCALHOST)
+        .a("mx.both.test", ground.ip(101));
     let six = Sink::open((Ipv6Addr::LOCALHOST, port).into());
     let four = Sink::open(ground.at(101, port));
     let settings =
@@ -237,7 +250,8 @@ fn a_4xx_is_tried_again_by_the_schedule() {
     assert_eq!(times.len(), 4);
     for (pair, expected) in times.windows(2).zip([1.0, 2.0, 3.0]) {
         let waited = (pair[1] - pair[0]).as_secs_f64();
-        assert!((expected - 0.1..expected + 0.6).contains(&waited), "waited {waited} s instead of {expected} s");
+        // Never earlier, or a host that counts the seconds is met too soon; the schedule's grain is a second.
+        assert!((expected - 0.05..expected + 1.3).contains(&waited), "waited {waited} s instead of {expected} s");
     }
     let delivered = house.outcome("delivered", "r@grey.test");
     assert_eq!(delivered["message"], id.as_str());
@@ -252,8 +266,9 @@ fn a_4xx_is_tried_again_by_the_schedule() {
 fn a_message_that_cannot_be_delivered_in_time_is_returned() {
     let house = open("[stream.default]\nexpire-after = \"2s\"\n");
     house.names.domain("never.test", house.ground.ip(101));
-    let _sink = Sink::at(&house.ground, 101)
-        .with_script(|moment| if moment.stage == Stage::Rcpt { Act::reply("451 4.2.1 Mailbox busy") } else { Act::Accept });
+    let _sink = Sink::at(&house.ground, 101).with_script(|moment| {
+        if moment.stage == Stage::Rcpt { Act::reply("451 4.2.1 Mailbox busy") } else { Act::Accept }
+    });
     let start = Instant::now();
     house.send(&["r@never.test"], "late");
     let record = house.outcome("expired", "r@never.test");
@@ -342,7 +357,11 @@ fn a_connection_is_reused_while_warm_and_closed_with_quit_when_idle() {
     assert_eq!(sink.connections().len(), 1, "one connection for messages in quick succession");
     let last = Instant::now();
     wait_until("the idle connection to be closed", LIMIT, || sink.connections()[0].closed_at.is_some());
-    assert!(last.elapsed() > Duration::from_millis(400) && last.elapsed() < Duration::from_secs(4), "{:?}", last.elapsed());
+    assert!(
+        last.elapsed() > Duration::from_millis(400) && last.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        last.elapsed()
+    );
     assert_eq!(sink.connections()[0].commands.last().map(String::as_str), Some("QUIT"));
     house.send(&["r@warm.test"], "after");
     sink.wait(5, LIMIT);
@@ -372,10 +391,17 @@ fn four_twenty_one_and_dropped_connections_back_the_lane_off_and_lose_nothing() 
     moody.wait(20, LIMIT);
     assert_eq!(house.mailbox.count(), 0, "nothing bounces");
     // While it pauses, the lane does not connect: two connections, two failures, a pause of a second.
-    let early = moody.connections().iter().filter(|connection| connection.opened_at < start + Duration::from_millis(1500)).count();
+    let early = moody
+        .connections()
+        .iter()
+        .filter(|connection| connection.opened_at < start + Duration::from_millis(1500))
+        .count();
     assert!(early <= 8, "{early} connections to a host that refuses them, within 1.5 s");
-    let mut all: Vec<String> =
-        moody.messages().iter().flat_map(|message| message.recipients.iter().map(|one| one.address.clone()).collect::<Vec<_>>()).collect();
+    let mut all: Vec<String> = moody
+        .messages()
+        .iter()
+        .flat_map(|message| message.recipients.iter().map(|one| one.address.clone()).collect::<Vec<_>>())
+        .collect();
     all.sort_unstable();
     let count = all.len();
     all.dedup();
@@ -386,8 +412,9 @@ fn four_twenty_one_and_dropped_connections_back_the_lane_off_and_lose_nothing() 
 fn a_connection_dropped_after_the_dot_is_tried_again_since_nobody_knows() {
     let house = open("");
     house.names.domain("cut.test", house.ground.ip(101));
-    let sink = Sink::at(&house.ground, 101)
-        .with_script(|moment| if moment.stage == Stage::Final && moment.connection == 1 { Act::Drop } else { Act::Accept });
+    let sink = Sink::at(&house.ground, 101).with_script(|moment| {
+        if moment.stage == Stage::Final && moment.connection == 1 { Act::Drop } else { Act::Accept }
+    });
     house.send(&["r@cut.test"], "cut");
     sink.wait(1, LIMIT);
     let record = house.outcome("deferred", "r@cut.test");
@@ -396,7 +423,9 @@ fn a_connection_dropped_after_the_dot_is_tried_again_since_nobody_knows() {
 
 #[test]
 fn a_host_that_hangs_is_given_up_by_each_timeout() {
-    let house = open("[delivery]\ngreeting-timeout = \"1s\"\nrcpt-timeout = \"1s\"\nfinal-timeout = \"1s\"\n[backoff]\nfailures = 100\n");
+    let house = open(
+        "[delivery]\ngreeting-timeout = \"1s\"\nrcpt-timeout = \"1s\"\nfinal-timeout = \"1s\"\n[backoff]\nfailures = 100\n",
+    );
     for (n, stage) in [(101u8, Stage::Connect), (102, Stage::Rcpt), (103, Stage::Final)] {
         house.names.domain(&format!("slow{n}.test"), house.ground.ip(n));
         let mut times = 0;
@@ -409,7 +438,9 @@ fn a_host_that_hangs_is_given_up_by_each_timeout() {
         wait_until("the second attempt", LIMIT, || sink.connections().len() >= 2);
         let waited = start.elapsed();
         assert!(waited > Duration::from_millis(900) && waited < Duration::from_millis(3900), "{stage:?}: {waited:?}");
-        wait_until("its success", LIMIT, || house.daemon.events("delivered").iter().any(|record| record["domain"] == format!("slow{n}.test")));
+        wait_until("its success", LIMIT, || {
+            house.daemon.events("delivered").iter().any(|record| record["domain"] == format!("slow{n}.test"))
+        });
     }
 }
 
@@ -428,7 +459,11 @@ fn eight_bit_mail_is_converted_for_hosts_of_seven_bits() {
     assert!(matches!(encoding.as_str(), "quoted-printable" | "base64"), "{encoding}");
     let python = "import sys,email,email.policy\nm=email.message_from_bytes(sys.stdin.buffer.read(),policy=email.policy.SMTP)\n\
                   sys.stdout.buffer.write(m.get_payload(decode=True))";
-    let said = postkeep_tests::daemon::run_with_input(std::process::Command::new("python3").args(["-c", python]), &arrived.content).done();
+    let said = postkeep_tests::daemon::run_with_input(
+        std::process::Command::new("python3").args(["-c", python]),
+        &arrived.content,
+    )
+    .done();
     assert_eq!(message::crlf(&said.out), "grüße\r\n.dot\r\n");
 }
 
@@ -452,12 +487,10 @@ fn internationalised_mail_bounces_where_it_is_not_understood() {
 }
 
 #[test]
-fn a_host_of_helo_alone_and_one_with_everything_get_the_same_message() {
+fn a_host_without_extensions_and_one_with_all_get_the_same_message() {
     let house = open("");
     house.names.domain("old.test", house.ground.ip(101)).domain("new.test", house.ground.ip(102));
-    let old = Sink::at(&house.ground, 101)
-        .with_script(|moment| if moment.stage == Stage::Ehlo { Act::Accept } else { Act::Accept })
-        .with_capabilities(&[]);
+    let old = Sink::at(&house.ground, 101).with_capabilities(&[]);
     let new = Sink::at(&house.ground, 102);
     let content = b"From: a@sender.test\r\nSubject: both\r\nDate: Mon, 23 Nov 2026 10:00:00 +0000\r\nMessage-ID: <b@sender.test>\r\n\r\n..\r\n.\r\n.x\r\n";
     house.daemon.submit("a@sender.test", &["r@old.test", "r@new.test"], content);
@@ -502,7 +535,8 @@ fn each_source_has_its_address_and_name_and_an_unbindable_one_stays_out() {
     }
     let messages = sink.wait(30, LIMIT);
     for transaction in &messages {
-        let expected = if transaction.source.ip() == house.ground.ip(11) { "one.postkeep.test" } else { "two.postkeep.test" };
+        let expected =
+            if transaction.source.ip() == house.ground.ip(11) { "one.postkeep.test" } else { "two.postkeep.test" };
         assert_eq!(transaction.helo, expected, "{}", transaction.source);
     }
     let one = messages.iter().filter(|message| message.source.ip() == house.ground.ip(11)).count();

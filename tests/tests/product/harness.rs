@@ -35,7 +35,10 @@ fn each_receiver_keeps_the_bytes_that_our_client_sends() {
     assert_eq!(sink.messages()[0].addresses(), ["b@there.test"]);
     for kept in [&smtp_sink.kept()[0], &aiosmtpd.kept()[0], &opensmtpd.kept()[0]] {
         assert!(message::ends_with(&kept.content, MESSAGE), "{:?}", String::from_utf8_lossy(&kept.content));
-        assert_eq!((kept.sender.as_str(), kept.recipients.as_slice()), ("a@example.test", ["b@there.test".to_owned()].as_slice()));
+        assert_eq!(
+            (kept.sender.as_str(), kept.recipients.as_slice()),
+            ("a@example.test", ["b@there.test".to_owned()].as_slice())
+        );
     }
 }
 
@@ -50,7 +53,16 @@ fn swaks_reaches_the_sink_and_the_script_answers() {
     let Some(swaks) = needs(tools::find("swaks")) else { return };
     let server = sink.address().to_string();
     let mut command = Command::new(swaks);
-    command.args(["--server", &server, "--from", "a@example.test", "--to", "yes@there.test,no@there.test", "--body", "x"]);
+    command.args([
+        "--server",
+        &server,
+        "--from",
+        "a@example.test",
+        "--to",
+        "yes@there.test,no@there.test",
+        "--body",
+        "x",
+    ]);
     let said = run(&mut command);
     assert!(said.out.contains("550 5.1.1"), "{said:?}");
     assert_eq!(sink.count(), 1);

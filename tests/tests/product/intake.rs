@@ -56,7 +56,11 @@ impl House {
 
     /// Waits until a probe that is sent now has arrived; gives the subjects of everything that did.
     fn arrived(&self) -> Vec<String> {
-        self.daemon.submit("a@example.test", &["r@there.test"], &message::simple("a@example.test", "r@there.test", "probe", "x\n"));
+        self.daemon.submit(
+            "a@example.test",
+            &["r@there.test"],
+            &message::simple("a@example.test", "r@there.test", "probe", "x\n"),
+        );
         let subjects = || -> Vec<String> {
             self.sink.messages().iter().map(|message| message::header(&message.content, "Subject")).collect()
         };
@@ -93,7 +97,10 @@ fn each_wrong_command_gets_its_own_code() {
         (&["MAIL FROM:<a@@example.test>"], &["501 5.1.7", "553 5.1.7", "501 5.5.2", "501 5.5.4"]),
         (&["MAIL FROM:<a@exa mple.test>"], &["501 5.1.7", "553 5.1.7", "501 5.5.2", "501 5.5.4"]),
         (&["MAIL FROM:<a@example.test>", "RCPT TO:<>"], &["501 5.1.3", "553 5.1.3", "501 5.5.2", "501 5.5.4"]),
-        (&["MAIL FROM:<a@example.test>", "RCPT TO:<nobody>"], &["501 5.1.3", "553 5.1.3", "501 5.1.2", "501 5.5.2", "501 5.5.4", "550 5.1.2", "550 5.1.3"]),
+        (
+            &["MAIL FROM:<a@example.test>", "RCPT TO:<nobody>"],
+            &["501 5.1.3", "553 5.1.3", "501 5.1.2", "501 5.5.2", "501 5.5.4", "550 5.1.2", "550 5.1.3"],
+        ),
         (&["MAIL FROM:<a@example.test>", "RCPT TO:<r@there.test> FOO=BAR"], &["555 5.5.4"]),
         (&["MAIL FROM:<a@example.test>", "RCPT TO:<r@there.test> NOTIFY=NEVER,SUCCESS"], &["501 5.5.4"]),
         (&["VRFY r"], &["252 2.5.0", "252 2.1.5", "252 2.5.1", "252 2.0.0", "502 5.5.1"]),
@@ -239,7 +246,10 @@ fn size_and_number_of_recipients_are_bounded() {
     let reply = client.submit("a@example.test", &["r@there.test"], CONTENT).expect("a reply");
     assert_eq!(reply.code, 250, "the connection goes on after that: {reply}");
 
-    dialogue(&mut client, &["MAIL FROM:<a@example.test>", "RCPT TO:<1@there.test>", "RCPT TO:<2@there.test>", "RCPT TO:<3@there.test>"]);
+    dialogue(
+        &mut client,
+        &["MAIL FROM:<a@example.test>", "RCPT TO:<1@there.test>", "RCPT TO:<2@there.test>", "RCPT TO:<3@there.test>"],
+    );
     let reply = client.command("RCPT TO:<4@there.test>").expect("a reply");
     expect(&reply, &["452 4.5.3"]);
     assert_eq!(client.data(CONTENT).expect("a reply").code, 250, "the first three are served");
@@ -339,13 +349,13 @@ fn headers_that_cannot_be_right_are_refused_with_a_reason() {
     let received = "Received: from a by b; Mon, 23 Nov 2026 10:00:00 +0000\r\n";
     let table: Vec<(&str, String, &[&str])> = vec![
         ("no From", "Subject: x\r\n\r\nHi\r\n".to_owned(), &["550 5.6.0"]),
-        ("two From", "From: a@example.test\r\nFrom: b@example.test\r\nSubject: x\r\n\r\nHi\r\n".to_owned(), &["550 5.6.0"]),
-        ("From without address", "From: nobody\r\nSubject: x\r\n\r\nHi\r\n".to_owned(), &["550 5.6.0"]),
         (
-            "loop",
-            format!("{}From: a@example.test\r\n\r\nHi\r\n", received.repeat(7)),
-            &["554 5.4.6"],
+            "two From",
+            "From: a@example.test\r\nFrom: b@example.test\r\nSubject: x\r\n\r\nHi\r\n".to_owned(),
+            &["550 5.6.0"],
         ),
+        ("From without address", "From: nobody\r\nSubject: x\r\n\r\nHi\r\n".to_owned(), &["550 5.6.0"]),
+        ("loop", format!("{}From: a@example.test\r\n\r\nHi\r\n", received.repeat(7)), &["554 5.4.6"]),
     ];
     let mut client = house.client();
     let mut wrong = Vec::new();
@@ -399,7 +409,9 @@ fn a_stream_may_be_chosen_by_header_where_allowed_and_the_header_goes() {
         )
     });
     let mut client = house.authenticated();
-    let content = |stream: &str| format!("From: a@example.test\r\nX-Postkeep-Stream: {stream}\r\nSubject: {stream}\r\n\r\nHi\r\n").into_bytes();
+    let content = |stream: &str| {
+        format!("From: a@example.test\r\nX-Postkeep-Stream: {stream}\r\nSubject: {stream}\r\n\r\nHi\r\n").into_bytes()
+    };
     assert_eq!(client.submit("a@example.test", &["r@there.test"], &content("news")).expect("a reply").code, 250);
     for stream in ["secret", "nowhere"] {
         let reply = client.submit("a@example.test", &["r@there.test"], &content(stream)).expect("a reply");
@@ -487,7 +499,8 @@ fn what_is_sent_in_the_clear_behind_starttls_is_not_obeyed() {
     client.ehlo().expect("EHLO");
     client.send(b"STARTTLS\r\nNOOP injected\r\n").expect("send");
     assert_eq!(client.read().expect("a reply").code, 220);
-    let first = client.handshake(house.ground.authority().client(), HOSTNAME).and_then(|()| client.command("EHLO after.test"));
+    let first =
+        client.handshake(house.ground.authority().client(), HOSTNAME).and_then(|()| client.command("EHLO after.test"));
     if let Ok(reply) = first {
         assert!(reply.code == 250 && reply.lines.len() > 1, "the first reply inside TLS belongs to EHLO: {reply}");
         client.patience(Duration::from_millis(300));
@@ -565,8 +578,12 @@ fn proxy_protocol_is_heard_from_listed_proxies_only() {
         }
         Err(error) => drop(error),
     }
-    let peers: Vec<String> =
-        house.daemon.events("received").iter().filter_map(|record| record["peer"].as_str().map(str::to_owned)).collect();
+    let peers: Vec<String> = house
+        .daemon
+        .events("received")
+        .iter()
+        .filter_map(|record| record["peer"].as_str().map(str::to_owned))
+        .collect();
     assert_eq!(peers.iter().filter(|peer| peer.starts_with("127.9.9.9")).count(), 1, "{peers:?}");
     // A proxy that does not speak the protocol gets nowhere.
     let started = Instant::now();

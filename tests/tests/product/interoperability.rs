@@ -8,7 +8,7 @@ use postkeep_tests::ground::MAIL_PORT;
 use postkeep_tests::oracle::{self, Signature};
 use postkeep_tests::receivers::{Aiosmtpd, Kept, OpenSmtpd, SmtpSink};
 use postkeep_tests::settings::PASSWORD;
-use postkeep_tests::submitters::{Tls, smtplib, swaks};
+use postkeep_tests::submitters::{Letter, Tls, smtplib, swaks};
 use postkeep_tests::tools::needs;
 use postkeep_tests::{Daemon, Ground, Names, Settings, Sink, message, wait_until};
 
@@ -127,9 +127,14 @@ fn what_smtplib_submits_arrives_byte_for_byte_and_both_signatures_hold() {
     for (tls, to, messages) in
         [(Tls::Starttls, house.daemon.submission(), first), (Tls::Implicit, house.daemon.submissions(), second)]
     {
-        let batch: Vec<(&str, &[&str], &[u8], &[&str])> = messages
+        let batch: Vec<Letter<'_>> = messages
             .iter()
-            .map(|(_, content)| ("news@example.test", EVERYWHERE.as_slice(), content.as_slice(), ["BODY=8BITMIME"].as_slice()))
+            .map(|(_, content)| Letter {
+                sender: "news@example.test",
+                recipients: &EVERYWHERE,
+                content,
+                options: &["BODY=8BITMIME"],
+            })
             .collect();
         let Some(replies) = needs(smtplib(&house.ground, to, tls, &batch)) else { return };
         for ((subject, _), (code, text)) in messages.iter().zip(replies) {
@@ -271,11 +276,25 @@ fn a_signature_is_chosen_by_stream() {
 #[test]
 fn tls_towards_foreign_receivers_is_recorded() {
     let Some(house) = House::open() else { return };
-    house.daemon.submit("news@example.test", &EVERYWHERE, &message::simple("news@example.test", "r@there.test", "tls", "x\n"));
+    house.daemon.submit(
+        "news@example.test",
+        &EVERYWHERE,
+        &message::simple("news@example.test", "r@there.test", "tls", "x\n"),
+    );
     house.kept(1);
     wait_until("three delivered records", LIMIT, || house.daemon.events("delivered").len() == 3);
+    let tried = house.daemon.events("attempted");
     for record in house.daemon.events("delivered") {
         let encrypted = record["tls"]["version"].as_str().is_some_and(|version| version.contains("1.3"));
-        assert_eq!(encrypted, record["domain"] != "smtp-sink.test", "{record}");
+        match record["domain"].as_str() {
+            Some("smtp-sink.test") => assert!(!encrypted, "{record}"),
+            Some("aiosmtpd.test") => assert!(encrypted, "{record}"),
+            // OpenSMTPD 6.8 with OpenSSL 3 (Debian 12) offers STARTTLS and fails every handshake, also
+            // OpenSSL's own: mail still arrives, and the record says why it went in the clear.
+            _ => assert!(
+                encrypted || tried.iter().any(|tried| tried["site"] == record["site"] && tried["stage"] == "tls"),
+                "{record}"
+            ),
+        }
     }
 }

@@ -73,7 +73,8 @@ fn metrics_follow_the_text_format() {
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     let head = head.to_ascii_lowercase();
     assert!(
-        head.contains("content-type: text/plain; version=0.0.4") || head.contains("content-type: application/openmetrics-text"),
+        head.contains("content-type: text/plain; version=0.0.4")
+            || head.contains("content-type: application/openmetrics-text"),
         "{head}"
     );
     let body = if body.contains("\r\n") && head.contains("chunked") { unchunk(&body) } else { body };
@@ -154,7 +155,14 @@ fn counters_agree_with_the_records() {
     let house = lived_in("");
     house.mailbox.wait(2, LIMIT);
     wait_until("an empty queue", LIMIT, || {
-        house.daemon.metrics().iter().filter(|(name, _)| name.starts_with("postkeep_queue_recipients{")).map(|(_, value)| value).sum::<f64>() == 0.0
+        house
+            .daemon
+            .metrics()
+            .iter()
+            .filter(|(name, _)| name.starts_with("postkeep_queue_recipients{"))
+            .map(|(_, value)| value)
+            .sum::<f64>()
+            == 0.0
     });
     let records = house.daemon.records();
     let metrics = house.daemon.metrics();
@@ -189,14 +197,30 @@ fn every_recipient_has_one_end_and_every_record_its_keys() {
     let mut ends: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     for record in &records {
         let time = record["time"].as_str().unwrap_or_default();
-        assert!(time.len() == 27 && time.ends_with('Z') && time.as_bytes()[10] == b'T', "RFC 3339 with microseconds: {record}");
+        assert!(
+            time.len() == 27 && time.ends_with('Z') && time.as_bytes()[10] == b'T',
+            "RFC 3339 with microseconds: {record}"
+        );
         let event = record["event"].as_str().unwrap_or_default();
         let needed: &[&str] = match event {
             "received" => &["message", "sender", "stream", "size", "recipients"],
             "refused" => &["peer", "stage", "reply"],
             "attempted" => &["site", "stage", "source", "host", "address", "detail"],
             "deferred" => &["message", "recipient", "sender", "stream", "domain", "attempt", "next-attempt"],
-            "delivered" => &["message", "recipient", "stream", "domain", "site", "source", "pool", "host", "address", "attempt", "reply", "duration-ms"],
+            "delivered" => &[
+                "message",
+                "recipient",
+                "stream",
+                "domain",
+                "site",
+                "source",
+                "pool",
+                "host",
+                "address",
+                "attempt",
+                "reply",
+                "duration-ms",
+            ],
             "bounced" => &["message", "recipient", "stream", "domain", "attempt", "reply"],
             "expired" => &["message", "recipient", "stream", "domain"],
             "removed" => &["message", "recipient", "actor"],
@@ -206,7 +230,10 @@ fn every_recipient_has_one_end_and_every_record_its_keys() {
             assert!(!record[key].is_null(), "{key} is missing: {record}");
         }
         if let Some(id) = record["message"].as_str() {
-            assert!(id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)), "{record}");
+            assert!(
+                id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)),
+                "{record}"
+            );
             if ["delivered", "bounced", "expired", "removed"].contains(&event) {
                 let recipient = record["recipient"].as_str().unwrap_or_default().to_owned();
                 ends.entry((id.to_owned(), recipient)).or_default().push(event.to_owned());
@@ -253,8 +280,12 @@ fn nobody_but_a_scraper_is_answered() {
     use std::io::{Read, Write};
     let ground = Ground::claim();
     let _daemon = Daemon::start(&ground, &Settings::new(&ground));
-    for request in ["GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"] {
-        let mut socket = std::net::TcpStream::connect(ground.at(1, postkeep_tests::ground::METRICS_PORT)).expect("connect");
+    for request in [
+        "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    ] {
+        let mut socket =
+            std::net::TcpStream::connect(ground.at(1, postkeep_tests::ground::METRICS_PORT)).expect("connect");
         socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
         socket.write_all(request.as_bytes()).expect("write");
         let mut answer = String::new();

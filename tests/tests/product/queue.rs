@@ -49,7 +49,8 @@ fn open() -> House {
 
 impl House {
     fn send(&self, recipient: &str, stream: &str) {
-        let content = format!("From: a@sender.test\r\nX-Postkeep-Stream: {stream}\r\nSubject: {recipient}\r\n\r\nHi\r\n");
+        let content =
+            format!("From: a@sender.test\r\nX-Postkeep-Stream: {stream}\r\nSubject: {recipient}\r\n\r\nHi\r\n");
         self.daemon.submit("a@sender.test", &[recipient], content.as_bytes());
     }
 
@@ -178,7 +179,9 @@ fn delete_removes_without_a_word_and_expire_returns() {
     assert_eq!(report["affected"], 2, "{report}");
     wait_until("two expired records", LIMIT, || house.daemon.events("expired").len() == 2);
     house.mailbox.wait(2, LIMIT);
-    assert!(house.mailbox.messages().iter().all(|report| String::from_utf8_lossy(&report.content).contains("@two.test")));
+    assert!(
+        house.mailbox.messages().iter().all(|report| String::from_utf8_lossy(&report.content).contains("@two.test"))
+    );
     assert_eq!(house.waiting(&[]), 4);
     // A forgotten selection does not cost the queue.
     let refused = house.daemon.postkeep(&["queue", "delete"]);

@@ -30,7 +30,11 @@ fn open() -> House {
 
 impl House {
     fn send(&self, subject: &str) {
-        self.daemon.submit("a@example.test", &["r@there.test"], &message::simple("a@example.test", "r@there.test", subject, "Hi\n"));
+        self.daemon.submit(
+            "a@example.test",
+            &["r@there.test"],
+            &message::simple("a@example.test", "r@there.test", subject, "Hi\n"),
+        );
     }
 }
 
@@ -50,10 +54,14 @@ fn a_bad_file_is_refused_with_its_place_and_the_running_one_stays() {
     let good = house.base.text();
     let cases = [
         ("not TOML", format!("{good}\n[broken\n"), "[broken"),
-        ("an unknown key", good.replace("[intake]", "[intake]") + "\n[[route]]\ndomain = \"x.test\"\nhostz = []\n", "hostz"),
+        ("an unknown key", good.clone() + "\n[[route]]\ndomain = \"x.test\"\nhostz = []\n", "hostz"),
         ("a number without a unit", good.replace("segment-size = \"4MiB\"", "segment-size = 4"), "segment-size"),
         ("a pool without such a source", format!("{good}\n[pool.other.sources]\nnowhere = 1\n"), "nowhere"),
-        ("a key that is not there", format!("{good}\n[[dkim]]\ndomain = \"x.test\"\nselector = \"s\"\nkey = \"/absent/key.pem\"\n"), "/absent/key.pem"),
+        (
+            "a key that is not there",
+            format!("{good}\n[[dkim]]\ndomain = \"x.test\"\nselector = \"s\"\nkey = \"/absent/key.pem\"\n"),
+            "/absent/key.pem",
+        ),
     ];
     for (what, text, place) in &cases {
         house.daemon.write_text(text);
@@ -93,13 +101,19 @@ fn a_good_file_takes_effect_at_once() {
     house.daemon.write(&changed);
     let report = house.daemon.postkeep(&["reload", "--json"]).done().json();
     assert!(report["changed"].as_array().is_some_and(|changed| !changed.is_empty()), "{report}");
-    let reply = client.submit("a@example.test", &["r@there.test"], &message::simple("a@example.test", "r@there.test", "across", "Hi\n"));
+    let reply = client.submit(
+        "a@example.test",
+        &["r@there.test"],
+        &message::simple("a@example.test", "r@there.test", "across", "Hi\n"),
+    );
     assert_eq!(reply.expect("a reply").code, 250);
     let mut client = house.daemon.client();
     assert_eq!(client.command("MAIL FROM:<a@example.test> SIZE=100000").expect("a reply").code, 552);
     std::thread::sleep(Duration::from_millis(1300));
     house.send("after");
-    wait_until("the new EHLO name", LIMIT, || house.sink.messages().iter().any(|message| message.helo == "new.postkeep.test"));
+    wait_until("the new EHLO name", LIMIT, || {
+        house.sink.messages().iter().any(|message| message.helo == "new.postkeep.test")
+    });
     // And by SIGHUP.
     house.daemon.write(&house.base.clone().with("[source.one]\nehlo = \"third.postkeep.test\"\n"));
     house.daemon.hang_up();
@@ -128,7 +142,12 @@ fn a_daemon_does_not_start_with_a_bad_file() {
 fn a_door_that_is_taken_stops_the_start_with_a_reason() {
     let house = open();
     let file = house.ground.path("second.toml");
-    let text = house.base.text().replace("/spool", "/spool2").replace("/records", "/records2").replace("control.sock", "control2.sock");
+    let text = house
+        .base
+        .text()
+        .replace("/spool", "/spool2")
+        .replace("/records", "/records2")
+        .replace("control.sock", "control2.sock");
     std::fs::write(&file, text).expect("write");
     let said = run(Command::new("timeout").arg("20").arg(tools::program("postkeepd")).arg("--config").arg(&file));
     assert_eq!(said.status, 1, "{said:?}");
@@ -146,7 +165,9 @@ fn sigterm_lets_what_is_under_way_finish() {
     });
     let mut daemon = Daemon::start(&ground, &Settings::new(&ground));
     daemon.submit("a@example.test", &["r@slow.test"], &message::simple("a@example.test", "r@slow.test", "x", "Hi\n"));
-    wait_until("the transaction to be under way", LIMIT, || sink.transactions().iter().any(|one| one.content_at.is_some()));
+    wait_until("the transaction to be under way", LIMIT, || {
+        sink.transactions().iter().any(|one| one.content_at.is_some())
+    });
     let status = daemon.terminate();
     assert!(status.success(), "{status}");
     assert_eq!(sink.count(), 1);
@@ -160,7 +181,8 @@ fn sigterm_lets_what_is_under_way_finish() {
 fn explain_says_where_from_and_why() {
     let house = open();
     let file = house.daemon.configuration().to_string_lossy().into_owned();
-    let said = house.daemon.postkeep(&["config", "explain", &file, "r@there.test", "--sender", "a@example.test"]).done();
+    let said =
+        house.daemon.postkeep(&["config", "explain", &file, "r@there.test", "--sender", "a@example.test"]).done();
     for part in ["one", "default", "mx.there.test"] {
         assert!(said.out.contains(part), "{part}: {}", said.out);
     }

@@ -65,7 +65,11 @@ fn subjects(sink: &Sink) -> Vec<String> {
 }
 
 fn probe(house: &House) {
-    house.daemon.submit("a@example.test", &["r@there.test"], &message::simple("a@example.test", "r@there.test", "probe", "x\n"));
+    house.daemon.submit(
+        "a@example.test",
+        &["r@there.test"],
+        &message::simple("a@example.test", "r@there.test", "probe", "x\n"),
+    );
     wait_until("the probe", LIMIT, || subjects(&house.sink).iter().any(|subject| subject == "probe"));
     std::thread::sleep(Duration::from_millis(200));
 }
@@ -76,11 +80,19 @@ fn refused_line_ends_deliver_nothing_at_all() {
     for end in FALSE_ENDS {
         let mut client = house.daemon.client();
         let codes = smuggle(&mut client, end);
-        assert!(codes.iter().all(|code| *code / 100 == 5 || *code == 421), "{:?}: {codes:?}", String::from_utf8_lossy(end));
+        assert!(
+            codes.iter().all(|code| *code / 100 == 5 || *code == 421),
+            "{:?}: {codes:?}",
+            String::from_utf8_lossy(end)
+        );
         assert!(codes.contains(&550) || codes.contains(&554), "{:?}: {codes:?}", String::from_utf8_lossy(end));
         // A NUL is read to the true end of the message; a bare CR or LF leaves no true end to trust.
         if !end.contains(&0) {
-            assert!(client.closed_within(Duration::from_secs(5)), "the connection ends after {:?}", String::from_utf8_lossy(end));
+            assert!(
+                client.closed_within(Duration::from_secs(5)),
+                "the connection ends after {:?}",
+                String::from_utf8_lossy(end)
+            );
         }
     }
     probe(&house);
@@ -102,7 +114,10 @@ fn repaired_line_ends_never_make_two_messages() {
     probe(&house);
     let found = subjects(&house.sink);
     assert!(!found.contains(&"smuggled".to_owned()), "{found:?}");
-    assert!(found.iter().filter(|subject| *subject == "carrier").count() >= 4, "what can be repaired is delivered: {found:?}");
+    assert!(
+        found.iter().filter(|subject| *subject == "carrier").count() >= 4,
+        "what can be repaired is delivered: {found:?}"
+    );
     for transaction in house.sink.messages() {
         assert!(transaction.faults.is_empty(), "passed on: {:?}", transaction.faults);
         assert_eq!(transaction.addresses(), ["r@there.test"]);
@@ -112,7 +127,11 @@ fn repaired_line_ends_never_make_two_messages() {
 #[test]
 fn bare_line_ends_in_chunks_are_no_better() {
     let house = open("refuse");
-    for body in [&b"From: a@example.test\r\n\r\nfirst\n.\nsecond\r\n"[..], b"From: a@example.test\r\n\r\nfirst\rsecond\r\n", b"From: a@example.test\r\n\r\nnul\0here\r\n"] {
+    for body in [
+        &b"From: a@example.test\r\n\r\nfirst\n.\nsecond\r\n"[..],
+        b"From: a@example.test\r\n\r\nfirst\rsecond\r\n",
+        b"From: a@example.test\r\n\r\nnul\0here\r\n",
+    ] {
         let mut client = house.daemon.client();
         client.command("MAIL FROM:<a@example.test>").expect("a reply");
         client.command("RCPT TO:<r@there.test>").expect("a reply");
@@ -141,9 +160,13 @@ fn lines_beyond_the_limit_and_nul_are_refused() {
     let mut client = house.daemon.client();
     let long = format!("From: a@example.test\r\nSubject: long\r\n\r\n{}\r\n", "x".repeat(1500));
     let reply = client.submit("a@example.test", &["r@there.test"], long.as_bytes()).expect("a reply");
-    assert!(matches!(reply.codes().as_str(), "550 5.6.0" | "500 5.6.0" | "554 5.6.0" | "500 5.5.2" | "552 5.6.0"), "{reply}");
+    assert!(
+        matches!(reply.codes().as_str(), "550 5.6.0" | "500 5.6.0" | "554 5.6.0" | "500 5.5.2" | "552 5.6.0"),
+        "{reply}"
+    );
     let mut client = house.daemon.client();
-    let reply = client.submit("a@example.test", &["r@there.test"], b"From: a@example.test\r\n\r\na\0b\r\n").expect("a reply");
+    let reply =
+        client.submit("a@example.test", &["r@there.test"], b"From: a@example.test\r\n\r\na\0b\r\n").expect("a reply");
     assert!(reply.code / 100 == 5, "{reply}");
     // A command line beyond RFC 5321 §4.5.3.1.4, and one without end.
     let mut client = house.daemon.client();

@@ -85,7 +85,10 @@ fn verified_takes_a_good_certificate_only() {
     assert!(house.sinks[0].wait(1, LIMIT)[0].tls.is_some());
     for (domain, sink) in HOSTS.iter().zip(&house.sinks).skip(1) {
         let deferred = house.record("deferred", domain);
-        assert!(deferred["detail"].as_str().is_some_and(|detail| detail.len() > 10) || deferred["reply"].is_object(), "{deferred}");
+        assert!(
+            deferred["detail"].as_str().is_some_and(|detail| detail.len() > 10) || deferred["reply"].is_object(),
+            "{deferred}"
+        );
         assert_eq!(sink.transactions().len(), 0, "{domain}: nothing was said to a host that could not prove its name");
     }
     assert!(house.ground.folder().exists());
@@ -110,7 +113,8 @@ fn a_provider_has_its_own_policy() {
     let names = Names::new(&ground);
     names.domain("strict.test", ground.ip(101)).domain("lax.test", ground.ip(102));
     let (strict, lax) = (Sink::at(&ground, 101), Sink::at(&ground, 102));
-    let settings = Settings::new(&ground).with("[provider.strict]\nmx-suffix = [\"strict.test\"]\ntls = \"required\"\n");
+    let settings =
+        Settings::new(&ground).with("[provider.strict]\nmx-suffix = [\"strict.test\"]\ntls = \"required\"\n");
     let daemon = Daemon::start(&ground, &settings);
     for domain in ["strict.test", "lax.test"] {
         let recipient = format!("r@{domain}");

@@ -53,11 +53,13 @@ struct Place {
     engine: Arc<Inner>,
     lane: LaneId,
     permit: Option<ConnectionPermit>,
+    /// It was told to close.
+    retired: bool,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.engine.connection_closed(self.lane, self.permit.take());
+        self.engine.connection_closed(self.lane, self.permit.take(), self.retired);
     }
 }
 
@@ -84,11 +86,11 @@ enum NotOpened {
 /// Runs one connection from opening to close.
 pub(crate) async fn run(engine: Arc<Inner>, permit: ConnectionPermit, batch: Batch) {
     let lane = batch.lane;
-    let mut place = Place { engine: Arc::clone(&engine), lane, permit: Some(permit) };
+    let mut place = Place { engine: Arc::clone(&engine), lane, permit: Some(permit), retired: false };
     let mut job = Job { engine: Arc::clone(&engine), batch: Some(batch) };
     match open(&engine, &mut place, &job).await {
         Ok(mut opened) => {
-            serve(&engine, lane, &mut opened, job).await;
+            serve(&engine, &mut place, &mut opened, job).await;
             opened.connection.quit().await;
         }
         Err(NotOpened::Held) => drop(job),
@@ -226,31 +228,35 @@ fn target(
 }
 
 /// Carries mail until the lane, the peer or the clock says stop.
-async fn serve(engine: &Arc<Inner>, lane: LaneId, opened: &mut Opened, first: Job) {
+async fn serve(engine: &Arc<Inner>, place: &mut Place, opened: &mut Opened, first: Job) {
     let mut next = Some(first);
     let mut carried = 0u32;
     loop {
         let job = match next.take() {
             Some(job) => job,
-            None => match wait_for_work(engine, lane, &mut opened.connection).await {
+            None => match wait_for_work(engine, place, &mut opened.connection).await {
                 Some(job) => job,
                 None => return,
             },
         };
         carried += 1;
         let alive = transmit(engine, opened, job).await;
-        if !alive || carried >= engine.messages_per_connection(lane) {
+        if !alive || carried >= engine.messages_per_connection(place.lane) {
             return;
         }
     }
 }
 
-async fn wait_for_work(engine: &Arc<Inner>, lane: LaneId, connection: &mut Connection) -> Option<Job> {
+async fn wait_for_work(engine: &Arc<Inner>, place: &mut Place, connection: &mut Connection) -> Option<Job> {
+    let lane = place.lane;
     let idle_timeout = engine.configuration.load().delivery.idle_timeout.as_std();
     loop {
         match engine.next(lane) {
             Next::Send(batch) => return Some(Job { engine: Arc::clone(engine), batch: Some(batch) }),
-            Next::Retire => return None,
+            Next::Retire => {
+                place.retired = true;
+                return None;
+            }
             Next::Wait(until) => {
                 let wait = Duration::from_micros(until.saturating_sub(clock::now()));
                 if wait > idle_timeout {

@@ -304,11 +304,11 @@ impl Inner {
     }
 
     /// The connection is gone: its place is free for another.
-    pub(crate) fn connection_closed(&self, lane: LaneId, permit: Option<ConnectionPermit>) {
+    pub(crate) fn connection_closed(&self, lane: LaneId, permit: Option<ConnectionPermit>, retired: bool) {
         let mut work = Work::default();
         {
             let mut state = self.state.lock();
-            state.closed(lane, permit, clock::now(), &mut work);
+            state.closed(lane, permit, retired, clock::now(), &mut work);
         }
         self.perform(work);
         self.connections.send_modify(|open| *open = open.saturating_sub(1));

@@ -99,6 +99,8 @@ pub(crate) struct Lane {
     pub governor: governor::LaneId,
     pub limits: Limits,
     pub open: u32,
+    /// Of those open, the ones that have been told to close.
+    retiring: u32,
     /// The governor has forgotten it for want of use; its number there is asked for again when needed.
     forgotten: bool,
     /// A limit of its own or of its provider stands in the way until then.
@@ -255,6 +257,8 @@ impl State {
             let (governed, limits) = self.rules.lane(&mut self.governor, source, &site.name, site.provider.as_deref(), now);
             let lane = &mut self.lanes[index];
             (lane.governor, lane.limits, lane.forgotten) = (governed, limits, false);
+            // Idle connections look whether they are still wanted.
+            lane.wake_idle();
         }
     }
 
@@ -358,7 +362,7 @@ impl State {
             return id;
         }
         let id = LaneId(self.lanes.len() as u32);
-        self.lanes.push(Lane { source, site, governor: governed, limits, open: 0, forgotten: false, held_until: 0, idle: Vec::new() });
+        self.lanes.push(Lane { source, site, governor: governed, limits, open: 0, retiring: 0, forgotten: false, held_until: 0, idle: Vec::new() });
         self.lane_ids.insert((source, site), id);
         self.sites[site.0 as usize].lanes.push(id);
         id
@@ -477,7 +481,8 @@ impl State {
     /// What the connection of `lane` does next. Reserves the lane's, provider's
     /// and stream's limits for the batch that it hands out.
     pub(crate) fn next(&mut self, lane: LaneId, now: Micros, work: &mut Work) -> Next {
-        if self.stopping || !self.source_usable(self.lane(lane).source, now) {
+        if self.stopping || !self.source_usable(self.lane(lane).source, now) || self.is_surplus(lane) {
+            self.lanes[lane.0 as usize].retiring += 1;
             return Next::Retire;
         }
         match self.take(lane, now, work) {
@@ -607,13 +612,20 @@ impl State {
         }
     }
 
-    /// A connection has closed.
-    pub(crate) fn closed(&mut self, lane: LaneId, permit: Option<governor::ConnectionPermit>, now: Micros, work: &mut Work) {
+    /// More connections are open than the limits allow since they were lowered.
+    fn is_surplus(&self, lane: LaneId) -> bool {
+        let lane = self.lane(lane);
+        lane.open.saturating_sub(lane.retiring) > lane.limits.connections || self.governor.is_over_total(lane.governor)
+    }
+
+    /// A connection has closed. `retired`: it had been told to.
+    pub(crate) fn closed(&mut self, lane: LaneId, permit: Option<governor::ConnectionPermit>, retired: bool, now: Micros, work: &mut Work) {
         if let Some(permit) = permit {
             self.governor.release_connection(permit);
         }
         let lane = &mut self.lanes[lane.0 as usize];
         lane.open = lane.open.saturating_sub(1);
+        lane.retiring = lane.retiring.saturating_sub(retired.into());
         let site = lane.site;
         self.pump(site, now, work);
     }
