@@ -1,16 +1,37 @@
 //! What stands behind the doors: keeps admitted messages and hears of refusals.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use postkeep_intake::{Gatekeeper, Refused, Submission};
 use postkeep_smtp::reply::Reply;
-use postkeep_spool::{MessageId, NewMessage, Operation, SubmitError};
+use postkeep_spool::{MessageId, NewMessage, Operation, SubmitError, Ticket};
 
 use super::Engine;
 use crate::clock::{self, seconds};
 use crate::message::Message;
 use crate::metadata::Metadata;
 use crate::records::{Event, Record, ReplyRecord, TlsRecord};
+
+/// How long a client waits for the disk. While a disk fails to sync, the spool
+/// cannot say whether a message is on it until another segment works.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// The client has been told that the message was not taken. Should it become
+    /// durable after all, it is taken out again before anybody delivers it.
+    fn withdraw(&self, id: MessageId, recipients: u16, ticket: Ticket) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            if ticket.await.is_ok() {
+                let out = (0..recipients).map(|recipient| Operation::Complete { id, recipient });
+                if let Err(error) = engine.0.spool.submit(out).await {
+                    log::error!("spool: {id} was refused but could not be taken out: {error}");
+                }
+            }
+        });
+    }
+}
 
 impl Gatekeeper for Engine {
     fn next_id(&self) -> String {
@@ -43,7 +64,14 @@ impl Gatekeeper for Engine {
             body: [submission.prefix.clone(), submission.content.clone()],
             recipients: metadata.envelope.recipients.len() as u16,
         });
-        engine.spool.submit([accept]).await.map_err(|error| refusal(&error))?;
+        let mut ticket = engine.spool.submit([accept]);
+        match tokio::time::timeout(PATIENCE, &mut ticket).await {
+            Ok(answer) => answer.map_err(|error| refusal(&error))?,
+            Err(_) => {
+                self.withdraw(id, metadata.envelope.recipients.len() as u16, ticket);
+                return Err(Reply::new(451, (4, 3, 0), "the disk does not answer; try again later"));
+            }
+        }
         let message = Message::new(id, seconds(now), metadata, submission.prefix, submission.content);
         engine.records.write(
             clock::now(),
