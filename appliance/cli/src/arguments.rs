@@ -41,7 +41,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Spool(SpoolCommand),
     /// Send a campaign through a configuration in a simulated internet on loopback.
-    #[command(after_help = "Example: postkeep rehearse --config /etc/postkeep/postkeep.toml --recipients 10000 --seed 7 --summary summary.json")]
+    #[command(
+        after_help = "Example: postkeep rehearse --config /etc/postkeep/postkeep.toml --recipients 10000 --seed 7 --summary summary.json"
+    )]
     Rehearse(Box<RehearseArguments>),
 }
 
@@ -57,7 +59,9 @@ pub(crate) enum ConfigCommand {
         no_files: bool,
     },
     /// Show which source, limits, TLS and signature a message would get, and why.
-    #[command(after_help = "Example: postkeep config explain postkeep.toml someone@example.org --sender news@sender.example --stream news")]
+    #[command(
+        after_help = "Example: postkeep config explain postkeep.toml someone@example.org --sender news@sender.example --stream news"
+    )]
     Explain {
         /// The file.
         file: PathBuf,
@@ -142,7 +146,9 @@ pub(crate) enum QueueCommand {
         selection: Selection,
     },
     /// Send it to other hosts until cleared; survives restarts.
-    #[command(after_help = "Examples: postkeep queue reroute --domain example.org --to relay.example.net:25\n          postkeep queue reroute --domain example.org --clear")]
+    #[command(
+        after_help = "Examples: postkeep queue reroute --domain example.org --to relay.example.net:25\n          postkeep queue reroute --domain example.org --clear"
+    )]
     Reroute {
         #[command(flatten)]
         selection: Selection,

@@ -39,7 +39,9 @@ async fn run(arguments: Arguments) -> Outcome {
     let json = arguments.json;
     let client = Client::new(&arguments.socket);
     match arguments.command {
-        Command::Config(ConfigCommand::Check { file, no_files }) => command::check(&file, &postkeep_mta::options(!no_files), json),
+        Command::Config(ConfigCommand::Check { file, no_files }) => {
+            command::check(&file, &postkeep_mta::options(!no_files), json)
+        }
         Command::Config(ConfigCommand::Schema) => command::schema(),
         Command::Config(ConfigCommand::Explain { file, recipient, sender, stream }) => {
             let loaded = match postkeep_mta::load_configuration(&file, true) {

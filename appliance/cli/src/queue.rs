@@ -39,13 +39,19 @@ pub(crate) async fn run(client: &Client, command: QueueCommand, json: bool) -> O
 /// A forgotten selection must not cost the whole queue.
 fn meant(selection: &Selection, all: bool, verb: &str) -> Result<(), Outcome> {
     if selector(selection.clone()).is_everything() && !all {
-        return Err(failure(BAD_INPUT, &format!("queue {verb} without --stream, --domain, --site or --source means the whole queue: say --all if you mean it")));
+        return Err(failure(
+            BAD_INPUT,
+            &format!(
+                "queue {verb} without --stream, --domain, --site or --source means the whole queue: say --all if you mean it"
+            ),
+        ));
     }
     Ok(())
 }
 
 fn selector(selection: Selection) -> Selector {
-    Selector { stream: selection.stream, domain: selection.domain, site: selection.site, source: selection.source }.normalised()
+    Selector { stream: selection.stream, domain: selection.domain, site: selection.site, source: selection.source }
+        .normalised()
 }
 
 /// Who types, for the records.

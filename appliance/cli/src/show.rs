@@ -28,7 +28,11 @@ pub(crate) fn queue(status: &QueueStatus, rows: usize) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "{} recipients queued", status.total);
     if !status.mail.is_empty() {
-        let _ = writeln!(out, "\n{:<16} {:<30} {:>9} {:>9} {:>6}  {:<20}  last error", "stream", "domain", "ready", "waiting", "sent", "next attempt");
+        let _ = writeln!(
+            out,
+            "\n{:<16} {:<30} {:>9} {:>9} {:>6}  {:<20}  last error",
+            "stream", "domain", "ready", "waiting", "sent", "next attempt"
+        );
         for mail in status.mail.iter().take(rows) {
             let _ = writeln!(
                 out,
@@ -48,7 +52,11 @@ pub(crate) fn queue(status: &QueueStatus, rows: usize) -> String {
         }
     }
     if !status.lanes.is_empty() {
-        let _ = writeln!(out, "\n{:<14} {:<40} {:>11}  {:<7} {:<24}  last failure", "source", "site", "connections", "state", "held by");
+        let _ = writeln!(
+            out,
+            "\n{:<14} {:<40} {:>11}  {:<7} {:<24}  last failure",
+            "source", "site", "connections", "state", "held by"
+        );
         for lane in &status.lanes {
             let _ = writeln!(
                 out,

@@ -111,13 +111,31 @@ fn report(inspection: &Inspection, queued: Vec<Message>) -> Report {
 fn table(report: &Report) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "{} messages for {} recipients in {} segments", report.messages, report.recipients, report.segments.len());
+    let _ = writeln!(
+        out,
+        "{} messages for {} recipients in {} segments",
+        report.messages,
+        report.recipients,
+        report.segments.len()
+    );
     let _ = writeln!(out, "\n{:<50} {:>12} {:>12} {:>9} {:>12}", "segment", "bytes", "used", "messages", "their bytes");
     for segment in &report.segments {
-        let _ = writeln!(out, "{:<50} {:>12} {:>12} {:>9} {:>12}", segment.path, segment.size, segment.end, segment.messages, segment.message_bytes);
+        let _ = writeln!(
+            out,
+            "{:<50} {:>12} {:>12} {:>9} {:>12}",
+            segment.path, segment.size, segment.end, segment.messages, segment.message_bytes
+        );
     }
     for message in &report.queued {
-        let _ = writeln!(out, "{} {} {} <{}> → {}", message.message, message.received, message.stream, message.sender, message.recipients.join(", "));
+        let _ = writeln!(
+            out,
+            "{} {} {} <{}> → {}",
+            message.message,
+            message.received,
+            message.stream,
+            message.sender,
+            message.recipients.join(", ")
+        );
     }
     for damage in &report.damages {
         let _ = writeln!(out, "damaged: {damage}");

@@ -25,7 +25,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("cannot reach postkeepd at {path}: {error}; is it running, and may you open its socket? (--socket PATH names another)")]
+    #[error(
+        "cannot reach postkeepd at {path}: {error}; is it running, and may you open its socket? (--socket PATH names another)"
+    )]
     Unreachable {
         /// The socket.
         path: PathBuf,
@@ -62,8 +64,14 @@ impl Client {
 
     /// Part of the queue.
     pub async fn queue(&self, selector: &Selector) -> Result<QueueStatus, ClientError> {
-        let parts = [("stream", &selector.stream), ("domain", &selector.domain), ("site", &selector.site), ("source", &selector.source)];
-        let query: Vec<String> = parts.iter().filter_map(|(key, value)| Some(format!("{key}={}", encode(value.as_deref()?)))).collect();
+        let parts = [
+            ("stream", &selector.stream),
+            ("domain", &selector.domain),
+            ("site", &selector.site),
+            ("source", &selector.source),
+        ];
+        let query: Vec<String> =
+            parts.iter().filter_map(|(key, value)| Some(format!("{key}={}", encode(value.as_deref()?)))).collect();
         self.ask::<(), _>(Method::GET, &format!("/v1/queue?{}", query.join("&")), None).await
     }
 
@@ -78,12 +86,18 @@ impl Client {
         self.ask::<(), _>(Method::POST, "/v1/reload", None).await
     }
 
-    async fn ask<T: Serialize, A: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&T>) -> Result<A, ClientError> {
+    async fn ask<T: Serialize, A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&T>,
+    ) -> Result<A, ClientError> {
         let answer = |error: &dyn std::fmt::Display| ClientError::Answer(error.to_string());
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| ClientError::Unreachable { path: self.socket.clone(), error })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| answer(&error))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| answer(&error))?;
         tokio::spawn(connection);
         let bytes = match body {
             Some(body) => serde_json::to_vec(body).map_err(|error| answer(&error))?,
@@ -101,7 +115,11 @@ impl Client {
             .map_err(|error| answer(&error))?
             .map_err(|error| answer(&error))?;
         let status = response.status();
-        let bytes: Bytes = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await.map_err(|error| answer(&error))?.to_bytes();
+        let bytes: Bytes = Limited::new(response.into_body(), ANSWER_LIMIT)
+            .collect()
+            .await
+            .map_err(|error| answer(&error))?
+            .to_bytes();
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|error| answer(&error));
         }

@@ -79,7 +79,12 @@ impl Control {
     ///
     /// # Errors
     /// Either cannot be opened.
-    pub async fn open(socket: &Path, metrics: Option<SocketAddr>, engine: Engine, reloader: Arc<dyn Reloader>) -> Result<Self, ControlError> {
+    pub async fn open(
+        socket: &Path,
+        metrics: Option<SocketAddr>,
+        engine: Engine,
+        reloader: Arc<dyn Reloader>,
+    ) -> Result<Self, ControlError> {
         let shared = Shared { engine, reloader };
         let listener = bind(socket).await?;
         let routes = Router::new()
@@ -96,7 +101,8 @@ impl Control {
         })];
         let mut bound = None;
         if let Some(address) = metrics {
-            let listener = TcpListener::bind(address).await.map_err(|error| ControlError::Metrics { address, error })?;
+            let listener =
+                TcpListener::bind(address).await.map_err(|error| ControlError::Metrics { address, error })?;
             bound = listener.local_addr().ok();
             let routes = Router::new().route("/metrics", get(scrape)).with_state(shared);
             tasks.push(tokio::spawn(async move {
@@ -154,12 +160,15 @@ async fn act(State(shared): State<Shared>, Json(request): Json<ActionRequest>) -
 async fn reload(State(shared): State<Shared>) -> Result<Json<ReloadReport>, Refusal> {
     match shared.reloader.reload().await {
         Ok(report) => Ok(Json(report)),
-        Err(detail) => Err(Refusal(Problem { title: "the running configuration stays in place".into(), status: 422, detail })),
+        Err(detail) => {
+            Err(Refusal(Problem { title: "the running configuration stays in place".into(), status: 422, detail }))
+        }
     }
 }
 
 async fn scrape(State(shared): State<Shared>) -> Response {
-    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.engine.metrics()).into_response()
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.engine.metrics())
+        .into_response()
 }
 
 struct Refusal(Problem);

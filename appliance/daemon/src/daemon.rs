@@ -8,8 +8,8 @@ use arc_swap::ArcSwap;
 use postkeep_configuration::{Configuration, TakesEffect};
 use postkeep_control::{Control, ReloadReport, Reloader, Status};
 use postkeep_intake::Doors;
-use postkeep_mta::{Engine, clock};
 use postkeep_mta::selector::Selector;
+use postkeep_mta::{Engine, clock};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long clients and transactions may take to finish after a signal to stop.
@@ -20,7 +20,11 @@ const DOORS_GRACE: Duration = Duration::from_secs(5);
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs until a signal says stop.
-pub(crate) async fn run(path: PathBuf, configuration: Configuration, ready_file: Option<PathBuf>) -> Result<(), Failure> {
+pub(crate) async fn run(
+    path: PathBuf,
+    configuration: Configuration,
+    ready_file: Option<PathBuf>,
+) -> Result<(), Failure> {
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -42,7 +46,9 @@ pub(crate) async fn run(path: PathBuf, configuration: Configuration, ready_file:
         reloading: tokio::sync::Mutex::new(()),
     });
     let metrics = current.metrics.as_ref().map(|metrics| metrics.address);
-    let control = Control::open(&current.control.socket, metrics, engine.clone(), Arc::new(Handle(Arc::clone(&supervisor)))).await?;
+    let control =
+        Control::open(&current.control.socket, metrics, engine.clone(), Arc::new(Handle(Arc::clone(&supervisor))))
+            .await?;
     if let Some(file) = ready_file {
         write_ready_file(&file, &doors, &control, &current)?;
     }
@@ -69,7 +75,12 @@ pub(crate) async fn run(path: PathBuf, configuration: Configuration, ready_file:
     Ok(())
 }
 
-fn write_ready_file(file: &std::path::Path, doors: &Doors<Engine>, control: &Control, configuration: &Configuration) -> std::io::Result<()> {
+fn write_ready_file(
+    file: &std::path::Path,
+    doors: &Doors<Engine>,
+    control: &Control,
+    configuration: &Configuration,
+) -> std::io::Result<()> {
     let mut text: String = doors.addresses().iter().map(|address| format!("smtp {address}\n")).collect();
     text.push_str(&format!("control {}\n", configuration.control.socket.display()));
     if let Some(address) = control.metrics {
@@ -109,7 +120,10 @@ impl Supervisor {
             self.doors.reload(&old).map_err(|again| format!("{error}; and the doors could not go back: {again}"))?;
             return Err(error.to_string());
         }
-        let mut report = ReloadReport { warnings: loaded.warnings.iter().map(ToString::to_string).collect(), ..ReloadReport::default() };
+        let mut report = ReloadReport {
+            warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
+            ..ReloadReport::default()
+        };
         for change in changes {
             match change.takes_effect {
                 TakesEffect::Now => report.changed.push(change.to_string()),

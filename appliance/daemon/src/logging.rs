@@ -13,7 +13,10 @@ use systemd_journal_logger::JournalLog;
 /// The journal cannot be reached although we were connected to it, or a logger is already set.
 pub(crate) fn start(level: LevelFilter) -> Result<(), Box<dyn std::error::Error>> {
     if systemd_journal_logger::connected_to_journal() {
-        JournalLog::new()?.with_extra_fields([("VERSION", env!("CARGO_PKG_VERSION"))]).with_syslog_identifier("postkeepd".to_owned()).install()?;
+        JournalLog::new()?
+            .with_extra_fields([("VERSION", env!("CARGO_PKG_VERSION"))])
+            .with_syslog_identifier("postkeepd".to_owned())
+            .install()?;
     } else {
         log::set_logger(&StandardError)?;
     }

@@ -199,7 +199,8 @@ impl Governor {
     /// total was lowered. Whoever may close one, should.
     pub fn is_over_total(&self, id: LaneId) -> bool {
         let provider = lane_ref(&self.lanes, id).and_then(|lane| self.providers.get(lane.provider?.0 as usize));
-        self.box_open > self.box_limit || provider.is_some_and(|provider| provider.limit.is_some_and(|limit| provider.open > limit))
+        self.box_open > self.box_limit
+            || provider.is_some_and(|provider| provider.limit.is_some_and(|limit| provider.open > limit))
     }
 
     /// A permit to open one connection on this lane: box, provider and lane, numbers and rates, or nothing.

@@ -19,7 +19,8 @@ pub fn seconds(time: Micros) -> u32 {
 
 /// RFC 3339 in UTC with microseconds.
 pub fn timestamp(time: Micros) -> String {
-    let time = i64::try_from(time).ok().and_then(|micros| Timestamp::from_microsecond(micros).ok()).unwrap_or(Timestamp::MAX);
+    let time =
+        i64::try_from(time).ok().and_then(|micros| Timestamp::from_microsecond(micros).ok()).unwrap_or(Timestamp::MAX);
     format!("{time:.6}")
 }
 
@@ -30,7 +31,10 @@ pub fn timestamp_seconds(time: u32) -> String {
 
 /// RFC 5322 date in UTC, for headers.
 pub fn header_date(time: Micros) -> String {
-    let time = i64::try_from(time / 1_000_000).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX);
+    let time = i64::try_from(time / 1_000_000)
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok())
+        .unwrap_or(Timestamp::MAX);
     time.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string()
 }
 

@@ -89,7 +89,14 @@ pub struct Report {
 
 /// Builds one report from `hostname` about one or more recipients of one message.
 /// `id` makes Message-ID and boundary unique.
-pub fn build(hostname: &str, id: &str, now: Micros, action: Action, subject: &Subject<'_>, statuses: &[Status<'_>]) -> Report {
+pub fn build(
+    hostname: &str,
+    id: &str,
+    now: Micros,
+    action: Action,
+    subject: &Subject<'_>,
+    statuses: &[Status<'_>],
+) -> Report {
     let message_id = format!("<{id}@{hostname}>");
     let boundary = format!("=_postkeep_{id}");
     let mut head = String::with_capacity(2048);
@@ -108,7 +115,9 @@ pub fn build(hostname: &str, id: &str, now: Micros, action: Action, subject: &Su
         subject_line(action),
         header_date(now),
     );
-    let utf8 = subject.utf8 || statuses.iter().any(|status| !status.recipient.is_ascii() || !status.reply.text.is_ascii()) || !subject.sender.is_ascii();
+    let utf8 = subject.utf8
+        || statuses.iter().any(|status| !status.recipient.is_ascii() || !status.reply.text.is_ascii())
+        || !subject.sender.is_ascii();
     if utf8 {
         head.push_str("Content-Transfer-Encoding: 8bit\r\n");
     }
@@ -131,7 +140,11 @@ pub fn build(hostname: &str, id: &str, now: Micros, action: Action, subject: &Su
 
     // RFC 3461 §4.3: the whole message only for failures, and only when asked; headers otherwise.
     let full = action == Action::Failed && subject.ret == Some(Return::Full) && subject.content.len() <= MOST_RETURNED;
-    let returned = if full { &subject.content[..] } else { subject.content.get(..subject.header_length).unwrap_or(subject.content) };
+    let returned = if full {
+        &subject.content[..]
+    } else {
+        subject.content.get(..subject.header_length).unwrap_or(subject.content)
+    };
     let eight_bit_return = !returned.is_ascii();
     let kind = match (full, utf8 || eight_bit_return) {
         (true, false) => "message/rfc822",
@@ -139,7 +152,11 @@ pub fn build(hostname: &str, id: &str, now: Micros, action: Action, subject: &Su
         (false, false) => "text/rfc822-headers",
         (false, true) => "message/global-headers",
     };
-    let _ = write!(head, "\r\n--{boundary}\r\nContent-Type: {kind}\r\n{}\r\n", if eight_bit_return { "Content-Transfer-Encoding: 8bit\r\n" } else { "" });
+    let _ = write!(
+        head,
+        "\r\n--{boundary}\r\nContent-Type: {kind}\r\n{}\r\n",
+        if eight_bit_return { "Content-Transfer-Encoding: 8bit\r\n" } else { "" }
+    );
 
     let mut out = BytesMut::with_capacity(head.len() + returned.len() + boundary.len() + 16);
     out.put_slice(head.as_bytes());
@@ -184,7 +201,14 @@ fn write_text(out: &mut String, hostname: &str, action: Action, statuses: &[Stat
     }
 }
 
-fn write_machine_part(out: &mut String, hostname: &str, action: Action, subject: &Subject<'_>, statuses: &[Status<'_>], utf8: bool) {
+fn write_machine_part(
+    out: &mut String,
+    hostname: &str,
+    action: Action,
+    subject: &Subject<'_>,
+    statuses: &[Status<'_>],
+    utf8: bool,
+) {
     let _ = write!(out, "Reporting-MTA: dns; {hostname}\r\n");
     if let Some(id) = subject.envelope_id {
         let _ = write!(out, "Original-Envelope-Id: {}\r\n", decode_xtext(id));
@@ -206,7 +230,12 @@ fn write_machine_part(out: &mut String, hostname: &str, action: Action, subject:
         if let Some(host) = status.remote {
             let _ = write!(out, "Remote-MTA: dns; {host}\r\n");
         }
-        let _ = write!(out, "Diagnostic-Code: {}; {}\r\n", if status.remote.is_some() { "smtp" } else { "X-Postkeep" }, one_line(status.reply));
+        let _ = write!(
+            out,
+            "Diagnostic-Code: {}; {}\r\n",
+            if status.remote.is_some() { "smtp" } else { "X-Postkeep" },
+            one_line(status.reply)
+        );
         if let Some(until) = status.retry_until {
             let _ = write!(out, "Will-Retry-Until: {}\r\n", header_date(u64::from(until) * 1_000_000));
         }
@@ -287,7 +316,13 @@ mod tests {
             header_length: 26,
             utf8: false,
         };
-        let status = Status { recipient: "u@example.org", original: Some("rfc822;U+2Bx@example.org"), reply: &reply, remote: Some("mx.example.org"), retry_until: None };
+        let status = Status {
+            recipient: "u@example.org",
+            original: Some("rfc822;U+2Bx@example.org"),
+            reply: &reply,
+            remote: Some("mx.example.org"),
+            retry_until: None,
+        };
         let report = build("mx1.sender.example", "0001", 1_000_000, action, &subject, &[status]);
         assert!(report.content[..report.header_length].ends_with(b"\r\n\r\n"));
         String::from_utf8(report.content.to_vec()).unwrap()
@@ -317,7 +352,9 @@ mod tests {
 
     #[test]
     fn the_whole_message_returns_only_for_failures_that_asked() {
-        assert!(report(Action::Failed, Some(Return::Full)).contains("Content-Type: message/rfc822\r\n\r\nFrom: a@b\r\n"));
+        assert!(
+            report(Action::Failed, Some(Return::Full)).contains("Content-Type: message/rfc822\r\n\r\nFrom: a@b\r\n")
+        );
         assert!(!report(Action::Delayed, Some(Return::Full)).contains("body\r\n"));
         assert!(report(Action::Relayed, None).contains("Status: 2.0.0\r\n"));
         assert!(report(Action::Delayed, None).contains("Status: 4.1.1\r\n"));

@@ -87,7 +87,12 @@ pub struct LaneExplanation {
 ///
 /// # Errors
 /// The recipient is no address, the stream does not exist, or keys cannot be read.
-pub async fn explain(loaded: &Loaded, recipient: &str, sender: Option<&str>, stream: Option<&str>) -> Result<Explanation, String> {
+pub async fn explain(
+    loaded: &Loaded,
+    recipient: &str,
+    sender: Option<&str>,
+    stream: Option<&str>,
+) -> Result<Explanation, String> {
     let configuration = Arc::new(loaded.configuration.clone());
     let recipient = Address::parse(recipient).map_err(|error| format!("{recipient} is not an address: {error}"))?;
     let stream = stream.unwrap_or("default");
@@ -119,12 +124,19 @@ pub async fn explain(loaded: &Loaded, recipient: &str, sender: Option<&str>, str
             (Destination { site: Some(site.to_string()), hosts, because, failure: None }, Some(site), provider)
         }
         Err(RouteError::Permanent(reply)) => {
-            let failure = format!("it would bounce: {} {} {}", reply.code, reply.enhanced.map(|code| code.to_string()).unwrap_or_default(), reply.text);
+            let failure = format!(
+                "it would bounce: {} {} {}",
+                reply.code,
+                reply.enhanced.map(|code| code.to_string()).unwrap_or_default(),
+                reply.text
+            );
             (Destination { site: None, hosts: Vec::new(), because, failure: Some(failure) }, None, None)
         }
-        Err(RouteError::Temporary(detail)) => {
-            (Destination { site: None, hosts: Vec::new(), because, failure: Some(format!("it would wait: {detail}")) }, None, None)
-        }
+        Err(RouteError::Temporary(detail)) => (
+            Destination { site: None, hosts: Vec::new(), because, failure: Some(format!("it would wait: {detail}")) },
+            None,
+            None,
+        ),
     };
     let provider = provider.as_deref();
     let total: u32 = pool.active().map(|(_, weight)| weight).sum();
@@ -133,7 +145,12 @@ pub async fn explain(loaded: &Loaded, recipient: &str, sender: Option<&str>, str
         .filter_map(|(name, weight)| {
             let source = configuration.source.get(name)?;
             let limits = rules.effective(name, site.as_deref().unwrap_or(""), provider);
-            let addresses = source.ipv4.iter().map(ToString::to_string).chain(source.ipv6.iter().map(ToString::to_string)).collect();
+            let addresses = source
+                .ipv4
+                .iter()
+                .map(ToString::to_string)
+                .chain(source.ipv6.iter().map(ToString::to_string))
+                .collect();
             Some(LaneExplanation {
                 source: name.to_owned(),
                 share: weight * 100 / total.max(1),
@@ -141,9 +158,13 @@ pub async fn explain(loaded: &Loaded, recipient: &str, sender: Option<&str>, str
                 ehlo: configuration.ehlo_of(name).to_owned(),
                 limits: vec![
                     row("connections", &limits.connections, |value| value.to_string()),
-                    row("connection-rate", &limits.connection_rate, |value| value.map_or("none".into(), |rate| rate.to_string())),
+                    row("connection-rate", &limits.connection_rate, |value| {
+                        value.map_or("none".into(), |rate| rate.to_string())
+                    }),
                     row("messages-per-connection", &limits.messages_per_connection, |value| value.to_string()),
-                    row("message-rate", &limits.message_rate, |value| value.map_or("none".into(), |rate| rate.to_string())),
+                    row("message-rate", &limits.message_rate, |value| {
+                        value.map_or("none".into(), |rate| rate.to_string())
+                    }),
                     row("recipients-per-transaction", &limits.recipients_per_transaction, |value| value.to_string()),
                 ],
             })
@@ -156,16 +177,26 @@ pub async fn explain(loaded: &Loaded, recipient: &str, sender: Option<&str>, str
         _ => reason(word(&configuration.delivery.tls), loaded, "delivery.tls", "the default of [delivery] tls"),
     };
     let provider_total = Reasoned {
-        value: provider.and_then(|name| rules.providers.by_name(name)).map(|rules| rules.total.clone()).unwrap_or_default(),
-        because: provider.map_or("no provider is known for this site".into(), |name| format!("[provider.{name}.total]")),
+        value: provider
+            .and_then(|name| rules.providers.by_name(name))
+            .map(|rules| rules.total.clone())
+            .unwrap_or_default(),
+        because: provider
+            .map_or("no provider is known for this site".into(), |name| format!("[provider.{name}.total]")),
     };
     let settings = configuration.stream(stream);
-    let sender_domain = sender.and_then(|sender| Address::parse(sender).ok()).map(|address| address.domain().to_owned());
+    let sender_domain =
+        sender.and_then(|sender| Address::parse(sender).ok()).map(|address| address.domain().to_owned());
     let signatures = signatures(&signer, sender_domain.as_deref(), stream, loaded);
     Ok(Explanation {
         recipient: recipient.to_string(),
         stream: stream.to_owned(),
-        pool: reason(pool_name.to_owned(), loaded, &format!("stream.{stream}.pool"), "the only pool, or the one named default"),
+        pool: reason(
+            pool_name.to_owned(),
+            loaded,
+            &format!("stream.{stream}.pool"),
+            "the only pool, or the one named default",
+        ),
         route,
         provider: provider.map(str::to_owned),
         lanes,
@@ -179,17 +210,30 @@ pub async fn explain(loaded: &Loaded, recipient: &str, sender: Option<&str>, str
             &format!("stream.{stream}.retry"),
             "the default schedule",
         ),
-        expire_after: reason(settings.expire_after.to_string(), loaded, &format!("stream.{stream}.expire-after"), "the default"),
+        expire_after: reason(
+            settings.expire_after.to_string(),
+            loaded,
+            &format!("stream.{stream}.expire-after"),
+            "the default",
+        ),
     })
 }
 
-fn signatures(signer: &postkeep_deliverability::dkim::Signer, from_domain: Option<&str>, stream: &str, loaded: &Loaded) -> Vec<Reasoned<String>> {
+fn signatures(
+    signer: &postkeep_deliverability::dkim::Signer,
+    from_domain: Option<&str>,
+    stream: &str,
+    loaded: &Loaded,
+) -> Vec<Reasoned<String>> {
     let Some(from_domain) = from_domain else {
         return vec![Reasoned { value: "depends on the From header".into(), because: "no --sender was given".into() }];
     };
     let keys = signer.keys_for(from_domain, stream);
     if keys.is_empty() {
-        return vec![Reasoned { value: "none".into(), because: format!("no [[dkim]] key is for {from_domain} or a domain above it") }];
+        return vec![Reasoned {
+            value: "none".into(),
+            because: format!("no [[dkim]] key is for {from_domain} or a domain above it"),
+        }];
     }
     keys.keys()
         .iter()

@@ -33,7 +33,7 @@ pub fn load_configuration(path: &Path, check_files: bool) -> Result<Loaded, Erro
 /// What [`load_configuration`] checks against.
 pub fn options(check_files: bool) -> Options {
     let shipped = ProviderTable::shipped().ok();
-    let shipped_providers = shipped.map(|table| table.providers().iter().map(|provider| provider.name.to_string()).collect());
+    let shipped_providers =
+        shipped.map(|table| table.providers().iter().map(|provider| provider.name.to_string()).collect());
     Options { check_files, shipped_providers }
 }
-

@@ -42,7 +42,9 @@ pub enum MetadataError {
     #[error("message metadata ends early")]
     Truncated,
     /// Written by a newer Postkeep.
-    #[error("message metadata has version {0}, this build reads version {VERSION}; run the newer build, or drain the spool with it first")]
+    #[error(
+        "message metadata has version {0}, this build reads version {VERSION}; run the newer build, or drain the spool with it first"
+    )]
     Version(u8),
     /// A field holds what it cannot.
     #[error("message metadata has an unreadable {0}")]
@@ -138,7 +140,10 @@ impl Metadata {
 
 fn notify_bits(notify: Option<Notify>) -> u8 {
     notify.map_or(0, |notify| {
-        16 | u8::from(notify.never) | u8::from(notify.success) << 1 | u8::from(notify.failure) << 2 | u8::from(notify.delay) << 3
+        16 | u8::from(notify.never)
+            | u8::from(notify.success) << 1
+            | u8::from(notify.failure) << 2
+            | u8::from(notify.delay) << 3
     })
 }
 

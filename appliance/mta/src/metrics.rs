@@ -100,16 +100,32 @@ impl Default for Metrics {
             memory_bodies: Gauge::default(),
         };
         registry.register("messages_received", "Messages accepted and durable", metrics.received.clone());
-        registry.register("refusals", "Messages or commands refused at the doors, by reply code", metrics.refused.clone());
-        registry.register("outcomes", "What happened to recipients, by event, provider, source and stream", metrics.outcomes.clone());
+        registry.register(
+            "refusals",
+            "Messages or commands refused at the doors, by reply code",
+            metrics.refused.clone(),
+        );
+        registry.register(
+            "outcomes",
+            "What happened to recipients, by event, provider, source and stream",
+            metrics.outcomes.clone(),
+        );
         registry.register("connections_in", "Open connections to the doors", metrics.connections_in.clone());
-        registry.register("connections_out", "Open connections to receivers, by provider", metrics.connections_out.clone());
+        registry.register(
+            "connections_out",
+            "Open connections to receivers, by provider",
+            metrics.connections_out.clone(),
+        );
         registry.register("queue_recipients", "Queued recipients, by state", metrics.queue.clone());
         registry.register("delivery_seconds", "Time from acceptance to delivery", metrics.seconds.clone());
         registry.register("spool_bytes", "Bytes in spool segments", metrics.spool_bytes.clone());
         registry.register("spool_messages", "Messages in the spool", metrics.spool_messages.clone());
         registry.register("records_dropped", "Record lines dropped since the start", metrics.records_dropped.clone());
-        registry.register("memory_bodies_bytes", "Bodies in memory for their first attempt", metrics.memory_bodies.clone());
+        registry.register(
+            "memory_bodies_bytes",
+            "Bodies in memory for their first attempt",
+            metrics.memory_bodies.clone(),
+        );
         *metrics.registry.write() = registry;
         metrics
     }

@@ -337,7 +337,8 @@ impl<M> Queues<M> {
 
     /// Forgets a queue that holds nothing.
     pub fn drop_if_empty(&mut self, id: QueueId) {
-        let empty = self.get(id).is_some_and(|queue| queue.ready.is_empty() && queue.waiting.is_empty() && queue.taken == 0);
+        let empty =
+            self.get(id).is_some_and(|queue| queue.ready.is_empty() && queue.waiting.is_empty() && queue.taken == 0);
         if empty && let Some(queue) = self.queues.remove(&id) {
             self.by_key.remove(&(queue.stream, queue.domain));
         }

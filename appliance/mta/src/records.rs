@@ -182,7 +182,9 @@ impl Records {
             waiting.lines.truncate(start);
             drop(waiting);
             if self.0.dropped.fetch_add(1, Ordering::Relaxed).is_multiple_of(10_000) {
-                log::error!("records: the buffer is full, lines are being dropped; is the disk of [records] directory full or stuck?");
+                log::error!(
+                    "records: the buffer is full, lines are being dropped; is the disk of [records] directory full or stuck?"
+                );
             }
             return;
         }
@@ -249,8 +251,12 @@ struct Files {
 
 impl Files {
     fn open(settings: &configuration::Records) -> io::Result<Self> {
-        fs::create_dir_all(&settings.directory)
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot make the records folder {}: {error}", settings.directory.display())))?;
+        fs::create_dir_all(&settings.directory).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot make the records folder {}: {error}", settings.directory.display()),
+            )
+        })?;
         let opened = Timestamp::now();
         let (path, file) = new_file(&settings.directory, opened)?;
         Ok(Self { settings: settings.clone(), path, file, size: 0, opened })
@@ -258,7 +264,9 @@ impl Files {
 
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let age = Timestamp::now().duration_since(self.opened).as_secs().max(0) as u64;
-        if self.size > 0 && (self.size >= self.settings.rotate_size.bytes() || age >= self.settings.rotate_after.as_secs()) {
+        if self.size > 0
+            && (self.size >= self.settings.rotate_size.bytes() || age >= self.settings.rotate_after.as_secs())
+        {
             self.rotate()?;
         }
         self.file.write_all(lines)?;
@@ -281,7 +289,8 @@ impl Files {
             let name = entry.file_name();
             let ours = name.to_str().is_some_and(|name| name.starts_with("records-") && name.ends_with(".jsonl"));
             let age = entry.metadata().ok().and_then(|data| data.modified().ok()?.elapsed().ok());
-            if ours && entry.path() != self.path && age.is_some_and(|age| age.as_secs() > self.settings.keep.as_secs()) {
+            if ours && entry.path() != self.path && age.is_some_and(|age| age.as_secs() > self.settings.keep.as_secs())
+            {
                 if let Err(error) = fs::remove_file(entry.path()) {
                     log::warn!("records: cannot remove old {}: {error}", entry.path().display());
                 }
@@ -300,7 +309,10 @@ fn new_file(directory: &Path, now: Timestamp) -> io::Result<(PathBuf, File)> {
             Err(error) => return Err(io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))),
         }
     }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("a thousand record files of {stamp} in {}", directory.display())))
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!("a thousand record files of {stamp} in {}", directory.display()),
+    ))
 }
 
 #[cfg(test)]
@@ -312,7 +324,10 @@ mod tests {
     fn lines(directory: &Path) -> Vec<String> {
         let mut files: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
-        files.iter().flat_map(|path| fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+        files
+            .iter()
+            .flat_map(|path| fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect()
     }
 
     #[test]
@@ -325,13 +340,20 @@ mod tests {
         };
         let records = Records::open(&settings).unwrap();
         for number in 0..10u16 {
-            records.write(1_000_000, Event::Deferred, Record { recipient: Some("a\n@b"), attempt: Some(number), ..Record::default() });
+            records.write(
+                1_000_000,
+                Event::Deferred,
+                Record { recipient: Some("a\n@b"), attempt: Some(number), ..Record::default() },
+            );
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         records.close();
         let lines = lines(directory.path());
         assert_eq!(lines.len(), 10);
-        assert_eq!(lines[3], r#"{"time":"1970-01-01T00:00:01.000000Z","event":"deferred","recipient":"a\n@b","attempt":3}"#);
+        assert_eq!(
+            lines[3],
+            r#"{"time":"1970-01-01T00:00:01.000000Z","event":"deferred","recipient":"a\n@b","attempt":3}"#
+        );
         assert!(fs::read_dir(directory.path()).unwrap().count() > 1);
         let _ = Duration::from_secs(1);
     }

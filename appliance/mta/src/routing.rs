@@ -75,13 +75,17 @@ impl Resolver {
             TokioResolver::builder_tokio()?
         } else {
             let servers = settings.servers.iter().map(|address| name_server(*address)).collect();
-            TokioResolver::builder_with_config(ResolverConfig::from_name_servers(servers), TokioRuntimeProvider::default())
+            TokioResolver::builder_with_config(
+                ResolverConfig::from_name_servers(servers),
+                TokioRuntimeProvider::default(),
+            )
         };
         let options: &mut ResolverOpts = builder.options_mut();
         options.timeout = settings.timeout.as_std();
         options.attempts = settings.attempts as usize;
         options.cache_size = settings.cache_entries.into();
-        options.ip_strategy = if configuration.delivery.ipv6 { LookupIpStrategy::Ipv6AndIpv4 } else { LookupIpStrategy::Ipv4Only };
+        options.ip_strategy =
+            if configuration.delivery.ipv6 { LookupIpStrategy::Ipv6AndIpv4 } else { LookupIpStrategy::Ipv4Only };
         options.edns0 = true;
         Ok(Self { inner: builder.build()? })
     }
@@ -95,14 +99,17 @@ impl Resolver {
             let host = Host { name: address.to_string().into(), preference: 0, port: None };
             return Ok(Route { hosts: vec![host], fixed: false, valid_until: Instant::now() + LONGEST_LIFE });
         }
-        let name = absolute(domain).map_err(|_| RouteError::Permanent(Reply::new(550, (5, 1, 2), format!("{domain} is not a domain name"))))?;
+        let name = absolute(domain)
+            .map_err(|_| RouteError::Permanent(Reply::new(550, (5, 1, 2), format!("{domain} is not a domain name"))))?;
         match self.inner.mx_lookup(name).await {
             Ok(answer) => {
                 let mut hosts: Vec<Host> = answer
                     .answers()
                     .iter()
                     .filter_map(|record| match &record.data {
-                        RData::MX(mx) => Some(Host { name: host_name(&mx.exchange), preference: mx.preference, port: None }),
+                        RData::MX(mx) => {
+                            Some(Host { name: host_name(&mx.exchange), preference: mx.preference, port: None })
+                        }
                         _ => None,
                     })
                     .collect();
@@ -112,7 +119,11 @@ impl Resolver {
                 // RFC 7505: a null MX stands alone. Beside others it is a mistake, and the others count.
                 hosts.retain(|host| !host.name.is_empty());
                 if hosts.is_empty() {
-                    return Err(RouteError::Permanent(Reply::new(556, (5, 1, 10), format!("{domain} does not accept mail (null MX)"))));
+                    return Err(RouteError::Permanent(Reply::new(
+                        556,
+                        (5, 1, 10),
+                        format!("{domain} does not accept mail (null MX)"),
+                    )));
                 }
                 hosts.sort_by(|a, b| (a.preference, &a.name).cmp(&(b.preference, &b.name)));
                 hosts.dedup_by(|a, b| a.name == b.name);
@@ -133,7 +144,8 @@ impl Resolver {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![address]);
         }
-        let name = absolute(host).map_err(|_| RouteError::Permanent(Reply::new(550, (5, 4, 4), format!("{host} is not a host name"))))?;
+        let name = absolute(host)
+            .map_err(|_| RouteError::Permanent(Reply::new(550, (5, 4, 4), format!("{host} is not a host name"))))?;
         match self.inner.lookup_ip(name).await {
             Ok(answer) => Ok(answer.iter().collect()),
             Err(error) if error.is_nx_domain() || no_data(&error) => {
@@ -150,9 +162,11 @@ impl Resolver {
                 let host = Host { name: domain.into(), preference: 0, port: None };
                 Ok(Route { hosts: vec![host], fixed: false, valid_until: Instant::now() + SHORTEST_LIFE * 10 })
             }
-            Err(RouteError::Permanent(_)) => {
-                Err(RouteError::Permanent(Reply::new(550, (5, 1, 2), format!("{domain} has neither MX nor address records"))))
-            }
+            Err(RouteError::Permanent(_)) => Err(RouteError::Permanent(Reply::new(
+                550,
+                (5, 1, 2),
+                format!("{domain} has neither MX nor address records"),
+            ))),
             Err(temporary) => Err(temporary),
         }
     }
@@ -173,7 +187,8 @@ pub fn configured_route(configuration: &Configuration, domain: &str) -> Option<R
 
 /// A route to hosts given as `host`, `host:port`, `192.0.2.1:25` or `[::1]:25`, in order.
 pub fn fixed_route(hosts: &[String]) -> Option<Route> {
-    let hosts: Vec<Host> = hosts.iter().enumerate().filter_map(|(place, host)| fixed_host(host, place as u16)).collect();
+    let hosts: Vec<Host> =
+        hosts.iter().enumerate().filter_map(|(place, host)| fixed_host(host, place as u16)).collect();
     (!hosts.is_empty()).then(|| Route { hosts, fixed: true, valid_until: Instant::now() + LONGEST_LIFE })
 }
 
@@ -266,11 +281,24 @@ mod tests {
 
     #[test]
     fn fixed_hosts_are_read_in_all_their_forms() {
-        let route = fixed_route(&["mx.example:2525".into(), "192.0.2.1:25".into(), "[::1]:26".into(), "[::2]".into(), "Plain.Example.".into()]).unwrap();
+        let route = fixed_route(&[
+            "mx.example:2525".into(),
+            "192.0.2.1:25".into(),
+            "[::1]:26".into(),
+            "[::2]".into(),
+            "Plain.Example.".into(),
+        ])
+        .unwrap();
         let hosts: Vec<_> = route.hosts.iter().map(|host| (&*host.name, host.port)).collect();
         assert_eq!(
             hosts,
-            [("mx.example", Some(2525)), ("192.0.2.1", Some(25)), ("::1", Some(26)), ("::2", None), ("plain.example", None)]
+            [
+                ("mx.example", Some(2525)),
+                ("192.0.2.1", Some(25)),
+                ("::1", Some(26)),
+                ("::2", None),
+                ("plain.example", None)
+            ]
         );
         assert_eq!(&*route.fixed_name(), "mx.example:2525,192.0.2.1:25,[::1]:26,::2,plain.example");
     }

@@ -60,7 +60,8 @@ impl Selector {
 
     /// Does the mail of `subject` fall under this selector?
     pub fn matches_mail(&self, subject: Subject<'_>) -> bool {
-        let same = |asked: &Option<String>, value: Option<&str>| asked.as_deref().is_none_or(|asked| value == Some(asked));
+        let same =
+            |asked: &Option<String>, value: Option<&str>| asked.as_deref().is_none_or(|asked| value == Some(asked));
         same(&self.stream, Some(subject.stream))
             && same(&self.domain, Some(subject.domain))
             && same(&self.site, subject.site)
@@ -79,7 +80,8 @@ impl std::fmt::Display for Selector {
         if self.is_everything() {
             return f.write_str("everything");
         }
-        let parts = [("stream", &self.stream), ("domain", &self.domain), ("site", &self.site), ("source", &self.source)];
+        let parts =
+            [("stream", &self.stream), ("domain", &self.domain), ("site", &self.site), ("source", &self.source)];
         let mut first = true;
         for (name, value) in parts {
             if let Some(value) = value {

@@ -40,10 +40,7 @@ pub(crate) struct Seed(pub(crate) u32);
 
 impl Seed {
     pub(crate) fn new(number: u32, nonce: u64) -> Self {
-        Self(crc32c_append(
-            crc32c(&nonce.to_le_bytes()),
-            &number.to_le_bytes(),
-        ))
+        Self(crc32c_append(crc32c(&nonce.to_le_bytes()), &number.to_le_bytes()))
     }
 
     fn at(self, offset: u64) -> u32 {
@@ -77,9 +74,7 @@ impl SegmentHeader {
 
     /// The first copy that is whole.
     pub(crate) fn decode(block: &[u8]) -> Option<Self> {
-        [0, SECOND_HEADER]
-            .into_iter()
-            .find_map(|start| Self::decode_copy(block.get(start..start + HEADER_LENGTH)?))
+        [0, SECOND_HEADER].into_iter().find_map(|start| Self::decode_copy(block.get(start..start + HEADER_LENGTH)?))
     }
 
     fn decode_copy(copy: &[u8]) -> Option<Self> {
@@ -87,11 +82,7 @@ impl SegmentHeader {
         if reader.take(SEGMENT_MAGIC.len())? != SEGMENT_MAGIC {
             return None;
         }
-        let header = Self {
-            version: reader.u32()?,
-            number: reader.u32()?,
-            nonce: reader.u64()?,
-        };
+        let header = Self { version: reader.u32()?, number: reader.u32()?, nonce: reader.u64()? };
         reader.u32()?;
         (reader.u32()? == crc32c(&copy[..HEADER_LENGTH - 4])).then_some(header)
     }
@@ -124,10 +115,7 @@ pub(crate) struct FrameHeader {
 impl FrameHeader {
     /// Bytes to the next frame.
     pub(crate) fn frame_length(&self) -> u64 {
-        align(
-            FRAME_HEADER as u64 + u64::from(self.metadata_length) + u64::from(self.body_length),
-            FRAME_ALIGNMENT,
-        )
+        align(FRAME_HEADER as u64 + u64::from(self.metadata_length) + u64::from(self.body_length), FRAME_ALIGNMENT)
     }
 
     pub(crate) fn encode(&self, seed: Seed, offset: u64) -> [u8; FRAME_HEADER] {
@@ -207,17 +195,11 @@ const OUTSTANDING_LENGTH: usize = 8;
 
 impl<'a> MovedState<'a> {
     pub(crate) fn outstanding(&self) -> impl Iterator<Item = (u16, RetryState)> + use<'a> {
-        self.outstanding
-            .as_chunks::<OUTSTANDING_LENGTH>()
-            .0
-            .iter()
-            .map(|[r0, r1, a0, a1, d0, d1, d2, d3]| {
-                let state = RetryState {
-                    attempts: u16::from_le_bytes([*a0, *a1]),
-                    due: u32::from_le_bytes([*d0, *d1, *d2, *d3]),
-                };
-                (u16::from_le_bytes([*r0, *r1]), state)
-            })
+        self.outstanding.as_chunks::<OUTSTANDING_LENGTH>().0.iter().map(|[r0, r1, a0, a1, d0, d1, d2, d3]| {
+            let state =
+                RetryState { attempts: u16::from_le_bytes([*a0, *a1]), due: u32::from_le_bytes([*d0, *d1, *d2, *d3]) };
+            (u16::from_le_bytes([*r0, *r1]), state)
+        })
     }
 }
 
@@ -241,18 +223,10 @@ pub(crate) struct Roster<'a> {
 
 impl<'a> Roster<'a> {
     pub(crate) fn entries(&self) -> impl Iterator<Item = RosterEntry> + use<'a> {
-        self.entries
-            .as_chunks::<ROSTER_ENTRY_LENGTH>()
-            .0
-            .iter()
-            .filter_map(|entry| {
-                let mut reader = Reader(entry);
-                Some(RosterEntry {
-                    number: reader.u32()?,
-                    seed: Seed(reader.u32()?),
-                    end: reader.u64()?,
-                })
-            })
+        self.entries.as_chunks::<ROSTER_ENTRY_LENGTH>().0.iter().filter_map(|entry| {
+            let mut reader = Reader(entry);
+            Some(RosterEntry { number: reader.u32()?, seed: Seed(reader.u32()?), end: reader.u64()? })
+        })
     }
 }
 
@@ -336,12 +310,7 @@ pub(crate) fn put_accepted(out: &mut Vec<u8>, message: &crate::NewMessage, body_
 }
 
 /// A message on the move: the record as it was read, with the state of now.
-pub(crate) fn put_moved(
-    out: &mut Vec<u8>,
-    message: &MessageRecord<'_>,
-    from: u32,
-    outstanding: &[(u16, RetryState)],
-) {
+pub(crate) fn put_moved(out: &mut Vec<u8>, message: &MessageRecord<'_>, from: u32, outstanding: &[(u16, RetryState)]) {
     put_message_fields(
         out,
         MOVED,
@@ -392,11 +361,7 @@ pub(crate) fn put_note(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     out.put_slice(value);
 }
 
-pub(crate) fn put_roster(
-    out: &mut Vec<u8>,
-    next_id: u64,
-    entries: impl ExactSizeIterator<Item = RosterEntry>,
-) {
+pub(crate) fn put_roster(out: &mut Vec<u8>, next_id: u64, entries: impl ExactSizeIterator<Item = RosterEntry>) {
     out.put_u8(ROSTER);
     out.put_u64_le(next_id);
     out.put_u32_le(entries.len() as u32);
@@ -416,10 +381,7 @@ pub(crate) struct Records<'a> {
 
 impl<'a> Records<'a> {
     pub(crate) fn new(metadata: &'a [u8], records: u32) -> Self {
-        Self {
-            reader: Reader(metadata),
-            left: records,
-        }
+        Self { reader: Reader(metadata), left: records }
     }
 
     /// Whether exactly the announced records fill the metadata, and their bodies the body part.
@@ -487,38 +449,22 @@ impl<'a> Reader<'a> {
     fn record(&mut self) -> Option<Record<'a>> {
         let record = match self.u8()? {
             kind @ (ACCEPTED | MOVED) => Record::Message(self.message(kind == MOVED)?),
-            COMPLETE => Record::Complete {
-                id: self.id()?,
-                recipient: self.u16()?,
-                target: self.u32()?,
-            },
-            SUPERSEDED => Record::Superseded {
-                id: self.id()?,
-                target: self.u32()?,
-            },
+            COMPLETE => Record::Complete { id: self.id()?, recipient: self.u16()?, target: self.u32()? },
+            SUPERSEDED => Record::Superseded { id: self.id()?, target: self.u32()? },
             DEFER => Record::Defer {
                 id: self.id()?,
                 recipient: self.u16()?,
-                state: RetryState {
-                    attempts: self.u16()?,
-                    due: self.u32()?,
-                },
+                state: RetryState { attempts: self.u16()?, due: self.u32()? },
             },
             NOTE => {
                 let key_length = self.u32()? as usize;
                 let value_length = self.u32()? as usize;
-                Record::Note {
-                    key: self.take(key_length)?,
-                    value: self.take(value_length)?,
-                }
+                Record::Note { key: self.take(key_length)?, value: self.take(value_length)? }
             }
             ROSTER => {
                 let next_id = self.u64()?;
                 let entries = self.u32()? as usize;
-                Record::Roster(Roster {
-                    next_id,
-                    entries: self.take(entries.checked_mul(ROSTER_ENTRY_LENGTH)?)?,
-                })
+                Record::Roster(Roster { next_id, entries: self.take(entries.checked_mul(ROSTER_ENTRY_LENGTH)?)? })
             }
             _ => return None,
         };
@@ -536,10 +482,7 @@ impl<'a> Reader<'a> {
         let moved = if is_moved {
             let from = self.u32()?;
             let outstanding = usize::from(self.u16()?);
-            Some(MovedState {
-                from,
-                outstanding: self.take(outstanding * OUTSTANDING_LENGTH)?,
-            })
+            Some(MovedState { from, outstanding: self.take(outstanding * OUTSTANDING_LENGTH)? })
         } else {
             None
         };

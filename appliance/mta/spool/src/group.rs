@@ -9,8 +9,8 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::format::{
-    FRAME_ALIGNMENT, FRAME_HEADER, FrameHeader, GROUP_ALIGNMENT, MESSAGE_RECORD, NOTE_RECORD,
-    SMALL_RECORD, Seed, align, put_accepted, put_complete, put_defer, put_note,
+    FRAME_ALIGNMENT, FRAME_HEADER, FrameHeader, GROUP_ALIGNMENT, MESSAGE_RECORD, NOTE_RECORD, SMALL_RECORD, Seed,
+    align, put_accepted, put_complete, put_defer, put_note,
 };
 use crate::operation::{Batch, Operation, SubmitError};
 use crate::scan::Frame;
@@ -25,9 +25,7 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    pub(crate) fn new(
-        batch: Batch,
-    ) -> (Self, oneshot::Receiver<Result<(), SubmitError>>) {
+    pub(crate) fn new(batch: Batch) -> (Self, oneshot::Receiver<Result<(), SubmitError>>) {
         let sums = batch
             .iter()
             .filter_map(|operation| match operation {
@@ -36,11 +34,7 @@ impl Pending {
             })
             .collect();
         let (answer, ticket) = oneshot::channel();
-        let pending = Self {
-            batch,
-            sums,
-            answer,
-        };
+        let pending = Self { batch, sums, answer };
         (pending, ticket)
     }
 
@@ -65,10 +59,7 @@ pub(crate) fn batch_size(batch: &[Operation]) -> u64 {
         .iter()
         .map(|operation| match operation {
             Operation::Accept(message) => {
-                (MESSAGE_RECORD
-                    + message.metadata.len()
-                    + message.body[0].len()
-                    + message.body[1].len()) as u64
+                (MESSAGE_RECORD + message.metadata.len() + message.body[0].len() + message.body[1].len()) as u64
             }
             Operation::Complete { .. } | Operation::Defer { .. } => SMALL_RECORD as u64,
             Operation::Note { key, value } => (NOTE_RECORD + key.len() + value.len()) as u64,
@@ -135,12 +126,10 @@ impl Group {
 
     /// Bytes so far.
     pub(crate) fn length(&self) -> u64 {
-        let joint = self.joint.as_ref().map_or(0, |joint| {
-            align(
-                (self.scratch.len() - joint.header_at) as u64,
-                FRAME_ALIGNMENT,
-            )
-        });
+        let joint = self
+            .joint
+            .as_ref()
+            .map_or(0, |joint| align((self.scratch.len() - joint.header_at) as u64, FRAME_ALIGNMENT));
         self.length + joint
     }
 
@@ -169,21 +158,13 @@ impl Group {
             });
             self.close_frame(header_at, pending.batch.len() as u32, bodies.cloned());
         } else {
-            if self
-                .joint
-                .as_ref()
-                .is_some_and(|joint| self.scratch.len() - joint.header_at > JOINT_LIMIT)
-            {
+            if self.joint.as_ref().is_some_and(|joint| self.scratch.len() - joint.header_at > JOINT_LIMIT) {
                 self.finish_joint();
             }
             if self.joint.is_none() {
                 let offset = self.start + self.length;
                 let header_at = self.open_header();
-                self.joint = Some(Joint {
-                    offset,
-                    header_at,
-                    records: 0,
-                });
+                self.joint = Some(Joint { offset, header_at, records: 0 });
             }
             self.put_batch(&pending, locate);
             if let Some(joint) = &mut self.joint {
@@ -204,11 +185,7 @@ impl Group {
                 Operation::Complete { id, recipient } => {
                     put_complete(out, *id, *recipient, locate(*id));
                 }
-                Operation::Defer {
-                    id,
-                    recipient,
-                    state,
-                } => put_defer(out, *id, *recipient, *state),
+                Operation::Defer { id, recipient, state } => put_defer(out, *id, *recipient, *state),
                 Operation::Note { key, value } => put_note(out, key, value),
             }
         }
@@ -227,12 +204,7 @@ impl Group {
         }
     }
 
-    fn close_frame(
-        &mut self,
-        header_at: usize,
-        records: u32,
-        bodies: impl IntoIterator<Item = Bytes>,
-    ) {
+    fn close_frame(&mut self, header_at: usize, records: u32, bodies: impl IntoIterator<Item = Bytes>) {
         let offset = self.start + self.length;
         let seed = Seed(self.seed);
         let metadata = header_at + FRAME_HEADER..self.scratch.len();
@@ -251,16 +223,11 @@ impl Group {
             body_length,
             metadata_sum: FrameHeader::metadata_sum(&self.scratch[metadata.clone()], seed, offset),
         };
-        self.scratch[header_at..header_at + FRAME_HEADER]
-            .copy_from_slice(&header.encode(seed, offset));
+        self.scratch[header_at..header_at + FRAME_HEADER].copy_from_slice(&header.encode(seed, offset));
         let used = FRAME_HEADER as u64 + metadata.len() as u64 + u64::from(body_length);
         self.push_zeros(header.frame_length() - used);
         self.length += header.frame_length();
-        self.frames.push(Placed {
-            offset,
-            header,
-            metadata,
-        });
+        self.frames.push(Placed { offset, header, metadata });
     }
 
     fn push_scratch(&mut self, range: Range<usize>) {

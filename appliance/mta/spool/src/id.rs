@@ -28,9 +28,7 @@ impl FromStr for MessageId {
         if text.len() != 16 || !digits {
             return Err(MessageIdError(text.chars().take(40).collect()));
         }
-        u64::from_str_radix(text, 16)
-            .map(MessageId)
-            .map_err(|_| MessageIdError(text.to_owned()))
+        u64::from_str_radix(text, 16).map(MessageId).map_err(|_| MessageIdError(text.to_owned()))
     }
 }
 

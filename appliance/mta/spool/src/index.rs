@@ -79,11 +79,7 @@ impl Index {
     /// The recipients that are not complete, in rising order.
     pub(crate) fn outstanding(&self, entry: &Entry) -> Vec<Outstanding> {
         if entry.recipient == MANY {
-            return self
-                .lists
-                .get(entry.due as usize)
-                .cloned()
-                .unwrap_or_default();
+            return self.lists.get(entry.due as usize).cloned().unwrap_or_default();
         }
         vec![entry.single()]
     }
@@ -94,9 +90,7 @@ impl Index {
             return (entry.recipient == recipient).then(|| entry.single());
         }
         let list = self.lists.get(entry.due as usize)?;
-        let at = list
-            .binary_search_by_key(&recipient, |one| one.recipient)
-            .ok()?;
+        let at = list.binary_search_by_key(&recipient, |one| one.recipient).ok()?;
         list.get(at).copied()
     }
 
@@ -109,21 +103,10 @@ impl Index {
         length: u32,
         outstanding: Vec<Outstanding>,
     ) {
-        let mut entry = Entry {
-            segment,
-            offset,
-            length,
-            recipient: MANY,
-            attempts: 0,
-            due: 0,
-            state_segment: 0,
-        };
+        let mut entry = Entry { segment, offset, length, recipient: MANY, attempts: 0, due: 0, state_segment: 0 };
         self.set_outstanding(&mut entry, outstanding);
-        let target = self
-            .leaves
-            .range_mut(..=id.0)
-            .next_back()
-            .filter(|(first, _)| id.0 - **first <= u64::from(u32::MAX));
+        let target =
+            self.leaves.range_mut(..=id.0).next_back().filter(|(first, _)| id.0 - **first <= u64::from(u32::MAX));
         match target {
             Some((first, leaf)) => {
                 let low = (id.0 - *first) as u32;
@@ -181,12 +164,8 @@ impl Index {
             return;
         };
         let next_first = *next_first;
-        let fits = self
-            .leaves
-            .get(&first)
-            .is_some_and(|leaf| leaf.len() + next.len() <= LEAF * 3 / 4)
-            && next_first + u64::from(next.last().map_or(0, |item| item.low)) - first
-                <= u64::from(u32::MAX);
+        let fits = self.leaves.get(&first).is_some_and(|leaf| leaf.len() + next.len() <= LEAF * 3 / 4)
+            && next_first + u64::from(next.last().map_or(0, |item| item.low)) - first <= u64::from(u32::MAX);
         if !fits {
             return;
         }
@@ -224,9 +203,7 @@ impl Index {
         let earlier = self.recipient(&entry, new.recipient)?;
         if entry.recipient == MANY {
             let list = self.lists.get_mut(entry.due as usize)?;
-            let at = list
-                .binary_search_by_key(&new.recipient, |one| one.recipient)
-                .ok()?;
+            let at = list.binary_search_by_key(&new.recipient, |one| one.recipient).ok()?;
             *list.get_mut(at)? = new;
         } else {
             entry.set_single(new);
@@ -265,10 +242,7 @@ impl Entry {
     fn single(&self) -> Outstanding {
         Outstanding {
             recipient: self.recipient,
-            state: RetryState {
-                attempts: self.attempts,
-                due: self.due,
-            },
+            state: RetryState { attempts: self.attempts, due: self.due },
             state_segment: self.state_segment,
         }
     }
@@ -301,11 +275,7 @@ mod tests {
     use super::*;
 
     fn one(recipient: u16, attempts: u16) -> Outstanding {
-        Outstanding {
-            recipient,
-            state: RetryState { attempts, due: 7 },
-            state_segment: 3,
-        }
+        Outstanding { recipient, state: RetryState { attempts, due: 7 }, state_segment: 3 }
     }
 
     #[test]
@@ -347,10 +317,7 @@ mod tests {
                 } else {
                     let gone = list.remove(at);
                     let remain = !list.is_empty();
-                    assert_eq!(
-                        index.complete(MessageId(id), gone.recipient),
-                        Some((gone, remain))
-                    );
+                    assert_eq!(index.complete(MessageId(id), gone.recipient), Some((gone, remain)));
                     if !remain {
                         model.remove(&id);
                         assert!(index.remove(MessageId(id)).is_some());

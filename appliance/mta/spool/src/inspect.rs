@@ -53,23 +53,14 @@ pub struct Inspection {
 /// # Errors
 /// [`OpenError::Locked`] while a daemon has it; [`OpenError::Storage`] when it is not there or
 /// cannot be read.
-pub fn inspect(
-    directory: &Path,
-    mut on_message: impl FnMut(Recovered<'_>),
-) -> Result<Inspection, OpenError> {
+pub fn inspect(directory: &Path, mut on_message: impl FnMut(Recovered<'_>)) -> Result<Inspection, OpenError> {
     let storage = Disk;
-    let names = storage
-        .list(directory)
-        .map_err(failed("list", directory))?;
+    let names = storage.list(directory).map_err(failed("list", directory))?;
     // The lock file is there if this ever was a spool; making it would be a change.
     let lock_path = directory.join("lock");
     let lock = if names.iter().any(|name| name == "lock") {
-        let lock = storage
-            .lock(&lock_path)
-            .map_err(failed("lock", &lock_path))?;
-        Some(lock.ok_or_else(|| OpenError::Locked {
-            directory: directory.to_owned(),
-        })?)
+        let lock = storage.lock(&lock_path).map_err(failed("lock", &lock_path))?;
+        Some(lock.ok_or_else(|| OpenError::Locked { directory: directory.to_owned() })?)
     } else {
         None
     };
@@ -99,11 +90,8 @@ pub fn inspect(
         .map(|(key, note)| (key, note.value))
         .collect();
     notes.sort();
-    let mut kept_aside: Vec<_> = names
-        .iter()
-        .filter(|name| name.ends_with(".damaged"))
-        .map(|name| directory.join(name))
-        .collect();
+    let mut kept_aside: Vec<_> =
+        names.iter().filter(|name| name.ends_with(".damaged")).map(|name| directory.join(name)).collect();
     kept_aside.sort();
     Ok(Inspection {
         segments,

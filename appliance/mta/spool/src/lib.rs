@@ -25,8 +25,7 @@ pub use id::{MessageId, MessageIdError};
 pub use inspect::{Inspection, SegmentReport, inspect};
 pub use log::{Recovery, Settings};
 pub use operation::{
-    Batch, NewMessage, OpenError, Operation, ReadError, RetryState, Stored, StoredMetadata,
-    SubmitError, Ticket,
+    Batch, NewMessage, OpenError, Operation, ReadError, RetryState, Stored, StoredMetadata, SubmitError, Ticket,
 };
 pub use replay::{Recovered, Repair};
 pub use scan::{Damage, Finding, scan_segment};

@@ -15,15 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::format::{
-    FRAMES_START, GROUP_ALIGNMENT, RosterEntry, Seed, SegmentHeader, VERSION, align, put_roster,
-};
+use crate::format::{FRAMES_START, GROUP_ALIGNMENT, RosterEntry, Seed, SegmentHeader, VERSION, align, put_roster};
 use crate::group::{Group, Pending};
 use crate::operation::{OpenError, SubmitError};
 use crate::reclaim::Cleaning;
-use crate::replay::{
-    OpenTail, Recovered, Repair, Replay, damaged_path, failed, new_path, replay, segment_path, tell,
-};
+use crate::replay::{OpenTail, Recovered, Repair, Replay, damaged_path, failed, new_path, replay, segment_path, tell};
 use crate::state::{Segment, State};
 use crate::storage::Storage;
 
@@ -43,12 +39,7 @@ pub struct Settings {
 impl Settings {
     /// 64 MiB segments, 256 MiB kept free, 64 MiB waiting.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-            segment_size: 64 << 20,
-            minimum_free: 256 << 20,
-            pending_limit: 64 << 20,
-        }
+        Self { directory: directory.into(), segment_size: 64 << 20, minimum_free: 256 << 20, pending_limit: 64 << 20 }
     }
 }
 
@@ -154,10 +145,7 @@ const FAILURES: usize = 3;
 pub(crate) fn submit_error(doing: &'static str, error: &io::Error) -> SubmitError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SubmitError::Full,
-        _ => SubmitError::Storage {
-            doing,
-            reason: error.to_string(),
-        },
+        _ => SubmitError::Storage { doing, reason: error.to_string() },
     }
 }
 
@@ -170,29 +158,16 @@ impl<S: Storage> Log<S> {
     ) -> Result<(Self, Recovery), OpenError> {
         settings.segment_size = align(settings.segment_size, 4096);
         let directory = settings.directory.clone();
-        storage
-            .create_directory(&directory)
-            .map_err(failed("make the directory", &directory))?;
+        storage.create_directory(&directory).map_err(failed("make the directory", &directory))?;
         let lock_path = directory.join("lock");
         let lock = storage
             .lock(&lock_path)
             .map_err(failed("lock", &lock_path))?
-            .ok_or_else(|| OpenError::Locked {
-                directory: directory.clone(),
-            })?;
-        let Replay {
-            mut state,
-            repairs,
-            tails,
-            unreadable,
-            left_over,
-            highest,
-        } = replay(&storage, &directory)?;
+            .ok_or_else(|| OpenError::Locked { directory: directory.clone() })?;
+        let Replay { mut state, repairs, tails, unreadable, left_over, highest } = replay(&storage, &directory)?;
         for number in unreadable {
             let path = segment_path(&directory, number);
-            storage
-                .rename(&path, &damaged_path(&directory, number))
-                .map_err(failed("rename", &path))?;
+            storage.rename(&path, &damaged_path(&directory, number)).map_err(failed("rename", &path))?;
         }
         for name in left_over {
             let path = directory.join(name);
@@ -200,26 +175,15 @@ impl<S: Storage> Log<S> {
                 log::warn!("spool: {} could not be removed: {error}", path.display());
             }
         }
-        storage
-            .sync_directory(&directory)
-            .map_err(failed("sync", &directory))?;
-        let (with_frames, empty): (Vec<_>, Vec<_>) =
-            tails.into_iter().partition(|tail| tail.end > FRAMES_START);
+        storage.sync_directory(&directory).map_err(failed("sync", &directory))?;
+        let (with_frames, empty): (Vec<_>, Vec<_>) = tails.into_iter().partition(|tail| tail.end > FRAMES_START);
         for tail in with_frames {
             settle_tail(&storage, &directory, &mut state, tail)?;
         }
-        let next_id = if highest == 0 {
-            1
-        } else {
-            state.next_id.saturating_add(ID_GAP)
-        };
+        let next_id = if highest == 0 { 1 } else { state.next_id.saturating_add(ID_GAP) };
         state.may_have_dead = true;
-        let mut recovery = Recovery {
-            messages: state.index.len(),
-            recipients: state.recipients,
-            notes: Vec::new(),
-            repairs,
-        };
+        let mut recovery =
+            Recovery { messages: state.index.len(), recipients: state.recipients, notes: Vec::new(), repairs };
         for (key, note) in &state.notes {
             if !note.value.is_empty() {
                 recovery.notes.push((key.clone(), note.value.clone()));
@@ -254,12 +218,7 @@ impl<S: Storage> Log<S> {
             log.empty_tails(&empty)?;
         }
         log.tick();
-        tell(
-            &log.shared.storage,
-            &log.shared.directory,
-            &log.shared.state.lock(),
-            &mut on_message,
-        )?;
+        tell(&log.shared.storage, &log.shared.directory, &log.shared.state.lock(), &mut on_message)?;
         Ok((log, recovery))
     }
 
@@ -275,11 +234,7 @@ impl<S: Storage> Log<S> {
                 break;
             }
             let mut group = self.begin_group();
-            let carried = if may_carry {
-                self.carry(&mut group)
-            } else {
-                None
-            };
+            let carried = if may_carry { self.carry(&mut group) } else { None };
             may_carry = false;
             let needs_room = self.fill(&mut group, &mut work);
             let has_content = !group.batches.is_empty() || carried.is_some();
@@ -337,10 +292,7 @@ impl<S: Storage> Log<S> {
 
     /// Why accepts are refused while there is no head or no reserve.
     fn refusal(&self) -> SubmitError {
-        self.write_error
-            .clone()
-            .or_else(|| self.prepare_error.clone())
-            .unwrap_or(SubmitError::Full)
+        self.write_error.clone().or_else(|| self.prepare_error.clone()).unwrap_or(SubmitError::Full)
     }
 
     /// Whether something waits for storage that works.
@@ -397,18 +349,10 @@ impl<S: Storage> Log<S> {
                     .segments
                     .iter()
                     .filter(|(number, _)| **number != head.number)
-                    .map(|(number, segment)| RosterEntry {
-                        number: *number,
-                        seed: segment.seed,
-                        end: segment.end,
-                    });
+                    .map(|(number, segment)| RosterEntry { number: *number, seed: segment.seed, end: segment.end });
                 let entries: Vec<_> = entries.collect();
                 let next_id = self.shared.next_id.load(Ordering::Relaxed);
-                group.frame(
-                    1,
-                    |out| put_roster(out, next_id.max(state.next_id), entries.into_iter()),
-                    [],
-                );
+                group.frame(1, |out| put_roster(out, next_id.max(state.next_id), entries.into_iter()), []);
             }
         }
         group
@@ -451,9 +395,7 @@ impl<S: Storage> Log<S> {
             };
             let state = self.shared.state.lock();
             // What is not known yet is in this group, or nowhere.
-            group.add(pending, &|id| {
-                state.index.get(id).map_or(number, |entry| entry.segment)
-            });
+            group.add(pending, &|id| state.index.get(id).map_or(number, |entry| entry.segment));
         }
         None
     }
@@ -495,9 +437,7 @@ impl<S: Storage> Log<S> {
         counters.groups.fetch_add(1, Ordering::Relaxed);
         let batches = group.batches.len() as u64;
         counters.batches.fetch_add(batches, Ordering::Relaxed);
-        counters
-            .written
-            .fetch_add(head.position - start, Ordering::Relaxed);
+        counters.written.fetch_add(head.position - start, Ordering::Relaxed);
         Ok(())
     }
 
@@ -578,17 +518,12 @@ impl<S: Storage> Log<S> {
         }
         let segments = self.shared.state.lock().segments.len() as u64;
         let roster = 128 + 16 * (segments + 1);
-        let whole = align(
-            FRAMES_START + align(roster, GROUP_ALIGNMENT) + need + GROUP_ALIGNMENT,
-            4096,
-        );
+        let whole = align(FRAMES_START + align(roster, GROUP_ALIGNMENT) + need + GROUP_ALIGNMENT, 4096);
         if let Some(next) = self.ready.front_mut()
             && next.size < whole
         {
             let storage = &self.shared.storage;
-            let enlarged = storage
-                .preallocate(&next.file, whole)
-                .and_then(|()| storage.sync(&next.file));
+            let enlarged = storage.preallocate(&next.file, whole).and_then(|()| storage.sync(&next.file));
             if let Err(error) = enlarged {
                 // It may be of any length now, and a sync of it may have failed.
                 let error = submit_error("enlarge a segment", &error);
@@ -618,10 +553,7 @@ impl<S: Storage> Log<S> {
             // Below the minimum too: completions go before free space.
             let _ = self.prepare(size, false);
         }
-        let is_filling = self
-            .head
-            .as_ref()
-            .is_some_and(|head| head.room() < head.size / 2);
+        let is_filling = self.head.as_ref().is_some_and(|head| head.room() < head.size / 2);
         if is_filling && self.ready.len() < 2 && !self.is_below_minimum {
             let _ = self.prepare(size, true);
         }
@@ -648,12 +580,7 @@ impl<S: Storage> Log<S> {
         });
         let ready = prepared.and_then(|file| {
             let seed = make_ready(storage, directory, number, &file, &new)?;
-            Ok(Ready {
-                number,
-                file,
-                seed,
-                size,
-            })
+            Ok(Ready { number, file, seed, size })
         });
         match ready {
             Ok(ready) => {
@@ -665,10 +592,7 @@ impl<S: Storage> Log<S> {
                 // What is left of it is removed now or at the next start.
                 let _ = storage.remove(&new);
                 let _ = storage.remove(&segment_path(directory, number));
-                log::warn!(
-                    "spool: no new segment could be made in {}: {error}",
-                    directory.display()
-                );
+                log::warn!("spool: no new segment could be made in {}: {error}", directory.display());
                 let error = submit_error("make a segment", &error);
                 self.prepare_error = Some(error.clone());
                 Err(error)
@@ -712,12 +636,8 @@ impl<S: Storage> Log<S> {
         let storage = &self.shared.storage;
         for tail in tails {
             let path = segment_path(&self.shared.directory, tail.number);
-            let file = storage
-                .open_writable(&path)
-                .map_err(failed("open", &path))?;
-            storage
-                .truncate(&file, FRAMES_START)
-                .map_err(failed("truncate", &path))?;
+            let file = storage.open_writable(&path).map_err(failed("open", &path))?;
+            storage.truncate(&file, FRAMES_START).map_err(failed("truncate", &path))?;
             storage.sync(&file).map_err(failed("sync", &path))?;
             if let Some(segment) = self.shared.state.lock().segments.get_mut(&tail.number) {
                 segment.size = FRAMES_START;
@@ -735,11 +655,7 @@ pub(crate) fn make_ready<S: Storage>(
     file: &S::File,
     path: &Path,
 ) -> io::Result<Seed> {
-    let header = SegmentHeader {
-        version: VERSION,
-        number,
-        nonce: storage.random(),
-    };
+    let header = SegmentHeader { version: VERSION, number, nonce: storage.random() };
     storage.write_at(file, 0, &mut [IoSlice::new(&header.encode())])?;
     storage.sync(file)?;
     storage.rename(path, &segment_path(directory, number))?;
@@ -757,35 +673,25 @@ fn settle_tail<S: Storage>(
     tail: OpenTail,
 ) -> Result<(), OpenError> {
     let path = segment_path(directory, tail.number);
-    let file = storage
-        .open_writable(&path)
-        .map_err(failed("open", &path))?;
+    let file = storage.open_writable(&path).map_err(failed("open", &path))?;
     let padded = align(tail.end, GROUP_ALIGNMENT);
     let mut position = tail.last_group;
     let mut buffer = vec![0; 1 << 20];
     while position < tail.end {
         let step = (tail.end - position).min(buffer.len() as u64) as usize;
-        let filled = storage
-            .read_at(&file, position, &mut buffer[..step])
-            .map_err(failed("read", &path))?;
+        let filled = storage.read_at(&file, position, &mut buffer[..step]).map_err(failed("read", &path))?;
         if filled < step {
             break;
         }
-        storage
-            .write_at(&file, position, &mut [IoSlice::new(&buffer[..step])])
-            .map_err(failed("write", &path))?;
+        storage.write_at(&file, position, &mut [IoSlice::new(&buffer[..step])]).map_err(failed("write", &path))?;
         position += step as u64;
     }
     if padded > tail.end {
         let padding = [0; GROUP_ALIGNMENT as usize];
         let zeros = &padding[..(padded - tail.end) as usize];
-        storage
-            .write_at(&file, tail.end, &mut [IoSlice::new(zeros)])
-            .map_err(failed("write", &path))?;
+        storage.write_at(&file, tail.end, &mut [IoSlice::new(zeros)]).map_err(failed("write", &path))?;
     }
-    storage
-        .truncate(&file, padded)
-        .map_err(failed("truncate", &path))?;
+    storage.truncate(&file, padded).map_err(failed("truncate", &path))?;
     storage.sync(&file).map_err(failed("sync", &path))?;
     if let Some(segment) = state.segments.get_mut(&tail.number) {
         segment.size = padded;

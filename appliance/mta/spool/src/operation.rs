@@ -125,9 +125,7 @@ impl Ticket {
     pub fn wait(self) -> Result<(), SubmitError> {
         match self.0 {
             TicketState::Ready(answer) => answer,
-            TicketState::Waiting(receiver) => {
-                receiver.blocking_recv().unwrap_or(Err(SubmitError::Closed))
-            }
+            TicketState::Waiting(receiver) => receiver.blocking_recv().unwrap_or(Err(SubmitError::Closed)),
         }
     }
 
@@ -153,9 +151,9 @@ impl Future for Ticket {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             TicketState::Ready(answer) => Poll::Ready(answer.clone()),
-            TicketState::Waiting(receiver) => Pin::new(receiver)
-                .poll(context)
-                .map(|answer| answer.unwrap_or(Err(SubmitError::Closed))),
+            TicketState::Waiting(receiver) => {
+                Pin::new(receiver).poll(context).map(|answer| answer.unwrap_or(Err(SubmitError::Closed)))
+            }
         }
     }
 }

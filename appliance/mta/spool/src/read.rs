@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::MessageId;
+use crate::RetryState;
 use crate::format::{FRAME_HEADER, FrameHeader, MessageRecord, Seed, Sums};
 use crate::index::Entry;
 use crate::log::Shared;
@@ -14,7 +15,6 @@ use crate::replay::segment_path;
 use crate::scan::Frame;
 use crate::state::from_units;
 use crate::storage::Storage;
-use crate::RetryState;
 
 /// A frame's metadata is read with this much at once when the body is not wanted.
 const METADATA_READ: u64 = 4096;
@@ -59,11 +59,7 @@ impl<S: Storage> Shared<S> {
         })
     }
 
-    fn look_up<T>(
-        &self,
-        id: MessageId,
-        read: impl Fn(&Place<S::File>) -> Result<T, Failure>,
-    ) -> Result<T, ReadError> {
+    fn look_up<T>(&self, id: MessageId, read: impl Fn(&Place<S::File>) -> Result<T, Failure>) -> Result<T, ReadError> {
         let mut look_ups = 0;
         loop {
             look_ups += 1;
@@ -75,9 +71,12 @@ impl<S: Storage> Shared<S> {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
             };
-            let is_still_there = self.state.lock().index.get(id).is_some_and(|now| {
-                (now.segment, now.offset) == (entry.segment, entry.offset)
-            });
+            let is_still_there = self
+                .state
+                .lock()
+                .index
+                .get(id)
+                .is_some_and(|now| (now.segment, now.offset) == (entry.segment, entry.offset));
             if !is_still_there && look_ups < LOOK_UPS {
                 continue;
             }
@@ -85,30 +84,17 @@ impl<S: Storage> Shared<S> {
             let offset = from_units(entry.offset);
             return Err(match failure {
                 Failure::Gone => ReadError::Unknown(id),
-                Failure::Damaged(what) => ReadError::Damaged {
-                    id,
-                    path,
-                    offset,
-                    what,
-                },
+                Failure::Damaged(what) => ReadError::Damaged { id, path, offset, what },
                 Failure::Storage(source) => ReadError::Storage { id, path, source },
             });
         }
     }
 
     #[expect(clippy::type_complexity, reason = "used once, just above")]
-    fn place(
-        &self,
-        id: MessageId,
-    ) -> Result<Result<Place<S::File>, (Entry, Failure)>, ReadError> {
+    fn place(&self, id: MessageId) -> Result<Result<Place<S::File>, (Entry, Failure)>, ReadError> {
         let state = self.state.lock();
         let entry = state.index.get(id).ok_or(ReadError::Unknown(id))?;
-        let outstanding = state
-            .index
-            .outstanding(&entry)
-            .into_iter()
-            .map(|one| (one.recipient, one.state))
-            .collect();
+        let outstanding = state.index.outstanding(&entry).into_iter().map(|one| (one.recipient, one.state)).collect();
         let Some(seed) = state.segments.get(&entry.segment).map(|segment| segment.seed) else {
             return Ok(Err((entry, Failure::Gone)));
         };
@@ -122,12 +108,7 @@ impl<S: Storage> Shared<S> {
             },
         };
         Ok(match file {
-            Some(file) => Ok(Place {
-                entry,
-                seed,
-                file,
-                outstanding,
-            }),
+            Some(file) => Ok(Place { entry, seed, file, outstanding }),
             None => Err((entry, Failure::Gone)),
         })
     }
@@ -159,11 +140,7 @@ impl<S: Storage> Shared<S> {
 
     /// The frame's bytes: its header and metadata whole and checked, and `hint` bytes at least
     /// where the file has them.
-    fn read_frame(
-        &self,
-        place: &Place<S::File>,
-        hint: u64,
-    ) -> Result<(FrameHeader, FrameBytes), Failure> {
+    fn read_frame(&self, place: &Place<S::File>, hint: u64) -> Result<(FrameHeader, FrameBytes), Failure> {
         let offset = from_units(place.entry.offset);
         let hint = usize::try_from(hint).unwrap_or(usize::MAX).max(FRAME_HEADER);
         let mut buffer = vec![0; hint];
@@ -172,29 +149,16 @@ impl<S: Storage> Shared<S> {
         let header = FrameHeader::decode(&buffer, place.seed, offset, Sums::Verify)
             .ok_or(Failure::Damaged("the frame's header is wrong"))?;
         let whole = FRAME_HEADER + header.metadata_length as usize;
-        let bytes = if whole <= buffer.len() {
-            Bytes::from(buffer)
-        } else {
-            self.read_bytes(place, offset, whole)?
-        };
+        let bytes = if whole <= buffer.len() { Bytes::from(buffer) } else { self.read_bytes(place, offset, whole)? };
         let metadata = bytes.slice(FRAME_HEADER..whole);
         if FrameHeader::metadata_sum(&metadata, place.seed, offset) != header.metadata_sum {
             return Err(Failure::Damaged("the metadata's sum is wrong"));
         }
-        let frame = FrameBytes {
-            bytes,
-            header,
-            metadata_end: whole,
-        };
+        let frame = FrameBytes { bytes, header, metadata_end: whole };
         Ok((header, frame))
     }
 
-    fn read_bytes(
-        &self,
-        place: &Place<S::File>,
-        offset: u64,
-        length: usize,
-    ) -> Result<Bytes, Failure> {
+    fn read_bytes(&self, place: &Place<S::File>, offset: u64, length: usize) -> Result<Bytes, Failure> {
         let mut buffer = vec![0; length];
         let filled = self.storage.read_at(&place.file, offset, &mut buffer)?;
         if filled < length {
@@ -211,11 +175,7 @@ struct FrameBytes {
 }
 
 impl FrameBytes {
-    fn message<F>(
-        &self,
-        id: MessageId,
-        place: &Place<F>,
-    ) -> Result<(MessageRecord<'_>, u64), Failure> {
+    fn message<F>(&self, id: MessageId, place: &Place<F>) -> Result<(MessageRecord<'_>, u64), Failure> {
         let frame = Frame {
             offset: from_units(place.entry.offset),
             header: self.header,

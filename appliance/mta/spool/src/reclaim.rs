@@ -10,10 +10,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::format::{
-    FRAME_HEADER, FRAMES_START, Record, put_complete, put_defer, put_moved, put_note,
-    put_superseded,
-};
+use crate::format::{FRAME_HEADER, FRAMES_START, Record, put_complete, put_defer, put_moved, put_note, put_superseded};
 use crate::group::Group;
 use crate::log::{Log, Ready, make_ready};
 use crate::replay::{damaged_path, old_path, segment_path};
@@ -70,20 +67,13 @@ impl<S: Storage> Log<S> {
         let state = self.shared.state.lock();
         let young = if is_pressed { 0 } else { YOUNG };
         let older = state.segments.len().saturating_sub(1 + young);
-        let small = state
-            .segments
-            .values()
-            .filter(|segment| segment.size < half)
-            .count();
+        let small = state.segments.values().filter(|segment| segment.size < half).count();
         let worth = state
             .segments
             .iter()
             .take(older)
             .filter(|(number, segment)| {
-                **number != head.number
-                    && !segment.is_condemned
-                    && !segment.is_unreadable
-                    && !segment.is_dead()
+                **number != head.number && !segment.is_condemned && !segment.is_unreadable && !segment.is_dead()
             })
             .filter(|(_, segment)| {
                 let live = segment.live_bytes();
@@ -101,11 +91,7 @@ impl<S: Storage> Log<S> {
             })
             .min_by_key(|(_, segment)| segment.live_bytes() * 1000 / segment.size.max(1));
         if let Some((number, _)) = worth {
-            self.cleaning = Some(Cleaning {
-                victim: *number,
-                position: FRAMES_START,
-                holes: 0,
-            });
+            self.cleaning = Some(Cleaning { victim: *number, position: FRAMES_START, holes: 0 });
         }
     }
 
@@ -147,11 +133,7 @@ impl<S: Storage> Log<S> {
         }
         for frame in frames {
             let metadata = frame.metadata;
-            group.frame(
-                frame.records,
-                |out| out.extend_from_slice(&metadata),
-                frame.body,
-            );
+            group.frame(frame.records, |out| out.extend_from_slice(&metadata), frame.body);
         }
         Some(step)
     }
@@ -193,10 +175,7 @@ impl<S: Storage> Log<S> {
     fn read_step(&self, cleaning: &Cleaning) -> Result<(Step, Vec<CarriedFrame>), String> {
         let victim = cleaning.victim;
         let state = self.shared.state.lock();
-        let segment = state
-            .segments
-            .get(&victim)
-            .ok_or("it is gone".to_owned())?;
+        let segment = state.segments.get(&victim).ok_or("it is gone".to_owned())?;
         let (seed, end, damages) = (segment.seed, segment.end, segment.damages);
         let file = state.file(victim);
         drop(state);
@@ -207,36 +186,20 @@ impl<S: Storage> Log<S> {
                 let path = segment_path(&self.shared.directory, victim);
                 let file = storage.open(&path).map_err(|error| error.to_string())?;
                 let mut state = self.shared.state.lock();
-                state
-                    .keep_file(victim, file.into())
-                    .ok_or("it is gone".to_owned())?
+                state.keep_file(victim, file.into()).ok_or("it is gone".to_owned())?
             }
         };
-        let reader = FileReader {
-            storage,
-            file: &*file,
-        };
+        let reader = FileReader { storage, file: &*file };
         let mut window = Window::new(&reader, end);
-        let mut step = Step {
-            next: cleaning.position,
-            holes: 0,
-            moved: 0,
-            is_last: false,
-        };
-        let mut small = CarriedFrame {
-            records: 0,
-            metadata: Vec::new(),
-            body: None,
-        };
+        let mut step = Step { next: cleaning.position, holes: 0, moved: 0, is_last: false };
+        let mut small = CarriedFrame { records: 0, metadata: Vec::new(), body: None };
         let mut frames = Vec::new();
         let mut wanted = Vec::new();
         let mut carried = 0;
         let part = self.settings.segment_size / STEP_PART;
         let (carry_limit, scan_limit) = (STEP_CARRY.min(part) as usize, STEP_SCAN.min(part));
         while carried < carry_limit && step.next - cleaning.position < scan_limit {
-            let (offset, is_damage) = window
-                .next_sealed(step.next, seed)
-                .map_err(|error| error.to_string())?;
+            let (offset, is_damage) = window.next_sealed(step.next, seed).map_err(|error| error.to_string())?;
             step.holes += usize::from(is_damage);
             if cleaning.holes + step.holes > damages {
                 return Err(format!("it became unreadable near {}", step.next));
@@ -245,9 +208,8 @@ impl<S: Storage> Log<S> {
                 step.is_last = true;
                 break;
             };
-            let Some(frame) = window
-                .frame(offset, seed, crate::format::Sums::Verify)
-                .map_err(|error| error.to_string())?
+            let Some(frame) =
+                window.frame(offset, seed, crate::format::Sums::Verify).map_err(|error| error.to_string())?
             else {
                 return Err(format!("the frame at {offset} became unreadable"));
             };
@@ -259,19 +221,14 @@ impl<S: Storage> Log<S> {
             carried += small.metadata.len() - before;
             for message in wanted.drain(..) {
                 let mut body = vec![0; message.body_length];
-                let filled = storage
-                    .read_at(&file, message.body_offset, &mut body)
-                    .map_err(|error| error.to_string())?;
+                let filled =
+                    storage.read_at(&file, message.body_offset, &mut body).map_err(|error| error.to_string())?;
                 if filled < body.len() || crc32c::crc32c(&body) != message.body_sum {
                     return Err(format!("the body at {} is damaged", message.body_offset));
                 }
                 carried += message.metadata.len() + body.len();
                 step.moved += 1;
-                frames.push(CarriedFrame {
-                    records: 1,
-                    metadata: message.metadata,
-                    body: Some(body.into()),
-                });
+                frames.push(CarriedFrame { records: 1, metadata: message.metadata, body: Some(body.into()) });
             }
         }
         if small.records > 0 {
@@ -308,9 +265,7 @@ impl<S: Storage> Log<S> {
         let dead = state
             .segments
             .iter()
-            .find(|(number, segment)| {
-                **number != head && (segment.is_condemned || segment.is_dead())
-            })
+            .find(|(number, segment)| **number != head && (segment.is_condemned || segment.is_dead()))
             .map(|(number, _)| *number);
         let Some(number) = dead else {
             state.may_have_dead = false;
@@ -378,12 +333,7 @@ impl<S: Storage> Log<S> {
         let old = old_path(directory, number);
         let ready = storage.open_writable(&old).and_then(|file| {
             let seed = make_ready(storage, directory, new_number, &file, &old)?;
-            Ok(Ready {
-                number: new_number,
-                file,
-                seed,
-                size: self.settings.segment_size,
-            })
+            Ok(Ready { number: new_number, file, seed, size: self.settings.segment_size })
         });
         match ready {
             Ok(ready) => {
@@ -391,10 +341,7 @@ impl<S: Storage> Log<S> {
                 self.count_ready();
             }
             Err(error) => {
-                log::warn!(
-                    "spool: {} could not be used again: {error}",
-                    old.display()
-                );
+                log::warn!("spool: {} could not be used again: {error}", old.display());
                 let _ = storage.remove(&old);
                 let _ = storage.remove(&segment_path(directory, new_number));
             }
@@ -411,25 +358,16 @@ struct Wanted {
 }
 
 /// Picks from a frame of the victim what is still needed.
-fn select<F>(
-    state: &State<F>,
-    victim: u32,
-    frame: &Frame<'_>,
-    small: &mut CarriedFrame,
-    wanted: &mut Vec<Wanted>,
-) {
+fn select<F>(state: &State<F>, victim: u32, frame: &Frame<'_>, small: &mut CarriedFrame, wanted: &mut Vec<Wanted>) {
     let exists = |target: u32| target != victim && state.segments.contains_key(&target);
     for (message, body_offset) in frame.messages() {
-        let entry = state.index.get(message.id).filter(|entry| {
-            entry.segment == victim && from_units(entry.offset) == frame.offset
-        });
+        let entry = state
+            .index
+            .get(message.id)
+            .filter(|entry| entry.segment == victim && from_units(entry.offset) == frame.offset);
         if let Some(entry) = entry {
-            let outstanding: Vec<_> = state
-                .index
-                .outstanding(&entry)
-                .into_iter()
-                .map(|one| (one.recipient, one.state))
-                .collect();
+            let outstanding: Vec<_> =
+                state.index.outstanding(&entry).into_iter().map(|one| (one.recipient, one.state)).collect();
             let mut metadata = Vec::new();
             put_moved(&mut metadata, &message, victim, &outstanding);
             wanted.push(Wanted {
@@ -449,11 +387,7 @@ fn select<F>(
     for record in frame.records() {
         let out = &mut small.metadata;
         match record {
-            Record::Complete {
-                id,
-                recipient,
-                target,
-            } if exists(target) => put_complete(out, id, recipient, target),
+            Record::Complete { id, recipient, target } if exists(target) => put_complete(out, id, recipient, target),
             Record::Superseded { id, target } if exists(target) => put_superseded(out, id, target),
             Record::Defer { id, recipient, .. } => {
                 let current = state
@@ -467,10 +401,7 @@ fn select<F>(
                 put_defer(out, id, recipient, current.state);
             }
             Record::Note { key, .. } => {
-                let is_needed = state
-                    .notes
-                    .get(key)
-                    .is_some_and(|note| note.segment == victim)
+                let is_needed = state.notes.get(key).is_some_and(|note| note.segment == victim)
                     && !state.is_spent_note(key, victim);
                 let value = state.notes.get(key).map(|note| note.value.clone());
                 let Some(value) = value.filter(|_| is_needed) else {

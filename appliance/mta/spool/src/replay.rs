@@ -64,11 +64,9 @@ impl fmt::Display for Repair {
                 damage.to - damage.from,
                 damage.from
             ),
-            Self::BodyDamaged { path, id } => write!(
-                formatter,
-                "{}: the body of message {id} is damaged",
-                path.display()
-            ),
+            Self::BodyDamaged { path, id } => {
+                write!(formatter, "{}: the body of message {id} is damaged", path.display())
+            }
             Self::HeaderDamaged { path } => write!(
                 formatter,
                 "{}: the header is unreadable, and with it the segment; the file is kept aside",
@@ -137,33 +135,18 @@ pub(crate) fn damaged_path(directory: &Path, number: u32) -> PathBuf {
 
 fn number_of(name: &str, ending: &str) -> Option<u32> {
     let digits = name.strip_suffix(ending)?;
-    let is_ours = digits.len() == 8
-        && digits
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    is_ours
-        .then(|| u32::from_str_radix(digits, 16).ok())
-        .flatten()
+    let is_ours = digits.len() == 8 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_ours.then(|| u32::from_str_radix(digits, 16).ok()).flatten()
 }
 
 /// Wraps an error of the storage.
-pub(crate) fn failed(
-    doing: &'static str,
-    path: &Path,
-) -> impl FnOnce(std::io::Error) -> OpenError + use<> {
+pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> OpenError + use<> {
     let path = path.to_owned();
-    move |source| OpenError::Storage {
-        doing,
-        path,
-        source,
-    }
+    move |source| OpenError::Storage { doing, path, source }
 }
 
 /// Reads all segments of the directory.
-pub(crate) fn replay<S: Storage>(
-    storage: &S,
-    directory: &Path,
-) -> Result<Replay<S::File>, OpenError> {
+pub(crate) fn replay<S: Storage>(storage: &S, directory: &Path) -> Result<Replay<S::File>, OpenError> {
     let mut result = Replay {
         state: State::default(),
         repairs: Vec::new(),
@@ -173,16 +156,11 @@ pub(crate) fn replay<S: Storage>(
         highest: 0,
     };
     let mut found = BTreeMap::new();
-    for name in storage
-        .list(directory)
-        .map_err(failed("list", directory))?
-    {
+    for name in storage.list(directory).map_err(failed("list", directory))? {
         if let Some(number) = number_of(&name, ".segment") {
             found.insert(number, read_header(storage, directory, number)?);
             result.highest = result.highest.max(number);
-        } else if let Some(number) =
-            number_of(&name, ".new").or_else(|| number_of(&name, ".old"))
-        {
+        } else if let Some(number) = number_of(&name, ".new").or_else(|| number_of(&name, ".old")) {
             result.highest = result.highest.max(number);
             result.left_over.push(name);
         } else if let Some(number) = number_of(&name, ".damaged") {
@@ -195,9 +173,7 @@ pub(crate) fn replay<S: Storage>(
         let sealed = roster.get(&number);
         let Some(seed) = header.seed.or(sealed.map(|(seed, _)| *seed)) else {
             result.unreadable.push(number);
-            result.repairs.push(Repair::HeaderDamaged {
-                path: segment_path(directory, number),
-            });
+            result.repairs.push(Repair::HeaderDamaged { path: segment_path(directory, number) });
             continue;
         };
         let segment = Segment::new(seed, header.length, FRAMES_START);
@@ -216,36 +192,19 @@ struct FoundHeader {
     length: u64,
 }
 
-fn read_header<S: Storage>(
-    storage: &S,
-    directory: &Path,
-    number: u32,
-) -> Result<FoundHeader, OpenError> {
+fn read_header<S: Storage>(storage: &S, directory: &Path, number: u32) -> Result<FoundHeader, OpenError> {
     let path = segment_path(directory, number);
     let file = storage.open(&path).map_err(failed("open", &path))?;
-    let length = storage
-        .length(&file)
-        .map_err(failed("find the length of", &path))?;
+    let length = storage.length(&file).map_err(failed("find the length of", &path))?;
     let mut block = [0; FRAMES_START as usize];
-    let filled = storage
-        .read_at(&file, 0, &mut block)
-        .map_err(failed("read", &path))?;
+    let filled = storage.read_at(&file, 0, &mut block).map_err(failed("read", &path))?;
     let header = SegmentHeader::decode(block.get(..filled).unwrap_or_default());
     if let Some(header) = header
         && header.version > VERSION
     {
-        return Err(OpenError::NewerVersion {
-            path,
-            found: header.version,
-            known: VERSION,
-        });
+        return Err(OpenError::NewerVersion { path, found: header.version, known: VERSION });
     }
-    Ok(FoundHeader {
-        seed: header
-            .filter(|header| header.number == number)
-            .map(|header| header.seed()),
-        length,
-    })
+    Ok(FoundHeader { seed: header.filter(|header| header.number == number).map(|header| header.seed()), length })
 }
 
 type Roster = HashMap<u32, (Seed, u64)>;
@@ -260,21 +219,13 @@ fn newest_roster<S: Storage>(
         let Some(seed) = header.seed else { continue };
         let path = segment_path(directory, *number);
         let file = storage.open(&path).map_err(failed("open", &path))?;
-        let reader = FileReader {
-            storage,
-            file: &file,
-        };
+        let reader = FileReader { storage, file: &file };
         let mut window = Window::new(&reader, header.length);
-        let frame = window
-            .frame(FRAMES_START, seed, Sums::Verify)
-            .map_err(failed("read", &path))?;
+        let frame = window.frame(FRAMES_START, seed, Sums::Verify).map_err(failed("read", &path))?;
         if let Some(frame) = frame
             && let Some(Record::Roster(roster)) = frame.records().next()
         {
-            return Ok(roster
-                .entries()
-                .map(|entry| (entry.number, (entry.seed, entry.end)))
-                .collect());
+            return Ok(roster.entries().map(|entry| (entry.number, (entry.seed, entry.end))).collect());
         }
     }
     Ok(Roster::new())
@@ -288,29 +239,18 @@ fn scan_into<S: Storage>(
     result: &mut Replay<S::File>,
 ) -> Result<(), OpenError> {
     let path = segment_path(directory, number);
-    let Some((seed, size)) = result
-        .state
-        .segments
-        .get(&number)
-        .map(|segment| (segment.seed, segment.size))
-    else {
+    let Some((seed, size)) = result.state.segments.get(&number).map(|segment| (segment.seed, segment.size)) else {
         return Ok(());
     };
     let file = storage.open(&path).map_err(failed("open", &path))?;
-    let reader = FileReader {
-        storage,
-        file: &file,
-    };
+    let reader = FileReader { storage, file: &file };
     let state = &mut result.state;
     let repairs = &mut result.repairs;
     let end = scan(&reader, size, seed, extent, Sums::Verify, &mut |frame| {
         state.apply(number, frame);
         if !frame.is_body_whole {
             for (message, _) in frame.messages() {
-                repairs.push(Repair::BodyDamaged {
-                    path: path.clone(),
-                    id: message.id,
-                });
+                repairs.push(Repair::BodyDamaged { path: path.clone(), id: message.id });
             }
         }
     })
@@ -320,23 +260,13 @@ fn scan_into<S: Storage>(
         segment.damages = end.damages.len();
     }
     for damage in end.damages {
-        repairs.push(Repair::Damaged {
-            path: path.clone(),
-            damage,
-        });
+        repairs.push(Repair::Damaged { path: path.clone(), damage });
     }
     if end.has_torn_tail {
-        repairs.push(Repair::TornTail {
-            path: path.clone(),
-            end: end.end,
-        });
+        repairs.push(Repair::TornTail { path: path.clone(), end: end.end });
     }
     if extent == Extent::Open {
-        result.tails.push(OpenTail {
-            number,
-            last_group: end.last_group,
-            end: end.end,
-        });
+        result.tails.push(OpenTail { number, last_group: end.last_group, end: end.end });
     }
     state.keep_file(number, Arc::new(file));
     Ok(())
@@ -358,31 +288,15 @@ pub(crate) fn tell<S: Storage>(
             Some(file) => file,
             None => Arc::new(storage.open(&path).map_err(failed("open", &path))?),
         };
-        let reader = FileReader {
-            storage,
-            file: &*file,
-        };
+        let reader = FileReader { storage, file: &*file };
         let extent = Extent::Sealed(segment.end);
         let mut visit = |frame: &Frame<'_>| tell_frame(state, *number, frame, on_message);
-        scan(
-            &reader,
-            segment.size,
-            segment.seed,
-            extent,
-            Sums::Verify,
-            &mut visit,
-        )
-        .map_err(failed("read", &path))?;
+        scan(&reader, segment.size, segment.seed, extent, Sums::Verify, &mut visit).map_err(failed("read", &path))?;
     }
     Ok(())
 }
 
-fn tell_frame<F>(
-    state: &State<F>,
-    number: u32,
-    frame: &Frame<'_>,
-    on_message: &mut impl FnMut(Recovered<'_>),
-) {
+fn tell_frame<F>(state: &State<F>, number: u32, frame: &Frame<'_>, on_message: &mut impl FnMut(Recovered<'_>)) {
     for (message, _) in frame.messages() {
         let Some(entry) = state.index.get(message.id) else {
             continue;
@@ -390,12 +304,8 @@ fn tell_frame<F>(
         if entry.segment != number || from_units(entry.offset) != frame.offset {
             continue;
         }
-        let outstanding: Vec<_> = state
-            .index
-            .outstanding(&entry)
-            .into_iter()
-            .map(|one| (one.recipient, one.state))
-            .collect();
+        let outstanding: Vec<_> =
+            state.index.outstanding(&entry).into_iter().map(|one| (one.recipient, one.state)).collect();
         on_message(Recovered {
             id: message.id,
             received: message.received,

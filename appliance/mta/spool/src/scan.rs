@@ -7,8 +7,8 @@ use std::io;
 use crc32c::crc32c_append;
 
 use crate::format::{
-    FRAME_ALIGNMENT, FRAME_HEADER, FRAMES_START, FrameHeader, GROUP_ALIGNMENT, MessageRecord,
-    Record, Records, Seed, SegmentHeader, Sums, align, looks_like_frame,
+    FRAME_ALIGNMENT, FRAME_HEADER, FRAMES_START, FrameHeader, GROUP_ALIGNMENT, MessageRecord, Record, Records, Seed,
+    SegmentHeader, Sums, align, looks_like_frame,
 };
 use crate::storage::Storage;
 
@@ -32,10 +32,7 @@ impl<S: Storage> ReadAt for FileReader<'_, S> {
 
 impl ReadAt for &[u8] {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| self.get(offset..))
-            .unwrap_or_default();
+        let rest = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or_default();
         let length = rest.len().min(buffer.len());
         buffer[..length].copy_from_slice(&rest[..length]);
         Ok(length)
@@ -119,13 +116,7 @@ pub(crate) struct Window<'r, R> {
 
 impl<'r, R: ReadAt> Window<'r, R> {
     pub(crate) fn new(source: &'r R, limit: u64) -> Self {
-        Self {
-            source,
-            limit,
-            start: 0,
-            buffer: Vec::new(),
-            filled: 0,
-        }
+        Self { source, limit, start: 0, buffer: Vec::new(), filled: 0 }
     }
 
     /// The bytes at `offset`, or `None` beyond the end.
@@ -156,21 +147,14 @@ impl<'r, R: ReadAt> Window<'r, R> {
     }
 
     /// The frame at `offset`, its metadata checked and its records parsed once.
-    pub(crate) fn frame(
-        &mut self,
-        offset: u64,
-        seed: Seed,
-        sums: Sums,
-    ) -> io::Result<Option<Frame<'_>>> {
+    pub(crate) fn frame(&mut self, offset: u64, seed: Seed, sums: Sums) -> io::Result<Option<Frame<'_>>> {
         let Some(bytes) = self.get(offset, FRAME_HEADER)? else {
             return Ok(None);
         };
         let Some(header) = FrameHeader::decode(bytes, seed, offset, sums) else {
             return Ok(None);
         };
-        let fits = offset
-            .checked_add(header.frame_length())
-            .is_some_and(|end| end <= self.limit);
+        let fits = offset.checked_add(header.frame_length()).is_some_and(|end| end <= self.limit);
         if !fits {
             return Ok(None);
         }
@@ -179,47 +163,31 @@ impl<'r, R: ReadAt> Window<'r, R> {
             return Ok(None);
         };
         let metadata = &bytes[FRAME_HEADER..];
-        let is_right = sums == Sums::Ignore
-            || FrameHeader::metadata_sum(metadata, seed, offset) == header.metadata_sum;
+        let is_right = sums == Sums::Ignore || FrameHeader::metadata_sum(metadata, seed, offset) == header.metadata_sum;
         if !is_right || !Records::new(metadata, header.records).are_whole(header.body_length) {
             return Ok(None);
         }
-        Ok(Some(Frame {
-            offset,
-            header,
-            metadata,
-            is_body_whole: true,
-        }))
+        Ok(Some(Frame { offset, header, metadata, is_body_whole: true }))
     }
 
     /// The frame that follows `position`: there, or at the next group. Also says whether
     /// something unreadable lies between.
-    fn locate(
-        &mut self,
-        position: u64,
-        seed: Seed,
-        sums: Sums,
-    ) -> io::Result<Option<(u64, bool)>> {
+    fn locate(&mut self, position: u64, seed: Seed, sums: Sums) -> io::Result<Option<(u64, bool)>> {
         let next_group = align(position, GROUP_ALIGNMENT);
         let padding_end = next_group.min(self.limit);
-        let is_between_groups =
-            position == next_group || self.is_zero(position, padding_end)?;
+        let is_between_groups = position == next_group || self.is_zero(position, padding_end)?;
         if !is_between_groups && self.frame(position, seed, sums)?.is_some() {
             return Ok(Some((position, false)));
         }
-        let starts_group = self.frame(next_group, seed, sums)?.is_some_and(|frame| {
-            position == next_group || frame.header.group_start == next_group
-        });
+        let starts_group = self
+            .frame(next_group, seed, sums)?
+            .is_some_and(|frame| position == next_group || frame.header.group_start == next_group);
         Ok(starts_group.then_some((next_group, !is_between_groups)))
     }
 
     /// The next frame of a segment whose frames are known to reach the window's limit, and
     /// whether unreadable bytes lie before it. `None` and true when the rest is unreadable.
-    pub(crate) fn next_sealed(
-        &mut self,
-        position: u64,
-        seed: Seed,
-    ) -> io::Result<(Option<u64>, bool)> {
+    pub(crate) fn next_sealed(&mut self, position: u64, seed: Seed) -> io::Result<(Option<u64>, bool)> {
         if position >= self.limit {
             return Ok((None, false));
         }
@@ -247,9 +215,7 @@ impl<'r, R: ReadAt> Window<'r, R> {
     }
 
     fn is_zero(&mut self, from: u64, to: u64) -> io::Result<bool> {
-        Ok(self
-            .get(from, (to - from) as usize)?
-            .is_none_or(|bytes| bytes.iter().all(|byte| *byte == 0)))
+        Ok(self.get(from, (to - from) as usize)?.is_none_or(|bytes| bytes.iter().all(|byte| *byte == 0)))
     }
 }
 
@@ -273,12 +239,7 @@ pub(crate) fn scan<R: ReadAt>(
         Extent::Open => length,
     };
     let mut window = Window::new(source, limit);
-    let mut result = ScanEnd {
-        end: FRAMES_START,
-        last_group: FRAMES_START,
-        damages: Vec::new(),
-        has_torn_tail: false,
-    };
+    let mut result = ScanEnd { end: FRAMES_START, last_group: FRAMES_START, damages: Vec::new(), has_torn_tail: false };
     let mut bodies: Vec<(u64, u64, u32)> = Vec::new();
     let mut position = FRAMES_START;
     loop {
@@ -287,10 +248,7 @@ pub(crate) fn scan<R: ReadAt>(
             let resumed = resume(&mut window, position, seed, extent, sums, &mut result)?;
             match resumed {
                 Some(offset) => {
-                    result.damages.push(Damage {
-                        from: position,
-                        to: offset,
-                    });
+                    result.damages.push(Damage { from: position, to: offset });
                     position = offset;
                     continue;
                 }
@@ -298,25 +256,16 @@ pub(crate) fn scan<R: ReadAt>(
             }
         };
         if is_damage {
-            result.damages.push(Damage {
-                from: position,
-                to: offset,
-            });
+            result.damages.push(Damage { from: position, to: offset });
         }
         let mut is_body_whole = true;
         if extent == Extent::Open {
             bodies.clear();
             if let Some(frame) = window.frame(offset, seed, sums)? {
-                bodies.extend(
-                    frame
-                        .messages()
-                        .map(|(message, at)| (at, message.body_length(), message.body_sum)),
-                );
+                bodies.extend(frame.messages().map(|(message, at)| (at, message.body_length(), message.body_sum)));
             }
             for (at, length, expected) in &bodies {
-                is_body_whole &= window
-                    .sum(*at, *length)?
-                    .is_some_and(|sum| sum == *expected || sums == Sums::Ignore);
+                is_body_whole &= window.sum(*at, *length)?.is_some_and(|sum| sum == *expected || sums == Sums::Ignore);
             }
         }
         let Some(frame) = window.frame(offset, seed, sums)? else {
@@ -325,9 +274,7 @@ pub(crate) fn scan<R: ReadAt>(
         let end = frame.end();
         let group_start = frame.header.group_start;
         if !is_body_whole {
-            let proof = search(&mut window, end, seed, sums, &mut |found| {
-                found.group_start > offset
-            })?;
+            let proof = search(&mut window, end, seed, sums, &mut |found| found.group_start > offset)?;
             if proof.is_none() {
                 result.has_torn_tail = true;
                 break;
@@ -343,10 +290,7 @@ pub(crate) fn scan<R: ReadAt>(
     }
     if let Extent::Sealed(end) = extent {
         if result.end < end {
-            result.damages.push(Damage {
-                from: result.end,
-                to: end,
-            });
+            result.damages.push(Damage { from: result.end, to: end });
         }
         result.end = end;
     }
@@ -367,9 +311,10 @@ fn resume<R: ReadAt>(
         // Only a group that began after the hole proves that the hole was once durable.
         let hole = align(position, GROUP_ALIGNMENT);
         let mut has_frames = false;
-        if window.get(position, FRAME_HEADER)?.is_some_and(|bytes| {
-            sums == Sums::Verify && FrameHeader::decode(bytes, seed, position, sums).is_some()
-        }) {
+        if window
+            .get(position, FRAME_HEADER)?
+            .is_some_and(|bytes| sums == Sums::Verify && FrameHeader::decode(bytes, seed, position, sums).is_some())
+        {
             has_frames = true;
         }
         let proof = search(window, from, seed, sums, &mut |found| {
@@ -399,10 +344,8 @@ fn search<R: ReadAt>(
         let Some(bytes) = window.get(position, step)? else {
             return Ok(None);
         };
-        let hit = bytes
-            .chunks_exact(WORD as usize)
-            .position(looks_like_frame)
-            .map(|index| position + index as u64 * WORD);
+        let hit =
+            bytes.chunks_exact(WORD as usize).position(looks_like_frame).map(|index| position + index as u64 * WORD);
         let Some(offset) = hit else {
             position += (step as u64 / WORD * WORD).max(WORD);
             continue;
@@ -410,10 +353,7 @@ fn search<R: ReadAt>(
         match window.frame(offset, seed, sums)? {
             Some(frame) => {
                 let end = frame.end();
-                let found = Found {
-                    offset,
-                    group_start: frame.header.group_start,
-                };
+                let found = Found { offset, group_start: frame.header.group_start };
                 if accept(&found) {
                     return Ok(Some(found));
                 }
@@ -458,34 +398,27 @@ pub fn scan_segment(bytes: &[u8], sums: Sums, mut visit: impl FnMut(Finding)) {
     let Some(header) = SegmentHeader::decode(bytes) else {
         return;
     };
-    let end = scan(
-        &bytes,
-        bytes.len() as u64,
-        header.seed(),
-        Extent::Open,
-        sums,
-        &mut |frame| {
-            visit(Finding::Frame {
-                offset: frame.offset,
-                length: frame.header.frame_length(),
-                records: frame.header.records,
-            });
-            for record in frame.records() {
-                if let Record::Message(message) = record {
-                    if let Some(moved) = message.moved {
-                        moved.outstanding().for_each(drop);
-                    }
-                    visit(Finding::Message {
-                        id: message.id,
-                        metadata: message.metadata.len() as u32,
-                        body: message.body_length(),
-                    });
-                } else if let Record::Roster(roster) = record {
-                    roster.entries().for_each(drop);
+    let end = scan(&bytes, bytes.len() as u64, header.seed(), Extent::Open, sums, &mut |frame| {
+        visit(Finding::Frame {
+            offset: frame.offset,
+            length: frame.header.frame_length(),
+            records: frame.header.records,
+        });
+        for record in frame.records() {
+            if let Record::Message(message) = record {
+                if let Some(moved) = message.moved {
+                    moved.outstanding().for_each(drop);
                 }
+                visit(Finding::Message {
+                    id: message.id,
+                    metadata: message.metadata.len() as u32,
+                    body: message.body_length(),
+                });
+            } else if let Record::Roster(roster) = record {
+                roster.entries().for_each(drop);
             }
-        },
-    );
+        }
+    });
     // Reading from memory cannot fail.
     if let Ok(end) = end {
         for damage in end.damages {

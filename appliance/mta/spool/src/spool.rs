@@ -13,8 +13,7 @@ use crate::format::BATCH_LIMIT;
 use crate::group::{Pending, batch_size};
 use crate::log::{Log, Recovery, Settings, Shared};
 use crate::operation::{
-    Batch, OpenError, Operation, ReadError, Stored, StoredMetadata, SubmitError, Ticket,
-    TicketState,
+    Batch, OpenError, Operation, ReadError, Stored, StoredMetadata, SubmitError, Ticket, TicketState,
 };
 use crate::replay::Recovered;
 use crate::storage::{Disk, Storage};
@@ -62,10 +61,7 @@ pub struct Spool<S: Storage = Disk> {
 
 impl<S: Storage> fmt::Debug for Spool<S> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Spool")
-            .field("directory", &self.shared.directory)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Spool").field("directory", &self.shared.directory).finish_non_exhaustive()
     }
 }
 
@@ -98,9 +94,7 @@ impl<S: Storage> Spool<S> {
         on_message: impl FnMut(Recovered<'_>),
     ) -> Result<(Self, Recovery), OpenError> {
         if !(64 << 10..=4 << 30).contains(&settings.segment_size) {
-            return Err(OpenError::Setting(
-                "`segment-size` is outside of 64KiB to 4GiB",
-            ));
+            return Err(OpenError::Setting("`segment-size` is outside of 64KiB to 4GiB"));
         }
         let pending_limit = settings.pending_limit;
         let (log, recovery) = Log::open(settings, storage, on_message)?;
@@ -115,12 +109,7 @@ impl<S: Storage> Spool<S> {
             path: shared.directory.clone(),
             source,
         })?;
-        let spool = Self {
-            shared,
-            queue,
-            pending_limit,
-            committer: Mutex::new(Some(committer)),
-        };
+        let spool = Self { shared, queue, pending_limit, committer: Mutex::new(Some(committer)) };
         Ok((spool, recovery))
     }
 
@@ -138,16 +127,12 @@ impl<S: Storage> Spool<S> {
             return Ticket(TicketState::Ready(Ok(())));
         }
         let size = batch_size(&batch);
-        let has_accept = batch
-            .iter()
-            .any(|operation| matches!(operation, Operation::Accept(_)));
+        let has_accept = batch.iter().any(|operation| matches!(operation, Operation::Accept(_)));
         if size > BATCH_LIMIT {
             return Ticket::refused(SubmitError::TooLarge { limit: BATCH_LIMIT });
         }
         if has_accept && self.is_busy(self.queue.inner.lock().accept_bytes, size) {
-            return Ticket::refused(SubmitError::Busy {
-                limit: self.pending_limit,
-            });
+            return Ticket::refused(SubmitError::Busy { limit: self.pending_limit });
         }
         // Sums the bodies, on the caller's core.
         let (pending, receiver) = Pending::new(batch);
@@ -157,9 +142,7 @@ impl<S: Storage> Spool<S> {
         }
         if has_accept {
             if self.is_busy(inner.accept_bytes, size) {
-                return Ticket::refused(SubmitError::Busy {
-                    limit: self.pending_limit,
-                });
+                return Ticket::refused(SubmitError::Busy { limit: self.pending_limit });
             }
             inner.accept_bytes += size;
         }
@@ -197,18 +180,10 @@ impl<S: Storage> Spool<S> {
         Statistics {
             segments: state.segments.len() as u64 + ready,
             bytes: size.sum::<u64>() + ready * self.shared.segment_size,
-            live_bytes: state
-                .segments
-                .values()
-                .map(|segment| segment.message_bytes)
-                .sum(),
+            live_bytes: state.segments.values().map(|segment| segment.message_bytes).sum(),
             messages: state.index.len(),
             recipients: state.recipients,
-            notes: state
-                .notes
-                .values()
-                .filter(|note| !note.value.is_empty())
-                .count() as u64,
+            notes: state.notes.values().filter(|note| !note.value.is_empty()).count() as u64,
             groups: get(&counters.groups),
             batches: get(&counters.batches),
             written: get(&counters.written),

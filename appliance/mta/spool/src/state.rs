@@ -7,9 +7,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
-use crate::format::{
-    FRAME_ALIGNMENT, FRAME_HEADER, MESSAGE_RECORD, NOTE_RECORD, Record, SMALL_RECORD, Seed,
-};
+use crate::format::{FRAME_ALIGNMENT, FRAME_HEADER, MESSAGE_RECORD, NOTE_RECORD, Record, SMALL_RECORD, Seed};
 use crate::index::{Index, Outstanding};
 use crate::scan::Frame;
 use crate::{MessageId, RetryState};
@@ -68,10 +66,7 @@ impl<F> Segment<F> {
             has_failed: false,
             is_unreadable: false,
             is_condemned: false,
-            handle: Handle {
-                kept: None,
-                lent: Weak::new(),
-            },
+            handle: Handle { kept: None, lent: Weak::new() },
         }
     }
 
@@ -150,22 +145,17 @@ impl<F> State<F> {
             match record {
                 Record::Message(message) => {
                     self.saw(message.id);
-                    let carried = message.moved.map_or(0, |moved| {
-                        6 + 8 * moved.outstanding().count() as u64
-                    });
+                    let carried = message.moved.map_or(0, |moved| 6 + 8 * moved.outstanding().count() as u64);
                     let length = FRAME_HEADER as u64
                         + MESSAGE_RECORD as u64
                         + carried
                         + message.metadata.len() as u64
                         + message.body_length();
                     let outstanding = match message.moved {
-                        Some(moved) => moved
-                            .outstanding()
-                            .map(|(recipient, state)| fresh(recipient, state))
-                            .collect(),
-                        None => (0..message.recipients)
-                            .map(|recipient| fresh(recipient, RetryState::default()))
-                            .collect(),
+                        Some(moved) => moved.outstanding().map(|(recipient, state)| fresh(recipient, state)).collect(),
+                        None => {
+                            (0..message.recipients).map(|recipient| fresh(recipient, RetryState::default())).collect()
+                        }
                     };
                     self.forget_message(message.id);
                     self.add_message(number, frame.offset, length, message.id, outstanding);
@@ -173,11 +163,7 @@ impl<F> State<F> {
                         self.pin(number, moved.from);
                     }
                 }
-                Record::Complete {
-                    id,
-                    recipient,
-                    target,
-                } => {
+                Record::Complete { id, recipient, target } => {
                     self.saw(id);
                     self.complete(id, recipient);
                     self.pin(number, target);
@@ -188,11 +174,7 @@ impl<F> State<F> {
                     }
                     self.pin(number, target);
                 }
-                Record::Defer {
-                    id,
-                    recipient,
-                    state,
-                } => {
+                Record::Defer { id, recipient, state } => {
                     self.saw(id);
                     self.defer(number, id, recipient, state);
                 }
@@ -206,21 +188,13 @@ impl<F> State<F> {
         self.next_id = self.next_id.max(id.0.saturating_add(1));
     }
 
-    fn add_message(
-        &mut self,
-        number: u32,
-        offset: u64,
-        length: u64,
-        id: MessageId,
-        outstanding: Vec<Outstanding>,
-    ) {
+    fn add_message(&mut self, number: u32, offset: u64, length: u64, id: MessageId, outstanding: Vec<Outstanding>) {
         if outstanding.is_empty() {
             return;
         }
         self.recipients += outstanding.len() as u64;
         let length = units(length);
-        self.index
-            .insert(id, number, units(offset), length, outstanding);
+        self.index.insert(id, number, units(offset), length, outstanding);
         if let Some(segment) = self.segments.get_mut(&number) {
             segment.messages += 1;
             segment.message_bytes += from_units(length);
@@ -256,11 +230,7 @@ impl<F> State<F> {
     }
 
     fn defer(&mut self, number: u32, id: MessageId, recipient: u16, state: RetryState) {
-        let new = Outstanding {
-            recipient,
-            state,
-            state_segment: number,
-        };
+        let new = Outstanding { recipient, state, state_segment: number };
         if let Some(earlier) = self.index.defer(id, new) {
             self.release_state(earlier.state_segment);
             if let Some(segment) = self.segments.get_mut(&number) {
@@ -278,7 +248,8 @@ impl<F> State<F> {
 
     /// The segment holds a record without which a copy in `target` would come back.
     fn pin(&mut self, number: u32, target: u32) {
-        if number != target && self.segments.contains_key(&target)
+        if number != target
+            && self.segments.contains_key(&target)
             && let Some(segment) = self.segments.get_mut(&number)
         {
             *segment.pins.entry(target).or_default() += 1;
@@ -300,11 +271,7 @@ impl<F> State<F> {
                 note.holders.push(number);
             }
         } else {
-            let note = Note {
-                value: Bytes::copy_from_slice(value),
-                segment: number,
-                holders: vec![number],
-            };
+            let note = Note { value: Bytes::copy_from_slice(value), segment: number, holders: vec![number] };
             self.notes.insert(Bytes::copy_from_slice(key), note);
         }
         if let Some(segment) = self.segments.get_mut(&number) {
@@ -315,9 +282,9 @@ impl<F> State<F> {
 
     /// Whether the note is only there to be forgotten, and this segment's is the only record.
     pub(crate) fn is_spent_note(&self, key: &[u8], number: u32) -> bool {
-        self.notes.get(key).is_some_and(|note| {
-            note.segment == number && note.value.is_empty() && note.holders == [number]
-        })
+        self.notes
+            .get(key)
+            .is_some_and(|note| note.segment == number && note.value.is_empty() && note.holders == [number])
     }
 
     /// Drops notes that are spent in this segment from the accounts.
@@ -325,8 +292,7 @@ impl<F> State<F> {
         let mut count = 0;
         let mut bytes = 0;
         self.notes.retain(|key, note| {
-            let is_spent =
-                note.segment == number && note.value.is_empty() && note.holders == [number];
+            let is_spent = note.segment == number && note.value.is_empty() && note.holders == [number];
             if is_spent {
                 count += 1;
                 bytes += key.len() as u64;
@@ -391,19 +357,12 @@ impl<F> State<F> {
             }
         }
         let segment = self.segments.get_mut(&number)?;
-        segment.handle = Handle {
-            kept: Some(file.clone()),
-            lent: Arc::downgrade(&file),
-        };
+        segment.handle = Handle { kept: Some(file.clone()), lent: Arc::downgrade(&file) };
         self.open_files += 1;
         Some(file)
     }
 }
 
 fn fresh(recipient: u16, state: RetryState) -> Outstanding {
-    Outstanding {
-        recipient,
-        state,
-        state_segment: 0,
-    }
+    Outstanding { recipient, state, state_segment: 0 }
 }

@@ -32,8 +32,7 @@ pub trait Storage: Send + Sync + 'static {
     /// Makes the file at least `size` long with blocks set aside for all of it.
     fn preallocate(&self, file: &Self::File, size: u64) -> io::Result<()>;
     /// Writes all of the slices from `offset` on.
-    fn write_at(&self, file: &Self::File, offset: u64, slices: &mut [IoSlice<'_>])
-    -> io::Result<()>;
+    fn write_at(&self, file: &Self::File, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<()>;
     /// Makes content and length durable (fdatasync).
     fn sync(&self, file: &Self::File) -> io::Result<()>;
     /// Cuts the file to `length`.
@@ -67,13 +66,7 @@ impl Storage for Disk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<File>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -92,12 +85,7 @@ impl Storage for Disk {
     }
 
     fn create(&self, path: &Path) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {
@@ -126,12 +114,7 @@ impl Storage for Disk {
         }
     }
 
-    fn write_at(
-        &self,
-        file: &File,
-        mut offset: u64,
-        mut slices: &mut [IoSlice<'_>],
-    ) -> io::Result<()> {
+    fn write_at(&self, file: &File, mut offset: u64, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             let call = &slices[..slices.len().min(SLICES_PER_CALL)];

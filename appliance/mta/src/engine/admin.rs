@@ -131,7 +131,12 @@ impl Engine {
             .filter_map(|view| mail_view(&state, &view))
             .collect();
         mail.sort_by_key(|view| std::cmp::Reverse(view.ready + view.waiting + view.under_way));
-        let lanes = state.lanes.iter().filter(|lane| lane_matches(&state, lane, selector)).filter_map(|lane| lane_view(&state, lane, now)).collect();
+        let lanes = state
+            .lanes
+            .iter()
+            .filter(|lane| lane_matches(&state, lane, selector))
+            .filter_map(|lane| lane_view(&state, lane, now))
+            .collect();
         QueueStatus {
             total: state.queues.len() as u64,
             mail,
@@ -160,7 +165,9 @@ impl Engine {
             QueueAction::Reroute { hosts } => self.reroute(selector, hosts).await,
             QueueAction::Retry => Ok(self.retry(&selector)),
             QueueAction::Delete => Ok(self.end(&selector, &Fate::Removed { actor: actor.to_owned() }, "removed").await),
-            QueueAction::Expire => Ok(self.end(&selector, &Fate::Expired { actor: actor.to_owned() }, "returned to their senders").await),
+            QueueAction::Expire => {
+                Ok(self.end(&selector, &Fate::Expired { actor: actor.to_owned() }, "returned to their senders").await)
+            }
         }
     }
 
@@ -186,7 +193,10 @@ impl Engine {
         };
         if lifted == 0 {
             let standing: Vec<String> = paused.iter().map(ToString::to_string).collect();
-            return Err(format!("no pause is covered by {selector}; in force: {}", if standing.is_empty() { "none".to_owned() } else { standing.join("; ") }));
+            return Err(format!(
+                "no pause is covered by {selector}; in force: {}",
+                if standing.is_empty() { "none".to_owned() } else { standing.join("; ") }
+            ));
         }
         self.note(NOTE_PAUSED, &paused).await?;
         self.0.look_again();
@@ -195,7 +205,10 @@ impl Engine {
 
     async fn reroute(&self, selector: Selector, hosts: Vec<String>) -> Result<QueueReport, String> {
         if hosts.iter().any(|host| host.parse::<RouteHost>().is_err()) {
-            return Err(format!("{} is not a list of hosts: write mx.example.net, mx.example.net:2525, 192.0.2.1:25 or [2001:db8::1]:25", hosts.join(", ")));
+            return Err(format!(
+                "{} is not a list of hosts: write mx.example.net, mx.example.net:2525, 192.0.2.1:25 or [2001:db8::1]:25",
+                hosts.join(", ")
+            ));
         }
         let (rules, moved) = {
             let mut state = self.0.state.lock();
@@ -232,8 +245,12 @@ impl Engine {
                 moved += state.queues.ready(queue);
             }
             let now = clock::now();
-            let matching: Vec<_> =
-                state.lanes.iter().filter(|lane| lane_matches(&state, lane, selector)).map(|lane| (lane.governor, lane.source)).collect();
+            let matching: Vec<_> = state
+                .lanes
+                .iter()
+                .filter(|lane| lane_matches(&state, lane, selector))
+                .map(|lane| (lane.governor, lane.source))
+                .collect();
             for (lane, source) in matching {
                 state.governor.reset_backoff(lane, now);
                 state.sources[usize::from(source.0)].out_until = 0;
@@ -274,7 +291,11 @@ impl Engine {
     async fn note(&self, key: &'static [u8], list: &[impl Serialize]) -> Result<(), String> {
         let value: Bytes = serde_json::to_vec(list).map_err(|error| error.to_string())?.into();
         let note = Operation::Note { key: Bytes::from_static(key), value };
-        self.0.spool.submit([note]).await.map_err(|error| format!("it holds now, but could not be made durable: {error}"))
+        self.0
+            .spool
+            .submit([note])
+            .await
+            .map_err(|error| format!("it holds now, but could not be made durable: {error}"))
     }
 }
 
@@ -300,7 +321,8 @@ fn mail_view(state: &State, view: &crate::queue::QueueView) -> Option<MailView> 
 
 fn lane_matches(state: &State, lane: &super::state::Lane, selector: &Selector) -> bool {
     let (source, site) = (&state.source(lane.source).name, &state.site(lane.site).name);
-    selector.source.as_deref().is_none_or(|asked| asked == &**source) && selector.site.as_deref().is_none_or(|asked| asked == &**site)
+    selector.source.as_deref().is_none_or(|asked| asked == &**source)
+        && selector.site.as_deref().is_none_or(|asked| asked == &**site)
 }
 
 fn lane_view(state: &State, lane: &super::state::Lane, now: clock::Micros) -> Option<LaneView> {

@@ -112,7 +112,12 @@ pub(crate) async fn run(engine: Arc<Inner>, permit: ConnectionPermit, batch: Bat
         Err(NotOpened::Failed { error, journey }) => {
             engine.lane_failed(lane, error.reply.as_ref(), error.stage, &error.detail);
             if let Some(batch) = job.batch.take() {
-                let fate = Fate::Retry { reply: error.reply, detail: Some(error.detail), stage: stage_name(error.stage), at_least: None };
+                let fate = Fate::Retry {
+                    reply: error.reply,
+                    detail: Some(error.detail),
+                    stage: stage_name(error.stage),
+                    at_least: None,
+                };
                 engine.settle_all(batch, &journey, fate).await;
             }
         }
@@ -123,7 +128,11 @@ async fn open(engine: &Arc<Inner>, place: &mut Place, job: &Job) -> Result<Opene
     let Some(batch) = job.batch() else { return Err(NotOpened::Held) };
     let configuration = engine.configuration.load_full();
     let (source, provider) = engine.source_and_provider(place.lane);
-    let tls = provider.as_deref().and_then(|name| configuration.provider.get(name)).and_then(|rules| rules.tls).unwrap_or(configuration.delivery.tls);
+    let tls = provider
+        .as_deref()
+        .and_then(|name| configuration.provider.get(name))
+        .and_then(|rules| rules.tls)
+        .unwrap_or(configuration.delivery.tls);
     let mut hosts = batch.route.hosts.clone();
     if !batch.route.fixed {
         // Equal preferences share the load (RFC 5321 §5.1).
@@ -182,12 +191,21 @@ async fn open(engine: &Arc<Inner>, place: &mut Place, job: &Job) -> Result<Opene
         }
     }
     Err(failure.unwrap_or_else(|| {
-        NotOpened::Source(format!("it has no address of the family that {} needs", hosts.first().map_or("the route", |host| &*host.name)))
+        NotOpened::Source(format!(
+            "it has no address of the family that {} needs",
+            hosts.first().map_or("the route", |host| &*host.name)
+        ))
     }))
 }
 
 /// One connection to one address; a failure is on record when this returns.
-async fn try_open(engine: &Inner, connector: &Connector, place: &Place, batch: &Batch, target: &Target) -> Result<Opened, NotOpened> {
+async fn try_open(
+    engine: &Inner,
+    connector: &Connector,
+    place: &Place,
+    batch: &Batch,
+    target: &Target,
+) -> Result<Opened, NotOpened> {
     let journey = Journey {
         lane: Some(place.lane),
         host: Some(target.host.as_str().into()),
@@ -358,9 +376,17 @@ async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, messag
     let mut head = BytesMut::with_capacity(message.prefix.len() + 1024);
     if !keys.is_empty() {
         let header = content.get(..header_length).unwrap_or(&content);
-        let hash = body_hash.unwrap_or_else(|| postkeep_deliverability::dkim::body_hash(content.get(header_length..).unwrap_or_default()));
+        let hash = body_hash.unwrap_or_else(|| {
+            postkeep_deliverability::dkim::body_hash(content.get(header_length..).unwrap_or_default())
+        });
         let mut signatures = Vec::with_capacity(1024);
-        match postkeep_deliverability::dkim::sign(&keys, &[&message.prefix, header], &hash, clock::now() / 1_000_000, &mut signatures) {
+        match postkeep_deliverability::dkim::sign(
+            &keys,
+            &[&message.prefix, header],
+            &hash,
+            clock::now() / 1_000_000,
+            &mut signatures,
+        ) {
             Ok(()) => head.put_slice(&signatures),
             Err(error) => {
                 log::error!("signing {} for {}: {error}", message.id, metadata.from_domain);
@@ -370,7 +396,11 @@ async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, messag
     }
     head.put_slice(&message.prefix);
     let parts: [Bytes; 2] = [head.freeze(), content];
-    let recipients: Vec<_> = batch.entries.iter().filter_map(|entry| metadata.envelope.recipients.get(usize::from(entry.recipient)).cloned()).collect();
+    let recipients: Vec<_> = batch
+        .entries
+        .iter()
+        .filter_map(|entry| metadata.envelope.recipients.get(usize::from(entry.recipient)).cloned())
+        .collect();
     connection
         .transact(&Transaction {
             sender: metadata.envelope.sender.as_ref(),
@@ -406,17 +436,25 @@ fn fate(outcome: Outcome, provider: Option<&str>, speaks_dsn: bool) -> (Fate, Op
         Outcome::Unsendable { reply } => (Fate::Failed { reply, stage: "local" }, None),
         Outcome::Lost { stage, detail } => {
             let why = format!("connection lost at {}: {detail}", stage_name(stage));
-            (Fate::Retry { reply: None, detail: Some(detail), stage: stage_name(stage), at_least: None }, Some((None, why)))
+            (
+                Fate::Retry { reply: None, detail: Some(detail), stage: stage_name(stage), at_least: None },
+                Some((None, why)),
+            )
         }
         Outcome::Refused { stage, reply } => {
             let verdict = judge(stage, &reply, provider);
             let why = || format!("{} {}", reply.code, reply.text.lines().next().unwrap_or(""));
             match verdict.reaction {
                 Reaction::Bounce => (Fate::Failed { reply, stage: stage_name(stage) }, None),
-                Reaction::Retry => (Fate::Retry { reply: Some(reply), detail: None, stage: stage_name(stage), at_least: None }, None),
+                Reaction::Retry => {
+                    (Fate::Retry { reply: Some(reply), detail: None, stage: stage_name(stage), at_least: None }, None)
+                }
                 Reaction::BackOff { .. } => {
                     let trouble = Some((back_off_length(verdict.reaction), why()));
-                    (Fate::Retry { reply: Some(reply), detail: None, stage: stage_name(stage), at_least: None }, trouble)
+                    (
+                        Fate::Retry { reply: Some(reply), detail: None, stage: stage_name(stage), at_least: None },
+                        trouble,
+                    )
                 }
             }
         }
@@ -470,7 +508,13 @@ impl Inner {
                 ..Record::default()
             },
         );
-        self.metrics.outcome(Event::Attempted, names.provider.as_deref().unwrap_or(""), names.source.as_deref().unwrap_or(""), &names.stream, 1);
+        self.metrics.outcome(
+            Event::Attempted,
+            names.provider.as_deref().unwrap_or(""),
+            names.source.as_deref().unwrap_or(""),
+            &names.stream,
+            1,
+        );
     }
 
     fn renew(&self, place: &mut Place) -> bool {

@@ -40,8 +40,10 @@ impl Gatekeeper for Engine {
 
     async fn submit(&self, submission: Submission) -> Result<String, Reply> {
         let engine = &self.0;
-        let id: MessageId =
-            submission.id.parse().map_err(|_| Reply::new(451, (4, 3, 0), "internal error: the queue id is damaged; try again later"))?;
+        let id: MessageId = submission
+            .id
+            .parse()
+            .map_err(|_| Reply::new(451, (4, 3, 0), "internal error: the queue id is damaged; try again later"))?;
         let signer = engine.signer.load();
         let signed = !signer.keys_for(&submission.from_domain, &submission.stream).is_empty();
         let body = submission.content.get(submission.header_length..).unwrap_or_default();
@@ -85,7 +87,11 @@ impl Gatekeeper for Engine {
                 message_id: Some(&message.metadata.message_id),
                 size: Some(message.size()),
                 recipients: Some(message.metadata.envelope.recipients.len()),
-                tls: submission.tls.as_ref().map(|tls| TlsRecord { version: tls.version, cipher: tls.cipher, verified: None }),
+                tls: submission.tls.as_ref().map(|tls| TlsRecord {
+                    version: tls.version,
+                    cipher: tls.cipher,
+                    verified: None,
+                }),
                 ..Record::default()
             },
         );
@@ -126,7 +132,9 @@ fn refusal(error: &SubmitError) -> Reply {
         SubmitError::Full => Reply::new(452, (4, 3, 1), "insufficient system storage; try again later"),
         SubmitError::TooLarge { .. } => Reply::new(552, (5, 3, 4), error.to_string()),
         SubmitError::Closed => Reply::new(421, (4, 3, 2), "shutting down; try again later"),
-        SubmitError::Busy { .. } => Reply::new(452, (4, 3, 1), "too much mail is on its way to the disk; try again later"),
+        SubmitError::Busy { .. } => {
+            Reply::new(452, (4, 3, 1), "too much mail is on its way to the disk; try again later")
+        }
         other => {
             log::error!("spool: a message was refused: {other}");
             Reply::new(451, (4, 3, 0), "the message could not be stored; try again later")

@@ -147,7 +147,10 @@ impl Engine {
         self.0.wake.notify_one();
         let mut open = self.0.connections.subscribe();
         if tokio::time::timeout(grace, open.wait_for(|open| *open == 0)).await.is_err() {
-            log::warn!("stopping with {} transactions under way; they will be tried again after the start", *self.0.connections.borrow());
+            log::warn!(
+                "stopping with {} transactions under way; they will be tried again after the start",
+                *self.0.connections.borrow()
+            );
         }
         let inner = Arc::clone(&self.0);
         // Both block until their threads have written everything.
@@ -175,10 +178,19 @@ fn recover(configuration: &Configuration, state: &mut State, now: Micros) -> Res
         Ok(metadata) => {
             let stream = state.stream_or_default(&metadata.stream);
             for (recipient, retry) in found.outstanding {
-                let Some(address) = metadata.envelope.recipients.get(usize::from(*recipient)).map(|recipient| &recipient.address) else { continue };
+                let Some(address) =
+                    metadata.envelope.recipients.get(usize::from(*recipient)).map(|recipient| &recipient.address)
+                else {
+                    continue;
+                };
                 let queue = state.queue(stream, address.domain());
-                let entry =
-                    Entry { message: found.id.0, due: retry.due, received: found.received, recipient: *recipient, attempts: retry.attempts };
+                let entry = Entry {
+                    message: found.id.0,
+                    due: retry.due,
+                    received: found.received,
+                    recipient: *recipient,
+                    attempts: retry.attempts,
+                };
                 state.queues.push_waiting(queue, entry);
             }
         }
@@ -200,7 +212,11 @@ fn recover(configuration: &Configuration, state: &mut State, now: Micros) -> Res
             log::warn!("spool: note {} is not understood and ignored", String::from_utf8_lossy(key));
         }
     }
-    log::info!("spool: {} messages for {} recipients found, {unreadable} unreadable", recovery.messages, recovery.recipients);
+    log::info!(
+        "spool: {} messages for {} recipients found, {unreadable} unreadable",
+        recovery.messages,
+        recovery.recipients
+    );
     Ok(spool)
 }
 
@@ -340,7 +356,8 @@ impl Inner {
     /// Reads a message back from the spool.
     pub(crate) async fn read(&self, id: MessageId) -> Result<Arc<Message>, String> {
         let Some(engine) = self.me.upgrade() else { return Err("stopping".to_owned()) };
-        let stored = tokio::task::spawn_blocking(move || engine.spool.read(id)).await.map_err(|error| error.to_string())?;
+        let stored =
+            tokio::task::spawn_blocking(move || engine.spool.read(id)).await.map_err(|error| error.to_string())?;
         let stored = stored.map_err(|error| error.to_string())?;
         Message::from_spool(id, stored).map(Arc::new).map_err(|error| error.to_string())
     }
@@ -348,7 +365,10 @@ impl Inner {
     /// A message that cannot be read waits; it is never thrown away.
     pub(crate) async fn unreadable(&self, batch: &mut Option<Batch>, detail: &str, wait: Micros) {
         let Some(batch) = batch.take() else { return };
-        log::error!("spool: message {} cannot be read: {detail}; it is tried again in an hour", MessageId(batch.entries[0].message));
+        log::error!(
+            "spool: message {} cannot be read: {detail}; it is tried again in an hour",
+            MessageId(batch.entries[0].message)
+        );
         let due = seconds(clock::now() + wait);
         let mut state = self.state.lock();
         for entry in batch.entries {
@@ -384,8 +404,9 @@ impl Inner {
                 }
                 Err(detail) if matches!(fate, Fate::Removed { .. }) => {
                     log::warn!("spool: message {} is removed unread: {detail}", MessageId(group[0].message));
-                    let operations =
-                        group.iter().map(|entry| Operation::Complete { id: MessageId(entry.message), recipient: entry.recipient });
+                    let operations = group
+                        .iter()
+                        .map(|entry| Operation::Complete { id: MessageId(entry.message), recipient: entry.recipient });
                     let _ = self.spool.submit(operations).await;
                     let mut state = self.state.lock();
                     for _ in group {
@@ -422,7 +443,10 @@ impl Inner {
         let (length, why) = match reply {
             Some(reply) => {
                 let verdict = postkeep_deliverability::reply::judge(stage, reply, provider.as_deref());
-                (connection::back_off_length(verdict.reaction), format!("{} {}", reply.code, reply.text.lines().next().unwrap_or("")))
+                (
+                    connection::back_off_length(verdict.reaction),
+                    format!("{} {}", reply.code, reply.text.lines().next().unwrap_or("")),
+                )
             }
             None => (None, format!("{}: {detail}", connection::stage_name(stage))),
         };
@@ -471,7 +495,8 @@ impl Inner {
             if stopping {
                 return;
             }
-            let wait = next.map_or(Duration::from_secs(60), |at| Duration::from_micros(at.saturating_sub(clock::now())));
+            let wait =
+                next.map_or(Duration::from_secs(60), |at| Duration::from_micros(at.saturating_sub(clock::now())));
             tokio::select! {
                 () = tokio::time::sleep(wait.clamp(Duration::from_millis(1), Duration::from_secs(60))) => {}
                 () = self.wake.notified() => {}
@@ -496,7 +521,10 @@ impl Inner {
             if due.is_empty() {
                 continue;
             }
-            let notes = due.iter().map(|(key, value)| Operation::Note { key: Bytes::copy_from_slice(key), value: Bytes::copy_from_slice(value) });
+            let notes = due.iter().map(|(key, value)| Operation::Note {
+                key: Bytes::copy_from_slice(key),
+                value: Bytes::copy_from_slice(value),
+            });
             let written = self.spool.submit(notes).await;
             let mut work = Work::default();
             {
@@ -546,7 +574,12 @@ impl Inner {
                 if entries.is_empty() {
                     break;
                 }
-                let fate = Fate::Retry { reply: None, detail: Some("held back until its time was up".into()), stage: "queue", at_least: None };
+                let fate = Fate::Retry {
+                    reply: None,
+                    detail: Some("held back until its time was up".into()),
+                    stage: "queue",
+                    at_least: None,
+                };
                 self.settle_entries(queue, stream, entries, &fate).await;
             }
         }
@@ -568,7 +601,11 @@ impl Inner {
             Ok(route) => self.bind(domain, route),
             Err(RouteError::Permanent(reply)) => self.refuse_domain(domain, Fate::Failed { reply, stage: "dns" }).await,
             Err(RouteError::Temporary(detail)) => {
-                self.refuse_domain(domain, Fate::Retry { reply: None, detail: Some(detail), stage: "dns", at_least: None }).await;
+                self.refuse_domain(
+                    domain,
+                    Fate::Retry { reply: None, detail: Some(detail), stage: "dns", at_least: None },
+                )
+                .await;
             }
         }
     }
@@ -605,7 +642,8 @@ impl Inner {
 
     fn levels(&self) -> Levels {
         let state = self.state.lock();
-        let mut levels = Levels { records_dropped: self.records.dropped(), memory_bodies: self.budget.used(), ..Levels::default() };
+        let mut levels =
+            Levels { records_dropped: self.records.dropped(), memory_bodies: self.budget.used(), ..Levels::default() };
         for view in state.queues.views() {
             levels.ready += view.ready as u64;
             levels.waiting += view.waiting as u64;

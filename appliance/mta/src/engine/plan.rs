@@ -59,14 +59,21 @@ impl StreamPlan {
 
     /// What follows a failed attempt at `now`: the entry with its next due
     /// time, or `None` when its time is up. `random` is 0 to 1, `at_least` a wait that the receiver imposed.
-    pub(crate) fn next_attempt(&self, entry: Entry, now: Micros, random: f64, at_least: Option<Micros>) -> Option<Entry> {
+    pub(crate) fn next_attempt(
+        &self,
+        entry: Entry,
+        now: Micros,
+        random: f64,
+        at_least: Option<Micros>,
+    ) -> Option<Entry> {
         let now_seconds = seconds(now);
         let expires = self.expires(entry.received);
         if now_seconds >= expires {
             return None;
         }
         let tries = usize::from(entry.tries());
-        let base = self.settings.retry.get(tries).or(self.settings.retry.last()).map_or(300_000_000, |wait| wait.as_micros());
+        let base =
+            self.settings.retry.get(tries).or(self.settings.retry.last()).map_or(300_000_000, |wait| wait.as_micros());
         let jitter = self.settings.retry_jitter.clamp(0.0, 0.9);
         // Jitter goes both ways round the scheduled wait.
         let wait = (base as f64 * (1.0 + jitter * (2.0 * random - 1.0))) as u64;

@@ -43,7 +43,9 @@ pub(crate) struct Parts {
 impl Parts {
     pub(crate) fn new(configuration: &Configuration) -> Result<Self, ReloadError> {
         Ok(Self {
-            providers: Arc::new(ProviderTable::new(configuration).map_err(|error| ReloadError::Providers(error.to_string()))?),
+            providers: Arc::new(
+                ProviderTable::new(configuration).map_err(|error| ReloadError::Providers(error.to_string()))?,
+            ),
             signer: Signer::new(configuration).map_err(|error| ReloadError::Keys(error.to_string()))?,
             connector: Connector::new(&configuration.delivery).map_err(|error| ReloadError::Tls(error.to_string()))?,
             resolver: Resolver::new(configuration).map_err(|error| ReloadError::Resolver(error.to_string()))?,
@@ -77,7 +79,9 @@ impl Engine {
         let engine = &self.0;
         let resolver_changed = {
             let old = engine.configuration.load();
-            old.resolver != configuration.resolver || old.route != configuration.route || old.delivery.ipv6 != configuration.delivery.ipv6
+            old.resolver != configuration.resolver
+                || old.route != configuration.route
+                || old.delivery.ipv6 != configuration.delivery.ipv6
         };
         {
             let mut state = engine.state.lock();

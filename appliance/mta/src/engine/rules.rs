@@ -34,10 +34,18 @@ impl Rules {
     }
 
     /// Registers a lane with the governor, or renews its limits.
-    pub(crate) fn lane(&self, governor: &mut Governor, source: &str, site: &str, provider: Option<&str>, now: Micros) -> (LaneId, Limits) {
+    pub(crate) fn lane(
+        &self,
+        governor: &mut Governor,
+        source: &str,
+        site: &str,
+        provider: Option<&str>,
+        now: Micros,
+    ) -> (LaneId, Limits) {
         let limits = self.effective(source, site, provider).limits();
         let provider = provider.map(|name| {
-            let total = self.providers.by_name(name).map_or_else(TotalLimits::default, |provider| provider.total.clone());
+            let total =
+                self.providers.by_name(name).map_or_else(TotalLimits::default, |provider| provider.total.clone());
             governor.provider_id(name, &total, now)
         });
         (governor.lane_id(source, site, provider, &limits, now), limits)

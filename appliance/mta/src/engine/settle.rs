@@ -74,7 +74,14 @@ struct Decided<'a> {
 impl Inner {
     /// Settles recipients of one message. On return their outcome is durable
     /// and the queue has let go of them.
-    pub(crate) async fn settle(&self, queue: QueueId, stream: StreamId, message: &Arc<Message>, journey: &Journey, fates: Vec<(Entry, Fate)>) {
+    pub(crate) async fn settle(
+        &self,
+        queue: QueueId,
+        stream: StreamId,
+        message: &Arc<Message>,
+        journey: &Journey,
+        fates: Vec<(Entry, Fate)>,
+    ) {
         let now = clock::now();
         let (plan, names) = self.plan_and_names(stream, journey.lane);
         let mut decided: Vec<Decided<'_>> = fates
@@ -105,7 +112,10 @@ impl Inner {
                 }
             }
             if let Err(error) = self.spool.submit(operations_without_reports(message.id, &decided)).await {
-                log::error!("queue: outcome of {} is not durable: {error}; it may be tried again after a restart", message.id);
+                log::error!(
+                    "queue: outcome of {} is not durable: {error}; it may be tried again after a restart",
+                    message.id
+                );
             }
         }
 
@@ -149,7 +159,14 @@ impl Inner {
     }
 
     /// Reports that the decisions owe, one for each kind.
-    fn reports(&self, message: &Message, names: &Names, journey: &Journey, decided: &[Decided<'_>], now: Micros) -> Vec<Report> {
+    fn reports(
+        &self,
+        message: &Message,
+        names: &Names,
+        journey: &Journey,
+        decided: &[Decided<'_>],
+        now: Micros,
+    ) -> Vec<Report> {
         let Some(sender) = &message.metadata.envelope.sender else { return Vec::new() };
         let hostname = self.configuration.load().hostname.clone();
         let mut reports = Vec::new();
@@ -249,7 +266,11 @@ impl Inner {
                     attempt: journey.lane.map(|_| one.entry.tries() + 1),
                     reply: reply.map(ReplyRecord::from),
                     detail,
-                    tls: journey.tls.as_ref().map(|(version, cipher, verified)| TlsRecord { version, cipher, verified: Some(*verified) }),
+                    tls: journey.tls.as_ref().map(|(version, cipher, verified)| TlsRecord {
+                        version,
+                        cipher,
+                        verified: Some(*verified),
+                    }),
                     duration_ms: (journey.started > 0).then(|| now.saturating_sub(journey.started) / 1000),
                     next_attempt: one.next.map(|next| timestamp_seconds(next.due)),
                     actor,
@@ -272,7 +293,14 @@ struct Report {
     content: Bytes,
 }
 
-fn decide<'a>(message: &Message, recipient: &'a Recipient, entry: Entry, fate: Fate, plan: &StreamPlan, now: Micros) -> Decided<'a> {
+fn decide<'a>(
+    message: &Message,
+    recipient: &'a Recipient,
+    entry: Entry,
+    fate: Fate,
+    plan: &StreamPlan,
+    now: Micros,
+) -> Decided<'a> {
     let can_report = message.metadata.envelope.sender.is_some();
     let notify = recipient.notify;
     let wants_failure = can_report && notify.is_none_or(|notify| notify.failure && !notify.never);
@@ -291,7 +319,8 @@ fn decide<'a>(message: &Message, recipient: &'a Recipient, entry: Entry, fate: F
         Fate::Removed { .. } => None,
         Fate::Retry { at_least, .. } => match plan.next_attempt(entry, now, fastrand::f64(), *at_least) {
             Some(mut later) => {
-                let late = u64::from(seconds(now).saturating_sub(entry.received)) >= plan.settings.delay_notice_after.as_secs();
+                let late = u64::from(seconds(now).saturating_sub(entry.received))
+                    >= plan.settings.delay_notice_after.as_secs();
                 let asked = can_report && notify.is_some_and(|notify| notify.delay && !notify.never);
                 let tell = asked && late && later.attempts & Entry::DELAY_NOTIFIED == 0;
                 if tell {
@@ -325,15 +354,29 @@ fn report_reply<'a, 'b>(one: &'a Decided<'b>, journey: &Journey) -> (&'a Decided
         Fate::Delivered { reply, .. } => (reply.clone(), true),
         Fate::Failed { reply, stage } => (reply.clone(), journey.host.is_some() && *stage != "local"),
         Fate::Retry { reply: Some(reply), .. } if !one.expired => (reply.clone(), true),
-        Fate::Retry { reply: Some(reply), .. } => {
-            (Reply::new(reply.code, (5, 4, 7), format!("delivery time expired; the last answer was: {} {}", reply.code, reply.text)), true)
-        }
+        Fate::Retry { reply: Some(reply), .. } => (
+            Reply::new(
+                reply.code,
+                (5, 4, 7),
+                format!("delivery time expired; the last answer was: {} {}", reply.code, reply.text),
+            ),
+            true,
+        ),
         Fate::Retry { reply: None, detail, .. } => {
             let detail = detail.as_deref().unwrap_or("no answer");
             let code = if one.expired { (5, 4, 7) } else { (4, 4, 1) };
-            (Reply::new(if one.expired { 554 } else { 451 }, code, format!("{}{detail}", if one.expired { "delivery time expired: " } else { "" })), false)
+            (
+                Reply::new(
+                    if one.expired { 554 } else { 451 },
+                    code,
+                    format!("{}{detail}", if one.expired { "delivery time expired: " } else { "" }),
+                ),
+                false,
+            )
         }
-        Fate::Expired { .. } => (Reply::new(554, (5, 4, 7), "delivery time expired by order of the administrator"), false),
+        Fate::Expired { .. } => {
+            (Reply::new(554, (5, 4, 7), "delivery time expired by order of the administrator"), false)
+        }
         Fate::Removed { .. } => (Reply::new(554, (5, 3, 0), "removed"), false),
     };
     (one, reply, remote)
@@ -358,9 +401,11 @@ fn operations_without_reports(id: MessageId, decided: &[Decided<'_>]) -> Vec<Ope
     decided
         .iter()
         .map(|one| match one.next {
-            Some(next) => {
-                Operation::Defer { id, recipient: one.entry.recipient, state: RetryState { attempts: next.attempts, due: next.due } }
-            }
+            Some(next) => Operation::Defer {
+                id,
+                recipient: one.entry.recipient,
+                state: RetryState { attempts: next.attempts, due: next.due },
+            },
             None => Operation::Complete { id, recipient: one.entry.recipient },
         })
         .collect()

@@ -12,10 +12,10 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use postkeep_configuration::Configuration;
 use postkeep_deliverability::governor::{self, Governor, Hold, Limit, Wait};
 use postkeep_deliverability::limits::Limits;
 use postkeep_deliverability::provider::ProviderTable;
-use postkeep_configuration::Configuration;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
@@ -254,7 +254,8 @@ impl State {
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];
             let (source, site) = (&self.sources[usize::from(lane.source.0)].name, &self.sites[lane.site.0 as usize]);
-            let (governed, limits) = self.rules.lane(&mut self.governor, source, &site.name, site.provider.as_deref(), now);
+            let (governed, limits) =
+                self.rules.lane(&mut self.governor, source, &site.name, site.provider.as_deref(), now);
             let lane = &mut self.lanes[index];
             (lane.governor, lane.limits, lane.forgotten) = (governed, limits, false);
             // Idle connections look whether they are still wanted.
@@ -311,7 +312,8 @@ impl State {
         let id = DomainId(self.next_domain);
         self.next_domain = self.next_domain.wrapping_add(1);
         let name: Arc<str> = name.into();
-        self.domains.insert(id, Domain { name: Arc::clone(&name), resolution: Resolution::Unknown, queues: SmallVec::new() });
+        self.domains
+            .insert(id, Domain { name: Arc::clone(&name), resolution: Resolution::Unknown, queues: SmallVec::new() });
         self.domain_ids.insert(name, id);
         id
     }
@@ -355,14 +357,25 @@ impl State {
         }
         let site_state = &self.sites[site.0 as usize];
         let source_name = &self.sources[usize::from(source.0)].name;
-        let (governed, limits) = self.rules.lane(&mut self.governor, source_name, &site_state.name, site_state.provider.as_deref(), now);
+        let (governed, limits) =
+            self.rules.lane(&mut self.governor, source_name, &site_state.name, site_state.provider.as_deref(), now);
         if let Some(id) = known {
             let lane = &mut self.lanes[id.0 as usize];
             (lane.governor, lane.limits, lane.forgotten) = (governed, limits, false);
             return id;
         }
         let id = LaneId(self.lanes.len() as u32);
-        self.lanes.push(Lane { source, site, governor: governed, limits, open: 0, retiring: 0, forgotten: false, held_until: 0, idle: Vec::new() });
+        self.lanes.push(Lane {
+            source,
+            site,
+            governor: governed,
+            limits,
+            open: 0,
+            retiring: 0,
+            forgotten: false,
+            held_until: 0,
+            idle: Vec::new(),
+        });
         self.lane_ids.insert((source, site), id);
         self.sites[site.0 as usize].lanes.push(id);
         id
@@ -553,7 +566,14 @@ impl State {
                 continue;
             };
             *self.sites[site_id.0 as usize].taken.entry(source).or_default() += 1;
-            return Ok(Some(Batch { queue, stream: stream_id, lane: lane_id, route, entries: taken.entries, message: taken.message }));
+            return Ok(Some(Batch {
+                queue,
+                stream: stream_id,
+                lane: lane_id,
+                route,
+                entries: taken.entries,
+                message: taken.message,
+            }));
         }
         match wait {
             Some(until) => Err(until.max(now + 1_000)),
@@ -572,7 +592,9 @@ impl State {
         }
         for lane in &candidates {
             let idle = &mut self.lanes[lane.0 as usize].idle;
-            while backlog > 0 && let Some((_, wake)) = idle.pop() {
+            while backlog > 0
+                && let Some((_, wake)) = idle.pop()
+            {
                 wake.notify_one();
                 backlog -= backlog.min(MESSAGES_PER_NEW_CONNECTION);
             }
@@ -619,7 +641,14 @@ impl State {
     }
 
     /// A connection has closed. `retired`: it had been told to.
-    pub(crate) fn closed(&mut self, lane: LaneId, permit: Option<governor::ConnectionPermit>, retired: bool, now: Micros, work: &mut Work) {
+    pub(crate) fn closed(
+        &mut self,
+        lane: LaneId,
+        permit: Option<governor::ConnectionPermit>,
+        retired: bool,
+        now: Micros,
+        work: &mut Work,
+    ) {
         if let Some(permit) = permit {
             self.governor.release_connection(permit);
         }
@@ -806,7 +835,14 @@ impl State {
     }
 
     /// True when this source has taken more than its weight allows while another of the pool could take mail now.
-    fn is_ahead(&mut self, site_id: SiteId, source: SourceId, weight: u32, members: &[(SourceId, u32)], now: Micros) -> bool {
+    fn is_ahead(
+        &mut self,
+        site_id: SiteId,
+        source: SourceId,
+        weight: u32,
+        members: &[(SourceId, u32)],
+        now: Micros,
+    ) -> bool {
         if members.len() < 2 {
             return false;
         }

@@ -99,10 +99,7 @@ fn damage_in_a_sealed_segment_is_reported_and_the_rest_survives_and_the_file_is_
     );
     for id in &rest {
         log.shared.read(*id).unwrap();
-        let operation = Operation::Complete {
-            id: *id,
-            recipient: 0,
-        };
+        let operation = Operation::Complete { id: *id, recipient: 0 };
         let (pending, _ticket) = crate::group::Pending::new([operation].into_iter().collect());
         log.commit(&mut vec![pending]);
     }
@@ -132,11 +129,7 @@ fn damage_before_durable_groups_of_the_last_segment_is_not_taken_for_a_torn_tail
     let opened = crate::log::Log::open(world.settings.clone(), world.disk.clone(), |_| {});
     let (_log, recovery) = opened.unwrap();
     assert_eq!(recovery.messages, 7);
-    assert!(
-        matches!(&recovery.repairs[..], [Repair::Damaged { .. }]),
-        "{:?}",
-        recovery.repairs
-    );
+    assert!(matches!(&recovery.repairs[..], [Repair::Damaged { .. }]), "{:?}", recovery.repairs);
 }
 
 #[test]
@@ -153,17 +146,8 @@ fn a_damaged_body_is_said_at_start_and_at_each_read_and_its_metadata_stays_reada
     let opened = crate::log::Log::open(world.settings.clone(), world.disk.clone(), |_| {});
     let (log, recovery) = opened.unwrap();
     assert_eq!(recovery.messages, 2);
-    assert_eq!(
-        recovery.repairs,
-        vec![Repair::BodyDamaged {
-            path,
-            id: damaged
-        }]
-    );
-    assert!(matches!(
-        log.shared.read(damaged),
-        Err(ReadError::Damaged { .. })
-    ));
+    assert_eq!(recovery.repairs, vec![Repair::BodyDamaged { path, id: damaged }]);
+    assert!(matches!(log.shared.read(damaged), Err(ReadError::Damaged { .. })));
     log.shared.read_metadata(damaged).unwrap();
     log.shared.read(whole).unwrap();
 }
@@ -201,11 +185,7 @@ fn a_newer_version_is_refused_with_a_plain_sentence() {
     let path = head_path(&world);
     world.crash(true);
     world.disk.corrupt(&path, |content| {
-        let header = SegmentHeader {
-            version: 2,
-            number: 1,
-            nonce: 9,
-        };
+        let header = SegmentHeader { version: 2, number: 1, nonce: 9 };
         content[..FRAMES_START as usize].copy_from_slice(&header.encode());
     });
     let opened = crate::log::Log::open(world.settings.clone(), world.disk.clone(), |_| {});
@@ -234,23 +214,13 @@ fn on_a_full_disk_accepts_are_refused_and_completions_go_through_and_make_room()
     // A full head would be the worst case: no room anywhere but in the reserve.
     for id in &ids {
         for _ in 0..4 {
-            let state = RetryState {
-                attempts: 1,
-                due: 2,
-            };
-            world.commit(vec![vec![Operation::Defer {
-                id: *id,
-                recipient: 0,
-                state,
-            }]]);
+            let state = RetryState { attempts: 1, due: 2 };
+            world.commit(vec![vec![Operation::Defer { id: *id, recipient: 0, state }]]);
         }
         complete(&mut world, *id);
         world.log.as_mut().unwrap().housekeep();
     }
-    assert_eq!(
-        world.outcomes["acknowledged"] - acknowledged,
-        ids.len() as u64 * 5
-    );
+    assert_eq!(world.outcomes["acknowledged"] - acknowledged, ids.len() as u64 * 5);
     world.rest();
     accept_one(&mut world, 1500);
     assert_eq!(world.outcomes["refused: full"], 1);
@@ -281,14 +251,7 @@ fn after_a_failed_sync_the_group_is_refused_and_stays_away_though_the_truncation
         let (_, accept) = world.accept(600);
         world.commit(vec![
             accept,
-            vec![Operation::Defer {
-                id: kept,
-                recipient: 0,
-                state: RetryState {
-                    attempts: 5,
-                    due: 9,
-                },
-            }],
+            vec![Operation::Defer { id: kept, recipient: 0, state: RetryState { attempts: 5, due: 9 } }],
         ]);
         // Not answered before it is certain that it cannot come back.
         assert!(world.has_open_tickets());
@@ -369,16 +332,9 @@ fn a_few_messages_that_stay_do_not_hold_the_segments_of_all_the_others() {
         let id = accept_one(&mut world, 1200);
         if round % 20 == 0 {
             stay.push(id);
-            let state = RetryState {
-                attempts: 1,
-                due: round,
-            };
+            let state = RetryState { attempts: 1, due: round };
             world.commit(vec![vec![
-                Operation::Defer {
-                    id,
-                    recipient: 0,
-                    state,
-                },
+                Operation::Defer { id, recipient: 0, state },
                 Operation::Note {
                     key: Bytes::from(format!("lane {}", round % 3)),
                     value: Bytes::from(format!("{round}")),
@@ -443,12 +399,7 @@ fn the_scanner_takes_any_bytes_and_finds_nothing_forged() {
         }
     }
     // The frames of one segment are noise in another, wherever they lie.
-    let mut other = SegmentHeader {
-        version: 1,
-        number: 1,
-        nonce: 77,
-    }
-    .encode();
+    let mut other = SegmentHeader { version: 1, number: 1, nonce: 77 }.encode();
     other.extend_from_slice(&content[1024..]);
     assert_eq!(count(&other, Sums::Verify), 0);
     let mut shifted = content.clone();

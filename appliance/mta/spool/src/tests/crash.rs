@@ -37,9 +37,7 @@ fn live(seed: u64, outcomes: &mut BTreeMap<&'static str, u64>) {
                 }
                 _ => {}
             }
-            let batches = (0..world.random.usize(..6))
-                .map(|_| world.random_batch())
-                .collect();
+            let batches = (0..world.random.usize(..6)).map(|_| world.random_batch()).collect();
             world.commit(batches);
             if let Some(log) = &mut world.log {
                 log.housekeep();
@@ -94,9 +92,7 @@ fn live(seed: u64, outcomes: &mut BTreeMap<&'static str, u64>) {
 fn seeds() -> std::ops::Range<u64> {
     // For longer runs: POSTKEEP_SPOOL_SEEDS=1000..50000
     let text = std::env::var("POSTKEEP_SPOOL_SEEDS").unwrap_or_default();
-    let bounds = text
-        .split_once("..")
-        .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    let bounds = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     bounds.unwrap_or(0..400)
 }
 
@@ -170,8 +166,19 @@ fn each_storage_call_may_fail_or_be_the_last() {
     let plain_names = plain.disk.call_names();
     let names: std::collections::BTreeSet<_> = plain_names.iter().copied().collect();
     for expected in [
-        "create", "preallocate", "write_at", "sync", "rename", "remove", "sync_directory",
-        "read_at", "free_space", "list", "lock", "open_writable", "create_directory",
+        "create",
+        "preallocate",
+        "write_at",
+        "sync",
+        "rename",
+        "remove",
+        "sync_directory",
+        "read_at",
+        "free_space",
+        "list",
+        "lock",
+        "open_writable",
+        "create_directory",
     ] {
         assert!(names.contains(expected), "the story has no {expected}");
     }

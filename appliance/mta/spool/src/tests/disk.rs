@@ -110,11 +110,7 @@ impl Inner {
             // EIO, ENOSPC or EDQUOT.
             let number = [5, 28, 122][self.random.usize(..3)];
             let error = io::Error::from_raw_os_error(number);
-            return if self.random.u8(..4) == 0 {
-                Fate::HalfFails(error)
-            } else {
-                Fate::Fails(error)
-            };
+            return if self.random.u8(..4) == 0 { Fate::HalfFails(error) } else { Fate::Fails(error) };
         }
         Fate::Works
     }
@@ -131,10 +127,7 @@ impl Inner {
     }
 
     fn used(&self) -> u64 {
-        self.names
-            .values()
-            .map(|inode| self.inodes[*inode].cached.len() as u64)
-            .sum()
+        self.names.values().map(|inode| self.inodes[*inode].cached.len() as u64).sum()
     }
 
     fn write(&mut self, inode: usize, offset: usize, data: &[u8]) {
@@ -158,11 +151,7 @@ impl Inner {
     fn cut_power(&mut self) {
         let random = &mut self.random;
         for file in &mut self.inodes {
-            let length = if random.bool() {
-                file.cached.len()
-            } else {
-                file.durable.len()
-            };
+            let length = if random.bool() { file.cached.len() } else { file.durable.len() };
             let mut left = file.durable.clone();
             left.resize(length, 0);
             // What a truncation dropped and what was written since are one thing here.
@@ -282,11 +271,7 @@ impl SimDisk {
 
     pub(crate) fn names(&self) -> Vec<String> {
         let inner = self.inner.lock();
-        inner
-            .names
-            .keys()
-            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
-            .collect()
+        inner.names.keys().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect()
     }
 
     /// Changes what lies on the medium itself.
@@ -307,10 +292,7 @@ impl SimDisk {
     fn file(&self, name: &'static str, path: &Path) -> io::Result<SimFile> {
         let mut inner = self.inner.lock();
         inner.plain(name)?;
-        let inode = *inner
-            .names
-            .get(path)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let inode = *inner.names.get(path).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         Ok(SimFile { inode, lock: None })
     }
 
@@ -362,10 +344,7 @@ impl Storage for SimDisk {
         if !inner.locks.insert(path.to_owned()) {
             return Ok(None);
         }
-        Ok(Some(SimFile {
-            inode: usize::MAX,
-            lock: Some((path.to_owned(), self.clone())),
-        }))
+        Ok(Some(SimFile { inode: usize::MAX, lock: Some((path.to_owned(), self.clone())) }))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
@@ -411,12 +390,7 @@ impl Storage for SimDisk {
         }
     }
 
-    fn write_at(
-        &self,
-        file: &SimFile,
-        offset: u64,
-        slices: &mut [IoSlice<'_>],
-    ) -> io::Result<()> {
+    fn write_at(&self, file: &SimFile, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         let data: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         let mut inner = self.inner.lock();
         let before = inner.is_dead();

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use crate::{
-    Disk, MessageId, NewMessage, OpenError, Operation, ReadError, RetryState, Settings, Spool,
-    SubmitError, inspect,
+    Disk, MessageId, NewMessage, OpenError, Operation, ReadError, RetryState, Settings, Spool, SubmitError, inspect,
 };
 
 fn settings(directory: &std::path::Path) -> Settings {
@@ -19,8 +18,7 @@ fn settings(directory: &std::path::Path) -> Settings {
 
 fn open(directory: &std::path::Path) -> (Spool, Vec<MessageId>) {
     let mut found = Vec::new();
-    let (spool, recovery) =
-        Spool::open(settings(directory), Disk, |one| found.push(one.id)).unwrap();
+    let (spool, recovery) = Spool::open(settings(directory), Disk, |one| found.push(one.id)).unwrap();
     assert_eq!(recovery.repairs, Vec::new());
     (spool, found)
 }
@@ -31,10 +29,7 @@ fn message(spool: &Spool, size: usize) -> NewMessage {
         id,
         received: 5,
         metadata: Bytes::from(format!("envelope of {id}")),
-        body: [
-            Bytes::from(format!("Received: {id}\r\n")),
-            Bytes::from(vec![id.0 as u8; size]),
-        ],
+        body: [Bytes::from(format!("Received: {id}\r\n")), Bytes::from(vec![id.0 as u8; size])],
         recipients: 1,
     }
 }
@@ -63,15 +58,8 @@ fn many_threads_submit_read_and_complete_while_space_is_reclaimed() {
                         spool.submit([Operation::Accept(new)]).wait().unwrap();
                         check(spool, id);
                         if round % 12 == 0 {
-                            let state = RetryState {
-                                attempts: 1,
-                                due: 7,
-                            };
-                            let ticket = spool.submit([Operation::Defer {
-                                id,
-                                recipient: 0,
-                                state,
-                            }]);
+                            let state = RetryState { attempts: 1, due: 7 };
+                            let ticket = spool.submit([Operation::Defer { id, recipient: 0, state }]);
                             ticket.wait().unwrap();
                             left.push(id);
                         } else {
@@ -87,10 +75,7 @@ fn many_threads_submit_read_and_complete_while_space_is_reclaimed() {
                 })
             })
             .collect();
-        threads
-            .into_iter()
-            .flat_map(|thread| thread.join().unwrap())
-            .collect()
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     left.sort();
     let statistics = spool.statistics();
@@ -98,10 +83,7 @@ fn many_threads_submit_read_and_complete_while_space_is_reclaimed() {
     assert!(statistics.groups < statistics.batches, "{statistics:?}");
     assert!(statistics.reclaimed > 10, "{statistics:?}");
     spool.close();
-    let refused = spool.submit([Operation::Complete {
-        id: left[0],
-        recipient: 0,
-    }]);
+    let refused = spool.submit([Operation::Complete { id: left[0], recipient: 0 }]);
     assert_eq!(refused.wait(), Err(SubmitError::Closed));
     drop(spool);
     let (spool, mut found) = open(directory.path());
@@ -122,16 +104,10 @@ fn two_processes_cannot_share_a_spool_and_inspection_wants_it_stopped() {
     let error = second.err().unwrap();
     assert!(matches!(error, OpenError::Locked { .. }));
     assert!(error.to_string().contains("in use by another process"));
-    assert!(matches!(
-        inspect(directory.path(), |_| {}),
-        Err(OpenError::Locked { .. })
-    ));
+    assert!(matches!(inspect(directory.path(), |_| {}), Err(OpenError::Locked { .. })));
     let new = message(&spool, 100);
     let id = new.id;
-    let note = Operation::Note {
-        key: Bytes::from_static(b"lane"),
-        value: Bytes::from_static(b"42"),
-    };
+    let note = Operation::Note { key: Bytes::from_static(b"lane"), value: Bytes::from_static(b"42") };
     spool.submit([Operation::Accept(new)]).wait().unwrap();
     spool.submit([note]).wait().unwrap();
     drop(spool);
@@ -163,9 +139,7 @@ fn accepts_over_the_bound_are_refused_as_busy_and_other_batches_are_not() {
     let mut settings = settings(directory.path());
     settings.pending_limit = 10_000;
     let (spool, _) = Spool::open(settings, Disk, |_| {}).unwrap();
-    let tickets: Vec<_> = (0..200)
-        .map(|_| spool.submit([Operation::Accept(message(&spool, 4000))]))
-        .collect();
+    let tickets: Vec<_> = (0..200).map(|_| spool.submit([Operation::Accept(message(&spool, 4000))])).collect();
     let id = MessageId(1);
     let other = spool.submit([Operation::Complete { id, recipient: 0 }]);
     let mut busy = 0;

@@ -101,10 +101,7 @@ impl World {
             Ok(opened) => opened,
             Err(error) => {
                 self.count("open failed");
-                assert!(
-                    matches!(error, crate::OpenError::Storage { .. }),
-                    "{error}"
-                );
+                assert!(matches!(error, crate::OpenError::Storage { .. }), "{error}");
                 return false;
             }
         };
@@ -128,41 +125,21 @@ impl World {
     fn adopt(&mut self, found: &BTreeMap<u64, (u32, Bytes, Vec<(u16, RetryState)>)>) {
         for (id, (received, metadata, outstanding)) in found {
             let id_text = MessageId(*id);
-            let message = self
-                .messages
-                .get_mut(id)
-                .unwrap_or_else(|| panic!("{id_text} was never submitted"));
-            assert!(
-                message.standing != Standing::Refused,
-                "{id_text} was refused and is there"
-            );
+            let message = self.messages.get_mut(id).unwrap_or_else(|| panic!("{id_text} was never submitted"));
+            assert!(message.standing != Standing::Refused, "{id_text} was refused and is there");
             message.standing = Standing::Accepted;
             assert_eq!((message.received, &message.metadata), (*received, metadata));
             let mut there: BTreeMap<u16, RetryState> = outstanding.iter().copied().collect();
             for (number, recipient) in message.recipients.iter_mut().enumerate() {
                 match there.remove(&(number as u16)) {
                     Some(state) => {
-                        assert!(
-                            recipient.done != Done::Yes,
-                            "{id_text}/{number} was complete and came back"
-                        );
+                        assert!(recipient.done != Done::Yes, "{id_text}/{number} was complete and came back");
                         let is_known = state == recipient.state || recipient.asked.contains(&state);
-                        assert!(
-                            is_known,
-                            "{id_text}/{number} has the state {state:?}, not {:?}",
-                            recipient.state
-                        );
-                        *recipient = Recipient {
-                            done: Done::No,
-                            state,
-                            asked: Vec::new(),
-                        };
+                        assert!(is_known, "{id_text}/{number} has the state {state:?}, not {:?}", recipient.state);
+                        *recipient = Recipient { done: Done::No, state, asked: Vec::new() };
                     }
                     None => {
-                        assert!(
-                            recipient.done != Done::No,
-                            "{id_text}/{number} was not complete and is gone"
-                        );
+                        assert!(recipient.done != Done::No, "{id_text}/{number} was not complete and is gone");
                         recipient.done = Done::Yes;
                     }
                 }
@@ -176,11 +153,7 @@ impl World {
             match message.standing {
                 Standing::Accepted => {
                     for (number, recipient) in message.recipients.iter_mut().enumerate() {
-                        assert!(
-                            recipient.done != Done::No,
-                            "{}/{number} was accepted and is gone",
-                            MessageId(*id)
-                        );
+                        assert!(recipient.done != Done::No, "{}/{number} was accepted and is gone", MessageId(*id));
                         recipient.done = Done::Yes;
                     }
                 }
@@ -204,10 +177,7 @@ impl World {
                 note.value,
                 note.asked
             );
-            *note = Note {
-                value,
-                asked: Vec::new(),
-            };
+            *note = Note { value, asked: Vec::new() };
         }
     }
 
@@ -222,24 +192,16 @@ impl World {
 
     pub(crate) fn new_message(&mut self, size: usize, recipients: u16) -> NewMessage {
         let log = self.log.as_ref().unwrap();
-        let id = log
-            .shared
-            .next_id
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let id = log.shared.next_id.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         // Only ids of a run in which nothing at all became durable may come again.
-        let is_above = self
-            .messages
-            .range(id..)
-            .all(|(_, message)| message.standing == Standing::Refused);
+        let is_above = self.messages.range(id..).all(|(_, message)| message.standing == Standing::Refused);
         assert!(is_above, "{id} is not above all earlier ids");
         assert!(self.run_ids.insert(id), "{id} was given out twice in a run");
         let random = &mut self.random;
         let mut bytes = |length: usize| -> Bytes {
             let seed = random.u8(..);
             // Runs and noise, and now and then what looks like a frame.
-            let mut data: Vec<u8> = (0..length)
-                .map(|at| seed.wrapping_add((at / 7) as u8))
-                .collect();
+            let mut data: Vec<u8> = (0..length).map(|at| seed.wrapping_add((at / 7) as u8)).collect();
             if length > 64 && random.u8(..4) == 0 {
                 let at = random.usize(..length - 32);
                 data[at..at + 4].copy_from_slice(b"PkFr");
@@ -260,11 +222,7 @@ impl World {
 
     /// A batch of one message of this size.
     pub(crate) fn accept(&mut self, size: usize) -> (u64, Vec<Operation>) {
-        let recipients = if self.random.u8(..4) == 0 {
-            self.random.u16(2..6)
-        } else {
-            1
-        };
+        let recipients = if self.random.u8(..4) == 0 { self.random.u16(2..6) } else { 1 };
         let message = self.new_message(size, recipients);
         (message.id.0, vec![Operation::Accept(message)])
     }
@@ -310,8 +268,7 @@ impl World {
             .filter(|(_, message)| message.standing != Standing::Refused)
             .flat_map(|(id, message)| {
                 let open = message.recipients.iter().enumerate();
-                open.filter(|(_, one)| one.done == Done::No)
-                    .map(|(number, _)| (*id, number as u16))
+                open.filter(|(_, one)| one.done == Done::No).map(|(number, _)| (*id, number as u16))
             })
             .take(200)
             .collect();
@@ -323,15 +280,8 @@ impl World {
         let (id, recipient) = live[at.min(live.len() - 1)];
         let id = MessageId(id);
         Some(if self.random.u8(..3) == 0 {
-            let state = RetryState {
-                attempts: self.random.u16(1..100),
-                due: self.random.u32(..),
-            };
-            Operation::Defer {
-                id,
-                recipient,
-                state,
-            }
+            let state = RetryState { attempts: self.random.u16(1..100), due: self.random.u32(..) };
+            Operation::Defer { id, recipient, state }
         } else {
             Operation::Complete { id, recipient }
         })
@@ -361,11 +311,7 @@ impl World {
             match operation {
                 Operation::Accept(new) => {
                     let recipients = (0..new.recipients)
-                        .map(|_| Recipient {
-                            done: Done::No,
-                            state: RetryState::default(),
-                            asked: Vec::new(),
-                        })
+                        .map(|_| Recipient { done: Done::No, state: RetryState::default(), asked: Vec::new() })
                         .collect();
                     let message = Message {
                         standing: Standing::Asked,
@@ -383,11 +329,7 @@ impl World {
                         one.done = Done::Asked;
                     }
                 }
-                Operation::Defer {
-                    id,
-                    recipient,
-                    state,
-                } => {
+                Operation::Defer { id, recipient, state } => {
                     if let Some(one) = self.recipient(*id, *recipient) {
                         one.asked.push(*state);
                     }
@@ -401,10 +343,7 @@ impl World {
     }
 
     fn recipient(&mut self, id: MessageId, number: u16) -> Option<&mut Recipient> {
-        self.messages
-            .get_mut(&id.0)?
-            .recipients
-            .get_mut(usize::from(number))
+        self.messages.get_mut(&id.0)?.recipients.get_mut(usize::from(number))
     }
 
     /// Takes in the answers that are there.
@@ -442,11 +381,7 @@ impl World {
                         one.done = Done::Yes;
                     }
                 }
-                Operation::Defer {
-                    id,
-                    recipient,
-                    state,
-                } => {
+                Operation::Defer { id, recipient, state } => {
                     if let Some(one) = self.recipient(*id, *recipient)
                         && let Some(at) = one.asked.iter().position(|asked| asked == state)
                     {
@@ -466,9 +401,7 @@ impl World {
     }
 
     fn refuse(&mut self, batch: &[Operation], error: &SubmitError) {
-        let has_accept = batch
-            .iter()
-            .any(|operation| matches!(operation, Operation::Accept(_)));
+        let has_accept = batch.iter().any(|operation| matches!(operation, Operation::Accept(_)));
         assert!(has_accept, "a batch without an accept was refused: {error}");
         self.count(match error {
             SubmitError::Full => "refused: full",
@@ -498,11 +431,7 @@ impl World {
                         one.done = Done::No;
                     }
                 }
-                Operation::Defer {
-                    id,
-                    recipient,
-                    state,
-                } => {
+                Operation::Defer { id, recipient, state } => {
                     if let Some(one) = self.recipient(*id, *recipient)
                         && let Some(at) = one.asked.iter().position(|asked| asked == state)
                     {
@@ -524,10 +453,10 @@ impl World {
             };
             let message = &self.messages[id];
             let read = log.shared.read(MessageId(*id));
-            let is_live = message.standing == Standing::Accepted
-                && message.recipients.iter().any(|one| one.done == Done::No);
-            let is_gone = message.standing == Standing::Refused
-                || message.recipients.iter().all(|one| one.done == Done::Yes);
+            let is_live =
+                message.standing == Standing::Accepted && message.recipients.iter().any(|one| one.done == Done::No);
+            let is_gone =
+                message.standing == Standing::Refused || message.recipients.iter().all(|one| one.done == Done::Yes);
             match read {
                 Ok(stored) => {
                     assert!(!is_gone, "{} is gone and was read", MessageId(*id));
@@ -552,8 +481,8 @@ impl World {
         let log = self.log.as_ref().unwrap();
         let mut count = 0;
         for (id, message) in &self.messages {
-            let is_live = message.standing == Standing::Accepted
-                && message.recipients.iter().any(|one| one.done == Done::No);
+            let is_live =
+                message.standing == Standing::Accepted && message.recipients.iter().any(|one| one.done == Done::No);
             if is_live {
                 let stored = log.shared.read(MessageId(*id)).unwrap();
                 assert_eq!(stored.prefix, message.body[0]);
@@ -573,10 +502,7 @@ impl World {
             .flat_map(|(id, message)| {
                 let open = message.recipients.iter().enumerate();
                 open.filter(|(_, one)| one.done != Done::Yes)
-                    .map(|(number, _)| Operation::Complete {
-                        id: MessageId(*id),
-                        recipient: number as u16,
-                    })
+                    .map(|(number, _)| Operation::Complete { id: MessageId(*id), recipient: number as u16 })
             })
             .collect();
         for part in all.chunks(40) {
