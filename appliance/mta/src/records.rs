@@ -289,11 +289,13 @@ impl Files {
             let name = entry.file_name();
             let ours = name.to_str().is_some_and(|name| name.starts_with("records-") && name.ends_with(".jsonl"));
             let age = entry.metadata().ok().and_then(|data| data.modified().ok()?.elapsed().ok());
-            if ours && entry.path() != self.path && age.is_some_and(|age| age.as_secs() > self.settings.keep.as_secs())
+            let is_old = age.is_some_and(|age| age.as_secs() > self.settings.keep.as_secs());
+            if ours
+                && is_old
+                && entry.path() != self.path
+                && let Err(error) = fs::remove_file(entry.path())
             {
-                if let Err(error) = fs::remove_file(entry.path()) {
-                    log::warn!("records: cannot remove old {}: {error}", entry.path().display());
-                }
+                log::warn!("records: cannot remove old {}: {error}", entry.path().display());
             }
         }
     }

@@ -14,9 +14,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::connection::{Connection, Wire};
+use crate::connection::Connection;
 use crate::stream::Stream;
 use crate::tls::Tls;
+use crate::wire::Wire;
 
 /// How long each side may take (RFC 5321 §4.5.3.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,10 +185,11 @@ impl Connector {
             return Ok(connection);
         }
         // Octets that came before the handshake were put there by somebody in between (RFC 3207 §6, CVE-2021-38371).
-        if wire.discard() > 0 {
+        let (stream, unused) = wire.into_stream();
+        if unused > 0 {
             log::warn!("{} [{}] sent plain text after STARTTLS; it was dropped", target.host, target.address);
         }
-        let Stream::Plain(stream) = wire.stream else {
+        let Stream::Plain(stream) = stream else {
             return Err(OpenError::new(Stage::Tls, "STARTTLS inside TLS".to_owned()));
         };
         let verified = target.tls == OutboundTls::Verified;

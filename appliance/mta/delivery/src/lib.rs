@@ -6,11 +6,13 @@
 //! call where the kernel lets it, bounds every wait, and gives every recipient
 //! exactly one [`Outcome`].
 
+mod alarm;
 mod connection;
 mod connector;
 mod content;
 mod stream;
 mod tls;
+mod wire;
 
 pub use connection::{Connection, IdleEnd, Transaction, TransactionResult};
 pub use connector::{Connector, ConnectorError, OpenError, Target, Timeouts};

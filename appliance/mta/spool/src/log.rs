@@ -117,6 +117,9 @@ pub(crate) struct Log<S: Storage> {
     write_error: Option<SubmitError>,
     /// Removals wait for the next tick after one failed.
     pub(crate) is_removal_paused: bool,
+    has_new_head: bool,
+    /// A tick has passed since the last group.
+    has_ticked: bool,
     group: Group,
     _lock: S::File,
 }
@@ -139,6 +142,8 @@ const GROUP_LIMIT: u64 = 8 << 20;
 /// Ids that may have been given out and not become durable before a crash; far more than
 /// can wait at one time.
 const ID_GAP: u64 = 1 << 16;
+/// So many batches make a group worth its room when there is little of it.
+const GATHERED: usize = 512;
 /// Groups that may fail in one call; then callers are told, and the next tick tries again.
 const FAILURES: usize = 3;
 
@@ -210,6 +215,8 @@ impl<S: Storage> Log<S> {
             prepare_error: None,
             write_error: None,
             is_removal_paused: false,
+            has_new_head: false,
+            has_ticked: false,
             group: Group::default(),
             _lock: lock,
         };
@@ -227,6 +234,12 @@ impl<S: Storage> Log<S> {
     pub(crate) fn commit(&mut self, batches: &mut Vec<Pending>) {
         let mut work = std::mem::take(&mut self.held);
         work.extend(batches.drain(..));
+        let is_last_room = self.is_last_room();
+        if is_last_room && !self.has_ticked && work.len() < GATHERED && self.in_doubt.is_empty() {
+            self.refuse_or_hold(work);
+            return;
+        }
+        self.has_ticked = false;
         let mut failures = 0;
         let mut may_carry = true;
         while failures < FAILURES {
@@ -278,6 +291,25 @@ impl<S: Storage> Log<S> {
                 break;
             }
         }
+        self.refuse_or_hold(work);
+    }
+
+    /// Whether the disk is full and the reserve is being used up. Then batches gather for a tick,
+    /// for a group of one small batch takes as much room as one of thirty.
+    fn is_last_room(&mut self) -> bool {
+        if !self.ready.is_empty() {
+            return false;
+        }
+        self.keep_ready();
+        self.ready.is_empty()
+            && self.cleaning.is_none()
+            && self
+                .head
+                .as_ref()
+                .is_some_and(|head| head.room() < head.size / 2)
+    }
+
+    fn refuse_or_hold(&mut self, work: VecDeque<Pending>) {
         for pending in work {
             if pending.has_accept() {
                 let error = self.refusal();
@@ -319,13 +351,14 @@ impl<S: Storage> Log<S> {
         }
         self.prepare_error = None;
         self.is_removal_paused = false;
+        self.has_ticked = true;
         self.keep_ready();
         self.choose_cleaning();
     }
 
     /// One bounded step of what has time: removing dead segments, preparing new ones.
     pub(crate) fn housekeep(&mut self) {
-        if self.remove_dead() {
+        if self.remove_dead() || std::mem::take(&mut self.has_new_head) {
             self.choose_cleaning();
         }
         self.keep_ready();
@@ -496,6 +529,7 @@ impl<S: Storage> Log<S> {
         state.keep_file(ready.number, file.clone());
         state.may_have_dead = true;
         drop(state);
+        self.has_new_head = true;
         self.head = Some(Head {
             number: ready.number,
             file,

@@ -20,7 +20,7 @@ fn head_path(world: &World) -> PathBuf {
     segment_path(world.directory(), number)
 }
 
-fn frames(world: &World, path: &PathBuf) -> Vec<(u64, u64)> {
+fn frames(world: &World, path: &std::path::Path) -> Vec<(u64, u64)> {
     let mut frames = Vec::new();
     scan_segment(&world.disk.content(path), Sums::Verify, |finding| {
         if let Finding::Frame { offset, length, .. } = finding {

@@ -13,6 +13,9 @@ use crate::operation::TicketState;
 use crate::replay::Repair;
 use crate::{MessageId, NewMessage, Operation, RetryState, SubmitError, Ticket};
 
+/// What a start found: received, metadata and outstanding recipients of each message.
+type Found = BTreeMap<u64, (u32, Bytes, Vec<(u16, RetryState)>)>;
+
 pub(crate) const SEGMENT: u64 = 16 << 10;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -122,7 +125,7 @@ impl World {
         true
     }
 
-    fn adopt(&mut self, found: &BTreeMap<u64, (u32, Bytes, Vec<(u16, RetryState)>)>) {
+    fn adopt(&mut self, found: &Found) {
         for (id, (received, metadata, outstanding)) in found {
             let id_text = MessageId(*id);
             let message = self.messages.get_mut(id).unwrap_or_else(|| panic!("{id_text} was never submitted"));
