@@ -22,6 +22,8 @@ import report
 import servers
 
 ROOT = servers.ROOT
+# Octets that one run may put on the disk.
+LARGEST_RUN = 4 << 30
 
 
 class Stalled(RuntimeError):
@@ -76,7 +78,6 @@ class Scratch:
 
 def run(server, size, options):
     """One run of one server with one size: a dictionary of what was measured."""
-    messages = options.messages or options.counts[size]
     with Scratch(options.scratch, server.key, options.keep) as scratch:
         message_file = scratch / "message"
         message_file.write_text(load.message(size))
@@ -86,11 +87,16 @@ def run(server, size, options):
             pid = server.start(scratch, port, sink_port)
             try:
                 idle = measure.proportional_memory(pid)
-                deliver(port, sink, message_file, options.warm_up, options.sessions)
+                _, warm = deliver(port, sink, message_file, options.warm_up, options.sessions)
+                # As many as fill the time, at the rate of the warm-up.
+                messages = options.messages or max(1000, round(options.warm_up / warm * options.seconds, -2))
+                messages = int(min(messages, LARGEST_RUN // size))
                 with measure.PeakMemory(pid) as peak:
+                    ends = measure.cpu_seconds(sink.process.pid) + measure.cpu_seconds_of_ended()
                     cpu = measure.cpu_seconds(pid)
                     accepted, arrived = deliver(port, sink, message_file, messages, options.sessions)
                     cpu = measure.cpu_seconds(pid) - cpu
+                    ends = measure.cpu_seconds(sink.process.pid) + measure.cpu_seconds_of_ended() - ends
                 # Whatever comes now was delivered twice.
                 time.sleep(0.3)
                 surplus = sink.count() - messages - options.warm_up
@@ -104,6 +110,7 @@ def run(server, size, options):
         "accepted_per_second": messages / accepted,
         "deliveries_per_second": messages / arrived,
         "cpu_ms_per_message": cpu * 1000 / messages,
+        "source_and_sink_cpu_ms_per_message": ends * 1000 / messages,
         "idle_memory_mib": idle / 2**20,
         "peak_memory_mib": peak.most / 2**20,
         "surplus": surplus,
@@ -143,8 +150,9 @@ def parse():
     parser.add_argument("--sizes", default="1,10,100", help="message sizes in KiB (default: 1,10,100)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each server and size (default: 3)")
     parser.add_argument("--sessions", type=int, default=20, help="connections of the source (default: 20)")
-    parser.add_argument("--messages", type=int, help="messages in a run (default: 10000, 8000, 3000 by size)")
-    parser.add_argument("--warm-up", type=int, default=400, help="messages before measuring (default: 400)")
+    parser.add_argument("--seconds", type=float, default=8, help="length of a run, roughly (default: 8)")
+    parser.add_argument("--messages", type=int, help="messages in a run, instead of a length")
+    parser.add_argument("--warm-up", type=int, default=1000, help="messages before measuring (default: 1000)")
     parser.add_argument("--keep", action="store_true", help="leave the scratch folders, with logs, in target/bench")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "target/bench/summary.json")
     parser.add_argument("--memory", nargs="?", type=int, const=200_000, metavar="N",
@@ -152,8 +160,6 @@ def parse():
     options = parser.parse_args()
     options.scratch = pathlib.Path(os.environ.get("BENCH_SCRATCH", ROOT / "target/bench/scratch"))
     options.sizes = [int(size) * 1024 for size in options.sizes.split(",")]
-    options.counts = {size: max(500, 10000 if size <= 2048 else 8000 if size <= 20480 else 3000)
-                      for size in options.sizes}
     known = {"postkeep": lambda: servers.Postkeep(False), "postkeep-signed": lambda: servers.Postkeep(True),
              "postfix": servers.Postfix}
     names = options.servers.split(",")

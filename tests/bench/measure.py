@@ -42,6 +42,12 @@ def cpu_seconds(root):
     return ticks / TICK
 
 
+def cpu_seconds_of_ended():
+    """User and system time of our own children that have ended, the source among them."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def proportional_memory(root):
     """Bytes of memory of the tree; what processes share is split among them (PSS)."""
     total = 0

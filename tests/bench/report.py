@@ -86,12 +86,14 @@ def summary(machine, options, results):
             "size": size,
             "signed": signed,
             "runs": len(runs),
-            "messages": runs[0]["messages"],
+            "messages": sum(run["messages"] for run in runs),
             "deliveries_per_second": round(statistics.median(rates), 1),
             "deliveries_per_second_best": round(max(rates), 1),
             "accepted_per_second": round(statistics.median(run["accepted_per_second"] for run in runs), 1),
             "cpu_ms_per_message": round(statistics.median(cpu), 3),
             "cpu_ms_per_message_best": round(min(cpu), 3),
+            "source_and_sink_cpu_ms_per_message": round(
+                statistics.median(run["source_and_sink_cpu_ms_per_message"] for run in runs), 3),
             "idle_memory_mib": round(statistics.median(run["idle_memory_mib"] for run in runs), 1),
             "peak_memory_mib": round(max(run["peak_memory_mib"] for run in runs), 1),
             "surplus": sum(run["surplus"] for run in runs),
@@ -121,6 +123,10 @@ def table(summary):
             f"| {f'{rate:.2f} ×' if rate else ''} "
             f"| {row['cpu_ms_per_message']:.2f} ({row['cpu_ms_per_message_best']:.2f}) "
             f"| {f'{cpu:.2f} ×' if cpu else ''} | {row['peak_memory_mib']:.0f} |")
+    ends = [row["source_and_sink_cpu_ms_per_message"] for row in summary["results"]]
+    if ends:
+        lines += ["", f"Source and sink together took {min(ends):.2f} to {max(ends):.2f} CPU-ms a message, "
+                  "which is in no server's figure."]
     lines += ["", "Published orientation, not this run (another day, a like machine with two cores):", "",
               "| Server | Signed | Delivered/s 1 / 10 / 100 KB | CPU-ms a message |", "| --- | --- | --: | --: |"]
     for server, signed, figures in PUBLISHED:

@@ -303,10 +303,7 @@ impl<S: Storage> Log<S> {
         self.keep_ready();
         self.ready.is_empty()
             && self.cleaning.is_none()
-            && self
-                .head
-                .as_ref()
-                .is_some_and(|head| head.room() < head.size / 2)
+            && self.head.as_ref().is_some_and(|head| head.room() < head.size / 2)
     }
 
     fn refuse_or_hold(&mut self, work: VecDeque<Pending>) {
