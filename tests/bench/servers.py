@@ -77,7 +77,8 @@ algorithm = "rsa-sha256"
         log = open(scratch / "log", "w")
         self.process = subprocess.Popen([program, "--config", scratch / "postkeep.toml"], cwd=scratch,
                                         stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        load.wait_for_greeting(port, self.process)
+        # A full spool takes its time to be read.
+        load.wait_for_greeting(port, self.process, 600)
         return self.process.pid
 
     def stop(self):
