@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 /// A request to do something to a part of the queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct ActionRequest {
+pub(crate) struct ActionRequest {
     /// Which part.
-    pub selector: Selector,
+    pub(crate) selector: Selector,
     /// What.
     #[serde(flatten)]
-    pub action: QueueAction,
+    pub(crate) action: QueueAction,
     /// Who asks; for records.
-    pub actor: String,
+    pub(crate) actor: String,
 }
 
 /// What a reload did.

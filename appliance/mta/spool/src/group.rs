@@ -3,6 +3,8 @@
 
 use std::io::IoSlice;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -22,6 +24,31 @@ pub(crate) struct Pending {
     /// The body sum of each accept, in order.
     pub(crate) sums: SmallVec<[u32; 1]>,
     pub(crate) answer: oneshot::Sender<Result<(), SubmitError>>,
+    pub(crate) charge: Option<Charge>,
+}
+
+/// What an accept counts against the bound on waiting bytes, until it is answered.
+pub(crate) struct Charge {
+    bytes: u64,
+    total: Arc<AtomicU64>,
+}
+
+impl Charge {
+    /// Counts the bytes if they fit under the limit, or if nothing else waits.
+    pub(crate) fn take(total: &Arc<AtomicU64>, bytes: u64, limit: u64) -> Option<Self> {
+        total
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| {
+                (waiting == 0 || waiting + bytes <= limit).then_some(waiting + bytes)
+            })
+            .ok()
+            .map(|_| Self { bytes, total: total.clone() })
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Pending {
@@ -34,7 +61,7 @@ impl Pending {
             })
             .collect();
         let (answer, ticket) = oneshot::channel();
-        let pending = Self { batch, sums, answer };
+        let pending = Self { batch, sums, answer, charge: None };
         (pending, ticket)
     }
 
@@ -47,7 +74,9 @@ impl Pending {
         batch_size(&self.batch)
     }
 
-    pub(crate) fn answer(self, answer: Result<(), SubmitError>) {
+    pub(crate) fn answer(mut self, answer: Result<(), SubmitError>) {
+        // Before the answer: who has it may submit again.
+        self.charge = None;
         // Nobody waits for it: that is the caller's choice.
         let _ = self.answer.send(answer);
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::MessageId;
 use crate::format::BATCH_LIMIT;
-use crate::group::{Pending, batch_size};
+use crate::group::{Charge, Pending, batch_size};
 use crate::log::{Log, Recovery, Settings, Shared};
 use crate::operation::{
     Batch, OpenError, Operation, ReadError, Stored, StoredMetadata, SubmitError, Ticket, TicketState,
@@ -70,12 +70,12 @@ impl<S: Storage> fmt::Debug for Spool<S> {
 struct Queue {
     inner: Mutex<QueueInner>,
     wake: Condvar,
+    accept_bytes: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
 struct QueueInner {
     batches: Vec<Pending>,
-    accept_bytes: u64,
     is_closed: bool,
     is_committer_asleep: bool,
 }
@@ -131,20 +131,19 @@ impl<S: Storage> Spool<S> {
         if size > BATCH_LIMIT {
             return Ticket::refused(SubmitError::TooLarge { limit: BATCH_LIMIT });
         }
-        if has_accept && self.is_busy(self.queue.inner.lock().accept_bytes, size) {
-            return Ticket::refused(SubmitError::Busy { limit: self.pending_limit });
+        let mut charge = None;
+        if has_accept {
+            charge = Charge::take(&self.queue.accept_bytes, size, self.pending_limit);
+            if charge.is_none() {
+                return Ticket::refused(SubmitError::Busy { limit: self.pending_limit });
+            }
         }
         // Sums the bodies, on the caller's core.
-        let (pending, receiver) = Pending::new(batch);
+        let (mut pending, receiver) = Pending::new(batch);
+        pending.charge = charge;
         let mut inner = self.queue.inner.lock();
         if inner.is_closed {
             return Ticket::refused(SubmitError::Closed);
-        }
-        if has_accept {
-            if self.is_busy(inner.accept_bytes, size) {
-                return Ticket::refused(SubmitError::Busy { limit: self.pending_limit });
-            }
-            inner.accept_bytes += size;
         }
         inner.batches.push(pending);
         let wake = std::mem::take(&mut inner.is_committer_asleep);
@@ -153,10 +152,6 @@ impl<S: Storage> Spool<S> {
             self.queue.wake.notify_one();
         }
         Ticket(TicketState::Waiting(receiver))
-    }
-
-    fn is_busy(&self, waiting: u64, size: u64) -> bool {
-        waiting > 0 && waiting + size > self.pending_limit
     }
 
     /// Reads one durable message whole, both sums checked. Blocks on the disk.
@@ -172,8 +167,8 @@ impl<S: Storage> Spool<S> {
     /// Counters and levels of now.
     pub fn statistics(&self) -> Statistics {
         let counters = &self.shared.counters;
-        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let pending_bytes = self.queue.inner.lock().accept_bytes;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let pending_bytes = get(&self.queue.accept_bytes);
         let state = self.shared.state.lock();
         let ready = get(&counters.ready);
         let size = state.segments.values().map(|segment| segment.size);
@@ -229,7 +224,6 @@ fn run<S: Storage>(mut log: Log<S>, queue: &Queue) {
             inner.is_committer_asleep = false;
         }
         std::mem::swap(&mut inner.batches, &mut batches);
-        let bytes = inner.accept_bytes;
         let is_closed = inner.is_closed;
         drop(inner);
         if last_tick.elapsed() >= if is_troubled { RETRY } else { TICK } {
@@ -238,9 +232,6 @@ fn run<S: Storage>(mut log: Log<S>, queue: &Queue) {
         }
         let is_idle = batches.is_empty();
         log.commit(&mut batches);
-        if !is_idle {
-            queue.inner.lock().accept_bytes -= bytes;
-        }
         if is_closed && is_idle {
             break;
         }
