@@ -1,0 +1,179 @@
+//! Names and numbers: streams, sources, domains, sites and lanes keep theirs for
+//! as long as the process runs, over reloads too.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use postkeep_configuration::Configuration;
+use postkeep_deliverability::governor;
+use postkeep_deliverability::provider::ProviderTable;
+use smallvec::SmallVec;
+
+use super::{Domain, Lane, LaneId, Resolution, Site, SiteId, SourcePlan, State};
+use crate::clock::Micros;
+use crate::engine::plan::{SourceId, StreamPlan};
+use crate::engine::rules::Rules;
+use crate::queue::{DomainId, StreamId};
+
+impl State {
+    pub(crate) fn stream_id(&self, name: &str) -> Option<StreamId> {
+        self.stream_ids.get(name).copied()
+    }
+
+    /// The number of a stream; of `default` when the configuration has lost it.
+    pub(crate) fn stream_or_default(&self, name: &str) -> StreamId {
+        self.stream_id(name).or_else(|| self.stream_id("default")).unwrap_or(StreamId(0))
+    }
+
+    /// Takes over a configuration: sources, pools, streams and limits of known lanes.
+    pub(crate) fn configure(&mut self, configuration: &Arc<Configuration>, providers: Arc<ProviderTable>, now: Micros) {
+        self.rules = Rules { configuration: Arc::clone(configuration), providers };
+        self.governor.configure(configuration.delivery.connections, (&configuration.backoff).into());
+        for source in &mut self.sources {
+            source.configured = false;
+        }
+        for (name, settings) in &configuration.source {
+            let id = self.source_id(name);
+            let plan = &mut self.sources[usize::from(id.0)];
+            if plan.settings != *settings {
+                plan.out_until = 0;
+            }
+            plan.settings = settings.clone();
+            plan.ehlo = configuration.ehlo_of(name).into();
+            plan.configured = true;
+        }
+        let names: Vec<String> = configuration.stream_names().map(str::to_owned).collect();
+        for name in names {
+            let plan = StreamPlan::new(configuration, &name, |source| self.source_id(source));
+            self.set_stream(&name, plan, now);
+        }
+        for index in 0..self.lanes.len() {
+            let lane = &self.lanes[index];
+            let (source, site) = (&self.sources[usize::from(lane.source.0)].name, &self.sites[lane.site.0 as usize]);
+            let (governed, limits) =
+                self.rules.lane(&mut self.governor, source, &site.name, site.provider.as_deref(), now);
+            let lane = &mut self.lanes[index];
+            (lane.governor, lane.limits, lane.forgotten) = (governed, limits, false);
+            // Idle connections look whether they are still wanted.
+            lane.wake_idle();
+        }
+    }
+
+    /// Adds a stream or replaces its plan.
+    pub(crate) fn set_stream(&mut self, name: &str, plan: StreamPlan, now: Micros) -> StreamId {
+        let governed = self.governor.stream_id(name, &plan.settings.total, now);
+        if let Some(id) = self.stream_ids.get(name) {
+            let place = &mut self.streams[usize::from(id.0)];
+            place.1 = plan;
+            place.2 = governed;
+            return *id;
+        }
+        let id = StreamId(self.streams.len() as u16);
+        let name: Arc<str> = name.into();
+        self.streams.push((Arc::clone(&name), plan, governed));
+        self.stream_ids.insert(name, id);
+        id
+    }
+
+    pub(crate) fn stream(&self, id: StreamId) -> &(Arc<str>, StreamPlan, governor::StreamId) {
+        &self.streams[usize::from(id.0)]
+    }
+
+    /// The number of a source, new or known.
+    pub(crate) fn source_id(&mut self, name: &str) -> SourceId {
+        if let Some(id) = self.source_ids.get(name) {
+            return *id;
+        }
+        let id = SourceId(self.sources.len() as u16);
+        let name: Arc<str> = name.into();
+        self.sources.push(SourcePlan {
+            name: Arc::clone(&name),
+            settings: postkeep_configuration::Source { ipv4: None, ipv6: None, ehlo: None, freebind: false },
+            ehlo: "".into(),
+            out_until: 0,
+            configured: false,
+        });
+        self.source_ids.insert(name, id);
+        id
+    }
+
+    pub(crate) fn source(&self, id: SourceId) -> &SourcePlan {
+        &self.sources[usize::from(id.0)]
+    }
+
+    pub(crate) fn domain_id(&mut self, name: &str) -> DomainId {
+        if let Some(id) = self.domain_ids.get(name) {
+            return *id;
+        }
+        let id = DomainId(self.next_domain);
+        self.next_domain = self.next_domain.wrapping_add(1);
+        let name: Arc<str> = name.into();
+        self.domains
+            .insert(id, Domain { name: Arc::clone(&name), resolution: Resolution::Unknown, queues: SmallVec::new() });
+        self.domain_ids.insert(name, id);
+        id
+    }
+
+    pub(crate) fn domain_name(&self, id: DomainId) -> Arc<str> {
+        self.domains.get(&id).map_or_else(|| "".into(), |domain| Arc::clone(&domain.name))
+    }
+
+    pub(super) fn site_id(&mut self, name: &Arc<str>, provider: Option<Arc<str>>) -> SiteId {
+        if let Some(id) = self.site_ids.get(name) {
+            self.sites[id.0 as usize].provider = provider;
+            return *id;
+        }
+        let id = SiteId(self.sites.len() as u32);
+        self.sites.push(Site {
+            name: Arc::clone(name),
+            provider,
+            active: VecDeque::new(),
+            lanes: SmallVec::new(),
+            taken: HashMap::new(),
+            wake: Micros::MAX,
+        });
+        self.site_ids.insert(Arc::clone(name), id);
+        id
+    }
+
+    pub(crate) fn site(&self, id: SiteId) -> &Site {
+        &self.sites[id.0 as usize]
+    }
+
+    pub(crate) fn lane(&self, id: LaneId) -> &Lane {
+        &self.lanes[id.0 as usize]
+    }
+
+    pub(super) fn lane_id(&mut self, source: SourceId, site: SiteId, now: Micros) -> LaneId {
+        let known = self.lane_ids.get(&(source, site)).copied();
+        if let Some(id) = known
+            && !self.lane(id).forgotten
+        {
+            return id;
+        }
+        let site_state = &self.sites[site.0 as usize];
+        let source_name = &self.sources[usize::from(source.0)].name;
+        let (governed, limits) =
+            self.rules.lane(&mut self.governor, source_name, &site_state.name, site_state.provider.as_deref(), now);
+        if let Some(id) = known {
+            let lane = &mut self.lanes[id.0 as usize];
+            (lane.governor, lane.limits, lane.forgotten) = (governed, limits, false);
+            return id;
+        }
+        let id = LaneId(self.lanes.len() as u32);
+        self.lanes.push(Lane {
+            source,
+            site,
+            governor: governed,
+            limits,
+            open: 0,
+            retiring: 0,
+            forgotten: false,
+            held_until: 0,
+            idle: Vec::new(),
+        });
+        self.lane_ids.insert((source, site), id);
+        self.sites[site.0 as usize].lanes.push(id);
+        id
+    }
+}
