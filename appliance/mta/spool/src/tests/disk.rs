@@ -418,8 +418,13 @@ impl Storage for SimDisk {
         let inode = &mut inner.inodes[file.inode];
         match fate {
             Fate::Works => {
-                inode.dirty.clear();
-                inode.durable = inode.cached.clone();
+                // Only what is dirty: what a failed sync forgot stays forgotten.
+                inode.durable.resize(inode.cached.len(), 0);
+                for sector in std::mem::take(&mut inode.dirty) {
+                    let start = (sector * SECTOR).min(inode.cached.len());
+                    let end = (start + SECTOR).min(inode.cached.len());
+                    inode.durable[start..end].copy_from_slice(&inode.cached[start..end]);
+                }
                 Ok(())
             }
             Fate::Fails(error) | Fate::HalfFails(error) => {

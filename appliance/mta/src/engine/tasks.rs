@@ -1,0 +1,198 @@
+//! What runs beside the connections: promoting what is due, making rate horizons
+//! durable, sweeping, and finding out where domains go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use postkeep_spool::Operation;
+
+use super::settle::Fate;
+use super::state::{State, Work};
+use super::{FATE_AT_ONCE, Inner};
+use crate::clock::{self, seconds};
+use crate::queue::{DomainId, Entry, QueueId, StreamId};
+use crate::routing::{self, Route, RouteError};
+
+/// Queues, domains and lanes that hold nothing are forgotten this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
+
+impl Inner {
+    pub(super) async fn schedule(self: Arc<Self>) {
+        loop {
+            let mut work = Work::default();
+            let (next, stopping) = {
+                let mut state = self.state.lock();
+                (state.tick(clock::now(), &mut work), state.stopping)
+            };
+            self.perform(work);
+            if stopping {
+                return;
+            }
+            let wait =
+                next.map_or(Duration::from_secs(60), |at| Duration::from_micros(at.saturating_sub(clock::now())));
+            tokio::select! {
+                () = tokio::time::sleep(wait.clamp(Duration::from_millis(1), Duration::from_secs(60))) => {}
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Makes rate horizons and back-off states durable before they are used.
+    pub(super) async fn keep_horizons(self: Arc<Self>) {
+        let mut due = Vec::new();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                () = self.horizon_wake.notified() => {}
+            }
+            {
+                let mut state = self.state.lock();
+                if state.governor.has_horizons_due() {
+                    state.governor.horizons_due(clock::now(), &mut due);
+                }
+            }
+            if due.is_empty() {
+                continue;
+            }
+            let notes = due.iter().map(|(key, value)| Operation::Note {
+                key: Bytes::copy_from_slice(key),
+                value: Bytes::copy_from_slice(value),
+            });
+            let written = self.spool.submit(notes).await;
+            let mut work = Work::default();
+            {
+                let mut state = self.state.lock();
+                for (key, value) in due.drain(..) {
+                    match &written {
+                        Ok(()) => state.governor.horizon_durable(&key, &value),
+                        Err(_) => state.governor.horizon_lost(&key),
+                    }
+                }
+                state.pump_all(clock::now(), &mut work);
+            }
+            self.perform(work);
+            if let Err(error) = written {
+                log::error!("spool: rate limits cannot be made durable: {error}; lanes with rates wait");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    pub(super) async fn sweep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            self.state.lock().sweep(clock::now());
+            self.expire_held().await;
+        }
+    }
+
+    /// Mail whose time is up while a pause or a limit holds it back is returned too.
+    async fn expire_held(&self) {
+        let now = seconds(clock::now());
+        let held: Vec<(QueueId, StreamId)> = {
+            let state = self.state.lock();
+            let late = |queue: QueueId, stream: StreamId| {
+                let plan = &state.stream(stream).1;
+                state.queues.peek(queue).is_some_and(|entry| plan.expires(entry.received).saturating_add(3600) < now)
+            };
+            state.queues.views().filter(|view| late(view.id, view.stream)).map(|view| (view.id, view.stream)).collect()
+        };
+        for (queue, stream) in held {
+            loop {
+                let entries = {
+                    let mut state = self.state.lock();
+                    let expires = state.stream(stream).1.clone();
+                    state.queues.extract(queue, FATE_AT_ONCE, |entry| expires.expires(entry.received) < now)
+                };
+                if entries.is_empty() {
+                    break;
+                }
+                let fate = Fate::Retry {
+                    reply: None,
+                    detail: Some("held back until its time was up".into()),
+                    stage: "queue",
+                    at_least: None,
+                };
+                self.settle_entries(queue, stream, entries, &fate).await;
+            }
+        }
+    }
+
+    /// Finds out where a domain's mail goes.
+    pub(super) async fn resolve(self: Arc<Self>, domain: DomainId) {
+        let Ok(_slot) = self.dns_slots.acquire().await else { return };
+        let name = self.state.lock().domain_name(domain);
+        let configuration = self.configuration.load_full();
+        let answer = match routing::configured_route(&configuration, &name) {
+            Some(route) => Ok(route),
+            None => {
+                let resolver = self.resolver.load_full();
+                resolver.route(&name).await
+            }
+        };
+        match answer {
+            Ok(route) => self.bind(domain, route),
+            Err(RouteError::Permanent(reply)) => self.refuse_domain(domain, Fate::Failed { reply, stage: "dns" }).await,
+            Err(RouteError::Temporary(detail)) => {
+                self.refuse_domain(
+                    domain,
+                    Fate::Retry { reply: None, detail: Some(detail), stage: "dns", at_least: None },
+                )
+                .await;
+            }
+        }
+    }
+
+    fn bind(&self, domain: DomainId, route: Route) {
+        let mut work = Work::default();
+        {
+            let mut state = self.state.lock();
+            let (site, provider) = state.rules.place(&route);
+            state.bind(domain, &site, provider, Arc::new(route), clock::now(), &mut work);
+        }
+        self.perform(work);
+    }
+
+    /// All ready mail of a domain meets the same fate; what comes later asks again.
+    async fn refuse_domain(&self, domain: DomainId, fate: Fate) {
+        loop {
+            let taken: HashMap<(QueueId, StreamId), Vec<Entry>> = {
+                let mut state = self.state.lock();
+                let taken = state.take_ready_of(domain, FATE_AT_ONCE);
+                if taken.is_empty() {
+                    state.forget_route_of(domain);
+                }
+                taken
+            };
+            if taken.is_empty() {
+                return;
+            }
+            for ((queue, stream), entries) in taken {
+                self.settle_entries(queue, stream, entries, &fate).await;
+            }
+        }
+    }
+}
+
+impl State {
+    /// Takes up to `most` ready recipients of a domain, by queue.
+    fn take_ready_of(&mut self, domain: DomainId, most: usize) -> HashMap<(QueueId, StreamId), Vec<Entry>> {
+        let mut out = HashMap::new();
+        let queues = self.domains.get(&domain).map(|domain| domain.queues.clone()).unwrap_or_default();
+        for queue in queues {
+            let Some((stream, _)) = self.queues.key(queue) else { continue };
+            let mut entries = Vec::new();
+            while entries.len() < most
+                && let Some(taken) = self.queues.take(queue, most)
+            {
+                entries.extend(taken.entries);
+            }
+            if !entries.is_empty() {
+                out.insert((queue, stream), entries);
+            }
+        }
+        out
+    }
+}
