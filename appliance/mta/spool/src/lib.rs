@@ -15,19 +15,22 @@ mod reclaim;
 mod replay;
 mod scan;
 mod spool;
+mod start;
 mod state;
 mod storage;
+mod supply;
 #[cfg(test)]
 mod tests;
 
 pub use format::Sums;
 pub use id::{MessageId, MessageIdError};
 pub use inspect::{Inspection, SegmentReport, inspect};
-pub use log::{Recovery, Settings};
+pub use log::Settings;
 pub use operation::{
     Batch, NewMessage, OpenError, Operation, ReadError, RetryState, Stored, StoredMetadata, SubmitError, Ticket,
 };
 pub use replay::{Recovered, Repair};
 pub use scan::{Damage, Finding, scan_segment};
 pub use spool::{Spool, Statistics};
+pub use start::Recovery;
 pub use storage::{Disk, Storage};

@@ -12,11 +12,12 @@ use bytes::Bytes;
 
 use crate::format::{FRAME_HEADER, FRAMES_START, Record, put_complete, put_defer, put_moved, put_note, put_superseded};
 use crate::group::Group;
-use crate::log::{Log, Ready, make_ready};
+use crate::log::Log;
 use crate::replay::{damaged_path, old_path, segment_path};
 use crate::scan::{FileReader, Frame, Window};
 use crate::state::{State, from_units};
 use crate::storage::Storage;
+use crate::supply::{Ready, make_ready};
 
 /// A segment being cleaned.
 pub(crate) struct Cleaning {

@@ -11,11 +11,12 @@ use parking_lot::{Condvar, Mutex};
 use crate::MessageId;
 use crate::format::BATCH_LIMIT;
 use crate::group::{Charge, Pending, batch_size};
-use crate::log::{Log, Recovery, Settings, Shared};
+use crate::log::{Log, Settings, Shared};
 use crate::operation::{
     Batch, OpenError, Operation, ReadError, Stored, StoredMetadata, SubmitError, Ticket, TicketState,
 };
 use crate::replay::Recovered;
+use crate::start::Recovery;
 use crate::storage::{Disk, Storage};
 
 /// Counters and levels, for metrics.
