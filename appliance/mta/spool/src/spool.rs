@@ -227,7 +227,8 @@ fn run<S: Storage>(mut log: Log<S>, queue: &Queue) {
         std::mem::swap(&mut inner.batches, &mut batches);
         let is_closed = inner.is_closed;
         drop(inner);
-        if last_tick.elapsed() >= if is_troubled { RETRY } else { TICK } {
+        // At the end, too: what gathers on a full disk is written now.
+        if is_closed || last_tick.elapsed() >= if is_troubled { RETRY } else { TICK } {
             last_tick = Instant::now();
             log.tick();
         }
