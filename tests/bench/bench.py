@@ -123,17 +123,19 @@ def check(server, options):
         message_file = scratch / "message"
         sent = load.message(10240)
         message_file.write_text(sent)
-        dump = scratch / "received"
-        dump.mkdir()
-        dump.chmod(0o777)
         port, sink_port = load.free_port(), load.free_port()
-        with load.Sink(sink_port, dump=dump) as sink:
+        # The sink drops its rights, and then does not reach into everybody's home.
+        with tempfile.TemporaryDirectory(prefix="bench-received-") as dump, load.Sink(sink_port, dump=dump) as sink:
+            os.chmod(dump, 0o777)
             server.start(scratch, port, sink_port)
             try:
                 deliver(port, sink, message_file, 1, 1, patience=20.0)
+            except Stalled as stalled:
+                raise RuntimeError(f"{server.key}: {stalled} (--keep leaves its log)") from stalled
             finally:
                 server.stop()
-        received = [text for file in dump.iterdir() if (text := file.read_text()) and "Subject: What this week" in text]
+            texts = [file.read_text() for file in pathlib.Path(dump).iterdir()]
+        received = [text for text in texts if "Subject: What this week" in text]
     if len(received) != 1:
         raise RuntimeError(f"{server.key}: {len(received)} messages arrived instead of one")
     body = sent.split("\n\n", 1)[1]

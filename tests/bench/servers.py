@@ -172,7 +172,9 @@ anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
 """)
-        environment = {"PATH": os.environ["PATH"], "LANG": "C", "LD_LIBRARY_PATH": str(library)}
+        # Where it was unpacked lie also the libraries that the system does not have.
+        libraries = [library, *library.parent.glob("*-linux-gnu"), *library.parent.parent.parent.glob("lib/*-linux-gnu")]
+        environment = {"PATH": os.environ["PATH"], "LANG": "C", "LD_LIBRARY_PATH": ":".join(map(str, libraries))}
         # A session of its own: on its way out, master signals its whole process group.
         self.process = subprocess.Popen([str(daemons / "master"), "-c", str(configuration)], env=environment,
                                         start_new_session=True,

@@ -87,6 +87,8 @@ impl Authority {
     pub fn identity(&self, name: &str, flaw: Flaw) -> Identity {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a DNS name");
         params.distinguished_name.push(DnType::CommonName, name);
+        // Python from 3.13 on takes no certificate without it.
+        params.use_authority_key_identifier_extension = true;
         if flaw == Flaw::Expired {
             params.not_before = date_time_ymd(2019, 1, 1);
             params.not_after = date_time_ymd(2020, 1, 1);

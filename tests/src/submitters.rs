@@ -90,11 +90,16 @@ pub fn smtplib(
 
 /// swaks with STARTTLS towards this server, checking its certificate; the rest is the caller's.
 pub fn swaks(ground: &Ground, to: SocketAddr) -> Result<Command, Missing> {
-    let mut command = Command::new(tools::find("swaks")?);
+    let program = tools::find("swaks")?;
+    // Newer ones also compare names, and must be told which; older ones do not know the option.
+    let target = ["--tls-verify-target", HOSTNAME];
+    let names = Command::new(&program).args(target).arg("--version").output().is_ok_and(|said| said.status.success());
+    let mut command = Command::new(program);
     command
         .args(["--server", &to.ip().to_string(), "--port", &to.port().to_string(), "--tls", "--tls-verify"])
         .arg("--tls-ca-path")
         .arg(ground.path("authority.pem"))
-        .args(["--helo", "client.test", "--timeout", "20s"]);
+        .args(["--helo", "client.test", "--timeout", "20s"])
+        .args(target.iter().filter(|_| names));
     Ok(command)
 }
