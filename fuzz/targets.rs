@@ -76,6 +76,10 @@ impl Judge for Doorkeeper {
         Ok(())
     }
 
+    fn is_known(&self, authenticated: Option<&str>) -> bool {
+        authenticated.is_some()
+    }
+
     fn recipient(&mut self, authenticated: Option<&str>, recipient: &Address) -> Result<(), Reply> {
         if recipient.domain() == "refused.example" && authenticated.is_none() {
             return Err(Reply::new(554, (5, 7, 1), "not there"));
@@ -139,8 +143,7 @@ fn serve(input: &[u8], step: usize) -> Served {
                             session.line(&line, &rules, &mut Doorkeeper, &mut out)
                         }
                         Line::BareLineFeed | Line::TooLong => {
-                            session.bad_line("a line that is none", &mut Doorkeeper, &mut out);
-                            Action::Continue
+                            session.bad_line("a line that is none", &rules, &mut Doorkeeper, &mut out)
                         }
                         Line::Endless => break 'connection,
                     };

@@ -26,6 +26,8 @@ enum Answer {
     Data(Vec<Datum>),
     Silence,
     Failure,
+    /// SERVFAIL for this kind, no data of any other.
+    FailureOf(u16),
 }
 
 type Zone = BTreeMap<String, Answer>;
@@ -146,6 +148,12 @@ impl Names {
         self
     }
 
+    /// Questions about IPv4 addresses of this name get SERVFAIL; it has nothing else.
+    pub fn failure_of_a(&self, name: &str) -> &Self {
+        lock(&self.zone).insert(name.to_ascii_lowercase(), Answer::FailureOf(A));
+        self
+    }
+
     /// Forgets a name.
     pub fn forget(&self, name: &str) -> &Self {
         lock(&self.zone).remove(&name.to_ascii_lowercase());
@@ -212,6 +220,7 @@ fn answer(packet: &[u8], zone: &Mutex<Zone>, questions: &Mutex<Vec<(String, u16)
     let (code, records): (u16, Vec<Vec<u8>>) = match zone.get(&name) {
         Some(Answer::Silence) => return None,
         Some(Answer::Failure) => (2, Vec::new()),
+        Some(Answer::FailureOf(failing)) => (if *failing == kind { 2 } else { 0 }, Vec::new()),
         Some(Answer::Data(data)) => (0, data.iter().filter_map(|datum| record(&name, kind, datum)).collect()),
         // An empty non-terminal exists (RFC 8020).
         None if zone.keys().any(|known| known.ends_with(&below)) => (0, Vec::new()),

@@ -77,14 +77,17 @@ impl SmtpSink {
 
     /// What it kept. Line ends are given as CRLF, though its files have LF.
     pub fn kept(&self) -> Vec<Kept> {
-        let mut kept: Vec<Kept> = std::fs::read_dir(&self.folder)
-            .map(|entries| {
-                entries.flatten().filter_map(|entry| parse_sink(&std::fs::read(entry.path()).ok()?)).collect()
-            })
-            .unwrap_or_default();
-        kept.sort_by(|one, other| one.content.cmp(&other.content));
-        kept
+        kept_in(&self.folder, parse_sink)
     }
+}
+
+/// Every message in a folder, one a file, in the order of their contents.
+fn kept_in(folder: &Path, parse: impl Fn(&[u8]) -> Option<Kept>) -> Vec<Kept> {
+    let mut kept: Vec<Kept> = std::fs::read_dir(folder)
+        .map(|entries| entries.flatten().filter_map(|entry| parse(&std::fs::read(entry.path()).ok()?)).collect())
+        .unwrap_or_default();
+    kept.sort_by(|one, other| one.content.cmp(&other.content));
+    kept
 }
 
 /// smtp-sink writes `X-Client-Addr: … X-Mail-Args: … X-Rcpt-Args: …` and its `Received` before the message.
@@ -227,13 +230,7 @@ impl OpenSmtpd {
 
     /// What it kept: one for each recipient. Its own headers are cut off; line ends are given as CRLF.
     pub fn kept(&self) -> Vec<Kept> {
-        let mut kept: Vec<Kept> = std::fs::read_dir(&self.maildir)
-            .map(|entries| {
-                entries.flatten().filter_map(|entry| parse_maildir(&std::fs::read(entry.path()).ok()?)).collect()
-            })
-            .unwrap_or_default();
-        kept.sort_by(|one, other| one.content.cmp(&other.content));
-        kept
+        kept_in(&self.maildir, parse_maildir)
     }
 }
 

@@ -113,9 +113,13 @@ pub(crate) enum QueueCommand {
         rows: usize,
     },
     /// Attempt nothing of it until resumed; survives restarts.
+    #[command(after_help = "Without a selection, --all is needed: it pauses everything, also what is yet to come.")]
     Pause {
         #[command(flatten)]
         selection: Selection,
+        /// The whole queue is meant.
+        #[arg(long)]
+        all: bool,
     },
     /// Lift the pauses that the selection covers.
     Resume {
@@ -158,6 +162,9 @@ pub(crate) enum QueueCommand {
         /// Back to the normal route.
         #[arg(long, conflicts_with = "to")]
         clear: bool,
+        /// The whole queue is meant.
+        #[arg(long)]
+        all: bool,
     },
 }
 

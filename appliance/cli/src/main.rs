@@ -40,7 +40,17 @@ async fn run(arguments: Arguments) -> Outcome {
     let client = Client::new(&arguments.socket);
     match arguments.command {
         Command::Config(ConfigCommand::Check { file, no_files }) => {
-            command::check(&file, &postkeep_mta::options(!no_files), json)
+            let outcome = command::check(&file, &postkeep_mta::options(!no_files), json);
+            if outcome.code != 0 || no_files {
+                return outcome;
+            }
+            // What the files hold is tried as the daemon would.
+            match postkeep_mta::load_configuration(&file, true)
+                .map(|loaded| postkeep_mta::engine::try_out(&loaded.configuration))
+            {
+                Ok(Err(error)) => failure(BAD_INPUT, &error.to_string()),
+                _ => outcome,
+            }
         }
         Command::Config(ConfigCommand::Schema) => command::schema(),
         Command::Config(ConfigCommand::Explain { file, recipient, sender, stream }) => {

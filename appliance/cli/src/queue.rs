@@ -10,43 +10,32 @@ use crate::{BAD_INPUT, client_failure, failure, show};
 
 /// Runs one queue command.
 pub(crate) async fn run(client: &Client, command: QueueCommand, json: bool) -> Outcome {
-    let (selection, action) = match command {
+    let (selection, action, all) = match command {
         QueueCommand::Show { selection, rows } => {
             return match client.queue(&selector(selection)).await {
                 Ok(status) => show::value(&status, json, |status| show::queue(status, rows)),
                 Err(error) => client_failure(&error),
             };
         }
-        QueueCommand::Pause { selection } => (selection, QueueAction::Pause),
-        QueueCommand::Resume { selection } => (selection, QueueAction::Resume),
-        QueueCommand::Delete { selection, all } => match meant(&selection, all, "delete") {
-            Ok(()) => (selection, QueueAction::Delete),
-            Err(outcome) => return outcome,
-        },
-        QueueCommand::Expire { selection, all } => match meant(&selection, all, "expire") {
-            Ok(()) => (selection, QueueAction::Expire),
-            Err(outcome) => return outcome,
-        },
-        QueueCommand::Retry { selection } => (selection, QueueAction::Retry),
-        QueueCommand::Reroute { selection, to, .. } => (selection, QueueAction::Reroute { hosts: to }),
+        QueueCommand::Pause { selection, all } => (selection, QueueAction::Pause, all),
+        QueueCommand::Resume { selection } => (selection, QueueAction::Resume, true),
+        QueueCommand::Delete { selection, all } => (selection, QueueAction::Delete, all),
+        QueueCommand::Expire { selection, all } => (selection, QueueAction::Expire, all),
+        QueueCommand::Retry { selection } => (selection, QueueAction::Retry, true),
+        QueueCommand::Reroute { selection, to, all, .. } => (selection, QueueAction::Reroute { hosts: to }, all),
     };
-    match client.act(selector(selection), action, &actor()).await {
+    let selector = selector(selection);
+    // A forgotten selection must not cost the whole queue.
+    if selector.is_everything() && action.is_grave() && !all {
+        return failure(
+            BAD_INPUT,
+            "without --stream, --domain, --site or --source the whole queue is meant: say --all if you mean it",
+        );
+    }
+    match client.act(selector, action, all, &actor()).await {
         Ok(report) => show::value(&report, json, |report| format!("{}\n", report.summary)),
         Err(error) => client_failure(&error),
     }
-}
-
-/// A forgotten selection must not cost the whole queue.
-fn meant(selection: &Selection, all: bool, verb: &str) -> Result<(), Outcome> {
-    if selector(selection.clone()).is_everything() && !all {
-        return Err(failure(
-            BAD_INPUT,
-            &format!(
-                "queue {verb} without --stream, --domain, --site or --source means the whole queue: say --all if you mean it"
-            ),
-        ));
-    }
-    Ok(())
 }
 
 fn selector(selection: Selection) -> Selector {

@@ -47,7 +47,7 @@ pub(crate) async fn run(arguments: RehearseArguments, json: bool) -> Outcome {
             if let Err(complaint) = write(&summary, summary_file) {
                 return failure(FAILED, &complaint);
             }
-            let text = if json { summary.to_json() + "\n" } else { summary.to_string() };
+            let text = if json { summary.to_json() } else { summary.to_string() };
             Outcome { text, complaint: String::new(), code: if summary.kept { 0 } else { FAILED } }
         }
         Err(error) => refused(&error),
@@ -59,7 +59,7 @@ fn write(summary: &Summary, file: Option<&Path>) -> Result<(), String> {
     if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
     }
-    std::fs::write(file, summary.to_json() + "\n").map_err(|error| format!("cannot write {}: {error}", file.display()))
+    std::fs::write(file, summary.to_json()).map_err(|error| format!("cannot write {}: {error}", file.display()))
 }
 
 fn refused(error: &Error) -> Outcome {

@@ -20,8 +20,7 @@ pub enum TakesEffect {
     Restart,
 }
 
-/// Keys whose change needs a restart: what is opened once, when the daemon starts. A listener
-/// or the metrics endpoint that comes or goes does too.
+/// Keys whose change needs a restart: what is opened once, when the daemon starts.
 pub const RESTART: [&str; 6] =
     ["spool.directory", "spool.segment-size", "spool.minimum-free", "records", "metrics", "control.socket"];
 
@@ -64,10 +63,7 @@ pub fn changes(old: &Configuration, new: &Configuration) -> Vec<Change> {
 
 /// Whether a change of that key, written without names (`listener.address`), needs a restart.
 pub(crate) fn needs_restart(key: &str) -> bool {
-    key == "listener.address"
-        || RESTART
-            .iter()
-            .any(|known| key.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    RESTART.iter().any(|known| key.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }
 
 /// The configuration as JSON, arrays of tables as tables by what tells their elements apart.
@@ -120,10 +116,7 @@ fn compare(path: &KeyPath, old: &Value, new: &Value, changes: &mut Vec<Change>) 
 }
 
 fn effect(path: &KeyPath) -> TakesEffect {
-    let text = path.to_string();
-    // `listener.NAME` itself is compared only when it comes or goes.
-    let listener = path.parent() == KeyPath::root().key("listener");
-    if listener || needs_restart(&text) { TakesEffect::Restart } else { TakesEffect::Now }
+    if needs_restart(&path.to_string()) { TakesEffect::Restart } else { TakesEffect::Now }
 }
 
 /// A value as the log shows it; `None` when it is absent.
@@ -183,11 +176,17 @@ mod tests {
 
     #[test]
     fn what_is_opened_at_the_start_needs_a_restart() {
-        let new = OLD.replace("127.0.0.1:2525", "127.0.0.1:2526")
-            + "[metrics]\naddress = \"127.0.0.1:9925\"\n[spool]\ndirectory = \"/spool\"";
+        let new = OLD.to_owned() + "[metrics]\naddress = \"127.0.0.1:9925\"\n[spool]\ndirectory = \"/spool\"";
         let changes = diff(OLD, &new);
-        assert_eq!(changes.len(), 4);
+        assert_eq!(changes.len(), 2);
         assert!(changes.iter().all(|change| change.ends_with("(needs a restart)")), "{changes:#?}");
+    }
+
+    #[test]
+    fn a_door_that_comes_or_goes_does_so_at_once() {
+        let changes = diff(OLD, &OLD.replace("127.0.0.1:2525", "127.0.0.1:2526"));
+        assert_eq!(changes.len(), 2);
+        assert!(changes.iter().all(|change| !change.ends_with("(needs a restart)")), "{changes:#?}");
     }
 
     #[test]

@@ -187,7 +187,7 @@ pub struct Intake {
     pub errors: u32,
     /// Failed AUTH attempts before 421.
     pub auth_failures: u32,
-    /// Recipients in one message, 1 to 100000; RFC 5321 §4.5.3.1.8 has clients expect 100.
+    /// Recipients in one message, 1 to 65535; RFC 5321 §4.5.3.1.8 has clients expect 100.
     pub recipients: u32,
     /// Largest message, as announced by SIZE, 64KiB to 1GiB.
     pub message_size: ByteSize,
@@ -428,7 +428,7 @@ impl Default for Backoff {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum DkimAlgorithm {
-    /// RSA with SHA-256, 1024 bits at least, 2048 advised.
+    /// RSA with SHA-256, 2048 bits or more.
     #[default]
     RsaSha256,
     /// Ed25519 (RFC 8463); beside an RSA key, never alone.

@@ -13,8 +13,11 @@ pub(crate) struct ActionRequest {
     /// What.
     #[serde(flatten)]
     pub(crate) action: QueueAction,
-    /// Who asks; for records.
+    /// Who asks, by their own word; records have the user id of the process beside it.
     pub(crate) actor: String,
+    /// A selector that names nothing is meant: the whole queue.
+    #[serde(default)]
+    pub(crate) all: bool,
 }
 
 /// What a reload did.

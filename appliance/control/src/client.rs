@@ -75,9 +75,15 @@ impl Client {
         self.ask::<(), _>(Method::GET, &format!("/v1/queue?{}", query.join("&")), None).await
     }
 
-    /// Does something to a part of the queue.
-    pub async fn act(&self, selector: Selector, action: QueueAction, actor: &str) -> Result<QueueReport, ClientError> {
-        let request = ActionRequest { selector, action, actor: actor.to_owned() };
+    /// Does something to a part of the queue; with `all` an empty selector may mean the whole of it.
+    pub async fn act(
+        &self,
+        selector: Selector,
+        action: QueueAction,
+        all: bool,
+        actor: &str,
+    ) -> Result<QueueReport, ClientError> {
+        let request = ActionRequest { selector, action, actor: actor.to_owned(), all };
         self.ask(Method::POST, "/v1/queue", Some(&request)).await
     }
 

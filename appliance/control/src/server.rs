@@ -2,16 +2,18 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use postkeep_mta::Engine;
 use postkeep_mta::engine::{QueueReport, QueueStatus};
@@ -68,6 +70,18 @@ pub struct Control {
     pub metrics: Option<SocketAddr>,
 }
 
+/// Who is at the other end of the socket, by the kernel's word.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    user: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { user: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
+    }
+}
+
 #[derive(Clone)]
 struct Shared {
     engine: Engine,
@@ -93,7 +107,8 @@ impl Control {
             .route("/v1/reload", post(reload))
             .route("/metrics", get(scrape))
             .layer(DefaultBodyLimit::max(BODY_LIMIT))
-            .with_state(shared.clone());
+            .with_state(shared.clone())
+            .into_make_service_with_connect_info::<Peer>();
         let mut tasks = vec![tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, routes).await {
                 log::error!("control: {error}");
@@ -129,16 +144,32 @@ async fn bind(path: &Path) -> Result<UnixListener, ControlError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    // A socket of a daemon that was killed is in the way; one that answers is not ours to remove.
-    if tokio::net::UnixStream::connect(path).await.is_ok() {
-        return Err(ControlError::InUse(path.to_owned()));
+    match std::fs::symlink_metadata(path) {
+        // A socket of a daemon that was killed is in the way; one that answers is not ours to remove,
+        // and neither is anything that is no socket.
+        Ok(found) if found.file_type().is_socket() => {
+            match tokio::net::UnixStream::connect(path).await {
+                Ok(_) => return Err(ControlError::InUse(path.to_owned())),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+                Err(error) => return Err(failed(error)),
+            }
+            std::fs::remove_file(path).map_err(failed)?;
+        }
+        Ok(_) => {
+            let error = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "something else than a socket is there");
+            return Err(failed(error));
+        }
+        Err(_) => {}
     }
-    match std::fs::remove_file(path) {
+    // Bound under another name and moved when its rights are set: nobody else can connect in between.
+    let half = path.with_extension("half");
+    match std::fs::remove_file(&half) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    let listener = UnixListener::bind(&half).map_err(failed)?;
+    std::fs::set_permissions(&half, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    std::fs::rename(&half, path).map_err(failed)?;
     Ok(listener)
 }
 
@@ -150,8 +181,21 @@ async fn queue(State(shared): State<Shared>, Query(selector): Query<Selector>) -
     Json(shared.engine.status(&selector.normalised()))
 }
 
-async fn act(State(shared): State<Shared>, Json(request): Json<ActionRequest>) -> Result<Json<QueueReport>, Refusal> {
-    match shared.engine.act(request.selector, request.action, &request.actor).await {
+async fn act(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(request): Json<ActionRequest>,
+) -> Result<Json<QueueReport>, Refusal> {
+    if request.selector.is_everything() && !request.all && request.action.is_grave() {
+        let detail = "a selector without stream, domain, site or source means the whole queue: say \"all\": true \
+                      (--all) if it is meant";
+        return Err(Refusal(Problem { title: "nothing was done".into(), status: 422, detail: detail.into() }));
+    }
+    let actor = match peer.user {
+        Some(user) => format!("{} (uid {user})", request.actor),
+        None => request.actor,
+    };
+    match shared.engine.act(request.selector, request.action, &actor).await {
         Ok(report) => Ok(Json(report)),
         Err(detail) => Err(Refusal(Problem { title: "nothing was done".into(), status: 409, detail })),
     }

@@ -8,9 +8,8 @@ use arc_swap::ArcSwap;
 use postkeep_configuration::{Configuration, TakesEffect};
 use postkeep_control::{Control, ReloadReport, Reloader, Status};
 use postkeep_intake::Doors;
-use postkeep_mta::selector::Selector;
 use postkeep_mta::{Engine, clock};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long clients and transactions may take to finish after a signal to stop.
 const STOP_GRACE: Duration = Duration::from_secs(30);
@@ -30,16 +29,32 @@ pub(crate) async fn run(
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     let configuration = Arc::new(ArcSwap::from_pointee(configuration));
-    let current = configuration.load_full();
     let engine = {
         let configuration = Arc::clone(&configuration);
         // Reading a large spool back blocks for seconds.
         tokio::task::block_in_place(|| Engine::start(configuration))?
     };
+    let served =
+        serve(&path, &configuration, &engine, ready_file, [&mut hang_up, &mut terminate, &mut interrupt]).await;
+    // Also when the doors could not be opened: mail that was left from before is on its way already.
+    engine.stop(STOP_GRACE).await;
+    log::info!("stopped");
+    served
+}
+
+/// Opens the doors and waits for signals.
+async fn serve(
+    path: &std::path::Path,
+    configuration: &Arc<ArcSwap<Configuration>>,
+    engine: &Engine,
+    ready_file: Option<PathBuf>,
+    [hang_up, terminate, interrupt]: [&mut Signal; 3],
+) -> Result<(), Failure> {
+    let current = configuration.load_full();
     let doors = Arc::new(Doors::open(&current, Arc::new(engine.clone()))?);
     let supervisor = Arc::new(Supervisor {
-        path,
-        configuration: Arc::clone(&configuration),
+        path: path.to_owned(),
+        configuration: Arc::clone(configuration),
         engine: engine.clone(),
         doors: Arc::clone(&doors),
         since: clock::now(),
@@ -69,9 +84,7 @@ pub(crate) async fn run(
     if closed.aborted > 0 {
         log::warn!("{} clients were cut off in the middle of a message that was not yet accepted", closed.aborted);
     }
-    engine.stop(STOP_GRACE).await;
     drop(control);
-    log::info!("stopped");
     Ok(())
 }
 
@@ -153,7 +166,7 @@ impl Reloader for Handle {
             since: clock::timestamp(self.0.since),
             doors: self.0.doors.addresses().iter().map(ToString::to_string).collect(),
             connections: self.0.doors.connections(),
-            queued: self.0.engine.status(&Selector { stream: Some(String::new()), ..Selector::default() }).total,
+            queued: self.0.engine.queued(),
         }
     }
 }

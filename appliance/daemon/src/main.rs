@@ -58,7 +58,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
-            ExitCode::from(1)
+            let is_configuration =
+                matches!(error.downcast_ref(), Some(postkeep_mta::engine::StartError::Configuration(_)));
+            ExitCode::from(if is_configuration { 2 } else { 1 })
         }
     }
 }

@@ -252,6 +252,15 @@ impl Governor {
     /// The right to send one message (one transaction) of this stream on this lane; end it with
     /// [`Governor::message_done`]. A paused lane sends nothing, not even on a connection that is open.
     pub fn reserve_message(&mut self, id: LaneId, stream: StreamId, now: Micros) -> Result<(), Hold> {
+        self.message(id, stream, now, true)
+    }
+
+    /// Whether [`Governor::reserve_message`] would succeed now; takes nothing.
+    pub fn check_message(&mut self, id: LaneId, stream: StreamId, now: Micros) -> Result<(), Hold> {
+        self.message(id, stream, now, false)
+    }
+
+    fn message(&mut self, id: LaneId, stream: StreamId, now: Micros, take: bool) -> Result<(), Hold> {
         let Some(lane) = lane_mut(&mut self.lanes, id) else { return Err(Hold::FORGOTTEN) };
         let mut provider = lane.provider.and_then(|provider| self.providers.get_mut(provider.0 as usize));
         let mut total = self.streams.get_mut(stream.0 as usize);
@@ -267,7 +276,8 @@ impl Governor {
         }
         let result = waits.result();
         lane.waiting = result.err();
-        if result.is_ok() {
+        let take = take && result.is_ok();
+        if take {
             lane.messages += 1;
             lane.used_at = now;
             pay(&mut lane.paced.messages, now, share);
@@ -276,7 +286,7 @@ impl Governor {
             queue(&mut self.due, &mut lane.paced, Entity::Lane(id));
         }
         if let (Some(provider), Some(name)) = (provider, lane.provider) {
-            if result.is_ok() {
+            if take {
                 pay(&mut provider.paced.messages, now, WHOLE);
             }
             if provider.paced.messages.as_ref().is_some_and(|pacer| pacer.horizon_due(now)) {
@@ -284,7 +294,7 @@ impl Governor {
             }
         }
         if let Some(total) = total {
-            if result.is_ok() {
+            if take {
                 total.open += 1;
                 pay(&mut total.paced.messages, now, WHOLE);
             }
@@ -477,6 +487,11 @@ impl Governor {
     /// All streams as they are now.
     pub fn streams(&self) -> Vec<TotalSnapshot> {
         self.streams.iter().map(Total::describe).collect()
+    }
+
+    /// Whether the lane is still known; it is forgotten when it was idle for long.
+    pub fn knows(&self, id: LaneId) -> bool {
+        lane_ref(&self.lanes, id).is_some()
     }
 
     /// Open connections of the whole box.

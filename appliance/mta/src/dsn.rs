@@ -21,8 +21,6 @@ pub enum Action {
     Failed,
     /// Not yet delivered, still being tried.
     Delayed,
-    /// Delivered to a host that told us it will say more itself: we passed NOTIFY on.
-    Delivered,
     /// Handed to a host that does not speak DSN.
     Relayed,
 }
@@ -32,7 +30,6 @@ impl Action {
         match self {
             Action::Failed => "failed",
             Action::Delayed => "delayed",
-            Action::Delivered => "delivered",
             Action::Relayed => "relayed",
         }
     }
@@ -64,6 +61,8 @@ pub struct Subject<'a> {
     pub ret: Option<Return>,
     /// When it was accepted, Unix seconds.
     pub received: u32,
+    /// Header lines that we put before it.
+    pub prefix: &'a Bytes,
     /// Its header block and body.
     pub content: &'a Bytes,
     /// Where the body starts.
@@ -117,6 +116,8 @@ pub fn build(
     );
     let utf8 = subject.utf8
         || statuses.iter().any(|status| !status.recipient.is_ascii() || !status.reply.text.is_ascii())
+        || statuses.iter().any(|status| status.original.is_some_and(|original| !decode_xtext(original).is_ascii()))
+        || subject.envelope_id.is_some_and(|id| !decode_xtext(id).is_ascii())
         || !subject.sender.is_ascii();
     if utf8 {
         head.push_str("Content-Transfer-Encoding: 8bit\r\n");
@@ -145,7 +146,7 @@ pub fn build(
     } else {
         subject.content.get(..subject.header_length).unwrap_or(subject.content)
     };
-    let eight_bit_return = !returned.is_ascii();
+    let eight_bit_return = !returned.is_ascii() || !subject.prefix.is_ascii();
     let kind = match (full, utf8 || eight_bit_return) {
         (true, false) => "message/rfc822",
         (true, true) => "message/global",
@@ -158,8 +159,11 @@ pub fn build(
         if eight_bit_return { "Content-Transfer-Encoding: 8bit\r\n" } else { "" }
     );
 
-    let mut out = BytesMut::with_capacity(head.len() + returned.len() + boundary.len() + 16);
+    let length = head.len() + subject.prefix.len() + returned.len() + boundary.len() + 16;
+    let mut out = BytesMut::with_capacity(length);
     out.put_slice(head.as_bytes());
+    // The sender may know the message only by the Message-ID that we gave it.
+    out.put_slice(subject.prefix);
     out.put_slice(returned);
     if !returned.ends_with(b"\r\n") {
         out.put_slice(b"\r\n");
@@ -177,7 +181,7 @@ fn subject_line(action: Action) -> &'static str {
     match action {
         Action::Failed => "Undelivered mail returned to sender",
         Action::Delayed => "Delayed mail (still being retried)",
-        Action::Delivered | Action::Relayed => "Successful mail delivery report",
+        Action::Relayed => "Successful mail delivery report",
     }
 }
 
@@ -186,7 +190,6 @@ fn write_text(out: &mut String, hostname: &str, action: Action, statuses: &[Stat
     out.push_str(match action {
         Action::Failed => "Your message could not be delivered to the recipients below.\r\nIt will not be tried again.\r\n",
         Action::Delayed => "Your message has not been delivered yet to the recipients below.\r\nYou need not send it again: it is still being tried.\r\n",
-        Action::Delivered => "Your message was delivered to the recipients below.\r\n",
         Action::Relayed => "Your message was handed to the next host for the recipients below,\r\nwhich sends no reports of its own.\r\n",
     });
     for status in statuses {
@@ -247,7 +250,7 @@ fn code(action: Action, reply: &Reply) -> EnhancedCode {
     let class = match action {
         Action::Failed => 5,
         Action::Delayed => 4,
-        Action::Delivered | Action::Relayed => 2,
+        Action::Relayed => 2,
     };
     match reply.enhanced {
         Some(code) if code.class == class => code,
@@ -312,6 +315,7 @@ mod tests {
             envelope_id: Some("QQ+2B1"),
             ret,
             received: 0,
+            prefix: &Bytes::from_static(b"Received: from x\r\n"),
             content: &content,
             header_length: 26,
             utf8: false,
@@ -353,7 +357,8 @@ mod tests {
     #[test]
     fn the_whole_message_returns_only_for_failures_that_asked() {
         assert!(
-            report(Action::Failed, Some(Return::Full)).contains("Content-Type: message/rfc822\r\n\r\nFrom: a@b\r\n")
+            report(Action::Failed, Some(Return::Full))
+                .contains("Content-Type: message/rfc822\r\n\r\nReceived: from x\r\nFrom: a@b\r\n")
         );
         assert!(!report(Action::Delayed, Some(Return::Full)).contains("body\r\n"));
         assert!(report(Action::Relayed, None).contains("Status: 2.0.0\r\n"));

@@ -43,17 +43,6 @@ impl Message {
     pub fn size(&self) -> u64 {
         (self.prefix.len() + self.content.len()) as u64
     }
-
-    /// The header block as two slices: ours and the message's own.
-    pub fn header_parts(&self) -> [&[u8]; 2] {
-        let end = (self.metadata.header_length as usize).min(self.content.len());
-        [&self.prefix, &self.content[..end]]
-    }
-
-    /// What follows the empty line.
-    pub fn body(&self) -> &[u8] {
-        self.content.get(self.metadata.header_length as usize..).unwrap_or_default()
-    }
 }
 
 /// How many bytes of bodies may be in memory between acceptance and first attempt.

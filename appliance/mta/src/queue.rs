@@ -74,6 +74,8 @@ struct DomainQueue<M> {
     taken: u32,
     /// The due time under which this queue stands in the wheel; `u32::MAX`: it does not.
     scheduled: u32,
+    /// A bound: no entry was received before.
+    oldest: u32,
     last_error: Option<Arc<str>>,
 }
 
@@ -146,6 +148,7 @@ impl<M> Queues<M> {
             waiting: BinaryHeap::new(),
             taken: 0,
             scheduled: u32::MAX,
+            oldest: u32::MAX,
             last_error: None,
         };
         let id = QueueId(self.next);
@@ -164,6 +167,7 @@ impl<M> Queues<M> {
     pub fn push_ready(&mut self, id: QueueId, entry: Entry, message: Option<Arc<M>>) {
         self.entries += 1;
         if let Some(queue) = self.get_mut(id) {
+            queue.oldest = queue.oldest.min(entry.received);
             queue.ready.push_back((entry, message));
         }
     }
@@ -172,6 +176,7 @@ impl<M> Queues<M> {
     pub fn push_waiting(&mut self, id: QueueId, entry: Entry) {
         self.entries += 1;
         if let Some(queue) = self.get_mut(id) {
+            queue.oldest = queue.oldest.min(entry.received);
             queue.waiting.push(Reverse(Waiting(entry)));
         }
         self.schedule(id);
@@ -238,15 +243,11 @@ impl<M> Queues<M> {
         Some(Taken { entries, message })
     }
 
-    /// Looks at the oldest ready entry.
-    pub fn peek(&self, id: QueueId) -> Option<&Entry> {
-        self.get(id)?.ready.front().map(|(entry, _)| entry)
-    }
-
     /// Puts a taken entry back: to wait for `entry.due`.
     pub fn defer(&mut self, id: QueueId, entry: Entry, error: Option<Arc<str>>) {
         if let Some(queue) = self.get_mut(id) {
             queue.taken = queue.taken.saturating_sub(1);
+            queue.oldest = queue.oldest.min(entry.received);
             queue.waiting.push(Reverse(Waiting(entry)));
             queue.last_error = error.or(queue.last_error.take());
         }
@@ -258,6 +259,7 @@ impl<M> Queues<M> {
         if let Some(queue) = self.get_mut(id) {
             for entry in taken.entries.into_iter().rev() {
                 queue.taken = queue.taken.saturating_sub(1);
+                queue.oldest = queue.oldest.min(entry.received);
                 queue.ready.push_front((entry, taken.message.clone()));
             }
         }
@@ -272,29 +274,27 @@ impl<M> Queues<M> {
         self.drop_if_empty(id);
     }
 
-    /// Removes up to `most` ready or waiting entries that `matches` accepts and
+    /// Removes the ready and waiting entries that `matches` accepts, in one pass, and
     /// counts them as taken, so that they can be finished or deferred.
-    pub fn extract(&mut self, id: QueueId, most: usize, mut matches: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+    pub fn extract(&mut self, id: QueueId, mut matches: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         let Some(queue) = self.get_mut(id) else { return Vec::new() };
         let mut out = Vec::new();
-        queue.ready.retain(|(entry, _)| {
-            let take = out.len() < most && matches(entry);
-            if take {
+        let mut oldest = u32::MAX;
+        let mut stays = |entry: &Entry| {
+            if matches(entry) {
                 out.push(*entry);
+                false
+            } else {
+                oldest = oldest.min(entry.received);
+                true
             }
-            !take
-        });
-        if out.len() < most && !queue.waiting.is_empty() {
-            let mut heap = std::mem::take(&mut queue.waiting).into_vec();
-            heap.retain(|Reverse(Waiting(entry))| {
-                let take = out.len() < most && matches(entry);
-                if take {
-                    out.push(*entry);
-                }
-                !take
-            });
-            queue.waiting = heap.into();
-        }
+        };
+        queue.ready.retain(|(entry, _)| stays(entry));
+        let mut heap = std::mem::take(&mut queue.waiting).into_vec();
+        heap.retain(|Reverse(Waiting(entry))| stays(entry));
+        queue.waiting = heap.into();
+        // What is taken brings its age along when it comes back.
+        queue.oldest = oldest;
         queue.taken += out.len() as u32;
         out
     }
@@ -308,6 +308,28 @@ impl<M> Queues<M> {
         queue.ready.extend(waiting.into_iter().map(|Reverse(Waiting(entry))| (entry, None)));
         queue.scheduled = u32::MAX;
         count
+    }
+
+    /// Entries that are ready, that wait, and that are taken, over all queues.
+    pub fn totals(&self) -> (u64, u64, u64) {
+        self.queues.values().fold((0, 0, 0), |(ready, waiting, taken), queue| {
+            (ready + queue.ready.len() as u64, waiting + queue.waiting.len() as u64, taken + u64::from(queue.taken))
+        })
+    }
+
+    /// The queues that have ready entries, in no order.
+    pub fn with_ready(&self) -> Vec<QueueId> {
+        self.queues.iter().filter(|(_, queue)| !queue.ready.is_empty()).map(|(id, _)| *id).collect()
+    }
+
+    /// No entry of the queue was received before this, Unix seconds.
+    pub fn oldest(&self, id: QueueId) -> u32 {
+        self.get(id).map_or(u32::MAX, |queue| queue.oldest)
+    }
+
+    /// Number, stream and domain of every queue, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = (QueueId, StreamId, DomainId)> + '_ {
+        self.queues.iter().map(|(id, queue)| (*id, queue.stream, queue.domain))
     }
 
     /// Every queue, in no order.
@@ -427,7 +449,7 @@ mod tests {
     proptest! {
         /// Whatever is done to the queue, every entry is in exactly one place.
         #[test]
-        fn no_entry_is_lost_or_doubled(steps in proptest::collection::vec((0u8..8, 0u32..50), 1..200)) {
+        fn no_entry_is_lost_or_doubled(steps in proptest::collection::vec((0u8..9, 0u32..50), 1..200)) {
             let mut queues: Queues<()> = Queues::default();
             let mut held: Vec<(QueueId, Entry)> = Vec::new();
             let mut alive = std::collections::BTreeSet::new();
@@ -442,7 +464,8 @@ mod tests {
                     3 => if let Some(taken) = queues.take(id, 2) { held.extend(taken.entries.iter().map(|e| (id, *e))); },
                     4 => if let Some((id, e)) = held.pop() { queues.defer(id, Entry { due: now + value, ..e }, None); },
                     5 => if let Some((id, e)) = held.pop() { alive.remove(&e.message); queues.finish(id); },
-                    6 => held.extend(queues.extract(id, value as usize, |e| e.message % 2 == 0).into_iter().map(|e| (id, e))),
+                    6 => held.extend(queues.extract(id, |e| e.message % 3 == u64::from(value % 3)).into_iter().map(|e| (id, e))),
+                    7 => if let Some(taken) = queues.take(id, 2) { queues.give_back(id, taken); },
                     _ => { queues.retry_now(id); }
                 }
                 prop_assert_eq!(queues.len(), alive.len());

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::{Condvar, Mutex};
@@ -22,6 +23,12 @@ use crate::clock::{Micros, timestamp};
 
 /// Bytes of lines that may wait for the disk.
 const BUFFER_LIMIT: usize = 32 * 1024 * 1024;
+/// Wait before a write that failed is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+/// Failed tries for one line in the log.
+const TRIES_BETWEEN_COMPLAINTS: u64 = 300;
+/// Failed tries before a stopping daemon gives up.
+const TRIES_AT_THE_END: u64 = 5;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -127,11 +134,11 @@ pub struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsRecord<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_failure: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_attempt: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<&'a str>,
 }
@@ -226,11 +233,22 @@ impl Shared {
             if closing {
                 return;
             }
-            if let Err(error) = files.append(&batch) {
-                let lines = batch.iter().filter(|byte| **byte == b'\n').count() as u64;
-                self.dropped.fetch_add(lines, Ordering::Relaxed);
-                log::error!("records: cannot write {}: {error}; {lines} lines are lost", files.path.display());
-                std::thread::sleep(std::time::Duration::from_millis(200));
+            let mut written = 0;
+            let mut tries = 0u64;
+            // The lines wait here for a disk that works, those behind them in the buffer.
+            while let Err(error) = files.append(&batch, &mut written) {
+                if tries.is_multiple_of(TRIES_BETWEEN_COMPLAINTS) {
+                    log::error!("records: cannot write {}: {error}; trying again", files.path.display());
+                }
+                tries += 1;
+                if self.waiting.lock().closing && tries > TRIES_AT_THE_END {
+                    let rest = batch.get(written..).unwrap_or_default();
+                    let lines = rest.iter().filter(|byte| **byte == b'\n').count() as u64;
+                    self.dropped.fetch_add(lines, Ordering::Relaxed);
+                    log::error!("records: stopping; {lines} lines could not be written");
+                    return;
+                }
+                std::thread::sleep(RETRY);
             }
             batch.clear();
             if batch.capacity() > 4 * 1024 * 1024 {
@@ -262,22 +280,37 @@ impl Files {
         Ok(Self { settings: settings.clone(), path, file, size: 0, opened })
     }
 
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+    /// Writes the lines from `written` on and moves it along, also when it fails half-way.
+    fn append(&mut self, lines: &[u8], written: &mut usize) -> io::Result<()> {
         let age = Timestamp::now().duration_since(self.opened).as_secs().max(0) as u64;
         if self.size > 0
+            && *written == 0
             && (self.size >= self.settings.rotate_size.bytes() || age >= self.settings.rotate_after.as_secs())
         {
-            self.rotate()?;
+            // The old file serves on until another can be opened.
+            if let Err(error) = self.rotate() {
+                log::error!("records: cannot begin another file in {}: {error}", self.settings.directory.display());
+            }
         }
-        self.file.write_all(lines)?;
-        self.size += lines.len() as u64;
+        while let Some(rest) = lines.get(*written..).filter(|rest| !rest.is_empty()) {
+            match self.file.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    *written += count;
+                    self.size += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         Ok(())
     }
 
     fn rotate(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
-        self.opened = Timestamp::now();
-        (self.path, self.file) = new_file(&self.settings.directory, self.opened)?;
+        let now = Timestamp::now();
+        (self.path, self.file) = new_file(&self.settings.directory, now)?;
+        self.opened = now;
         self.size = 0;
         self.forget_old();
         Ok(())
@@ -319,7 +352,7 @@ fn new_file(directory: &Path, now: Timestamp) -> io::Result<(PathBuf, File)> {
 
 #[cfg(test)]
 mod tests {
-    use postkeep_configuration::units::{ByteSize, Duration};
+    use postkeep_configuration::units::ByteSize;
 
     use super::*;
 
@@ -357,6 +390,5 @@ mod tests {
             r#"{"time":"1970-01-01T00:00:01.000000Z","event":"deferred","recipient":"a\n@b","attempt":3}"#
         );
         assert!(fs::read_dir(directory.path()).unwrap().count() > 1);
-        let _ = Duration::from_secs(1);
     }
 }

@@ -5,15 +5,16 @@
 //! A [`Resolver`] answers from hickory-resolver's cache where it can. What it
 //! returns is data; when to ask again is in it.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::rr::{Name, RData};
+use hickory_resolver::proto::rr::{Name, RData, Record};
 use postkeep_configuration::{Configuration, DomainPattern};
 use postkeep_smtp::reply::Reply;
 use thiserror::Error;
@@ -62,6 +63,29 @@ pub enum RouteError {
 #[derive(Clone)]
 pub struct Resolver {
     inner: TokioResolver,
+    ipv6: bool,
+    own: Arc<OwnNames>,
+}
+
+/// Names and addresses that are this box: mail is not sent to itself (RFC 5321 §5.1).
+#[derive(Debug, Default)]
+struct OwnNames {
+    hosts: HashSet<Box<str>>,
+    addresses: HashSet<IpAddr>,
+}
+
+impl OwnNames {
+    fn new(configuration: &Configuration) -> Self {
+        let sources = configuration.source.values();
+        let names = sources.clone().filter_map(|source| source.ehlo.as_deref()).chain([&*configuration.hostname]);
+        let bound = configuration.listener.iter().map(|listener| listener.address.ip());
+        let sending =
+            sources.flat_map(|source| source.ipv4.map(IpAddr::V4).into_iter().chain(source.ipv6.map(IpAddr::V6)));
+        Self {
+            hosts: names.map(|name| name.trim_end_matches('.').to_ascii_lowercase().into()).collect(),
+            addresses: bound.filter(|address| !address.is_unspecified()).chain(sending).collect(),
+        }
+    }
 }
 
 impl Resolver {
@@ -84,10 +108,12 @@ impl Resolver {
         options.timeout = settings.timeout.as_std();
         options.attempts = settings.attempts as usize;
         options.cache_size = settings.cache_entries.into();
-        options.ip_strategy =
-            if configuration.delivery.ipv6 { LookupIpStrategy::Ipv6AndIpv4 } else { LookupIpStrategy::Ipv4Only };
         options.edns0 = true;
-        Ok(Self { inner: builder.build()? })
+        Ok(Self {
+            inner: builder.build()?,
+            ipv6: configuration.delivery.ipv6,
+            own: Arc::new(OwnNames::new(configuration)),
+        })
     }
 
     /// The route of a domain by DNS or address literal.
@@ -127,6 +153,7 @@ impl Resolver {
                 }
                 hosts.sort_by(|a, b| (a.preference, &a.name).cmp(&(b.preference, &b.name)));
                 hosts.dedup_by(|a, b| a.name == b.name);
+                self.cut_loop(domain, &mut hosts)?;
                 hosts.truncate(MOST_HOSTS);
                 Ok(Route { hosts, fixed: false, valid_until: life(answer.valid_until()) })
             }
@@ -146,13 +173,56 @@ impl Resolver {
         }
         let name = absolute(host)
             .map_err(|_| RouteError::Permanent(Reply::new(550, (5, 4, 4), format!("{host} is not a host name"))))?;
-        match self.inner.lookup_ip(name).await {
-            Ok(answer) => Ok(answer.iter().collect()),
-            Err(error) if error.is_nx_domain() || no_data(&error) => {
+        // Each family by itself: what one of them lacks must not hide that the other could not be asked.
+        let (v6, v4) = tokio::join!(
+            async {
+                match self.ipv6 {
+                    true => {
+                        found(self.inner.ipv6_lookup(name.clone()).await.map(|answer| addresses_in(answer.answers())))
+                    }
+                    false => Ok(Vec::new()),
+                }
+            },
+            async { found(self.inner.ipv4_lookup(name.clone()).await.map(|answer| addresses_in(answer.answers()))) },
+        );
+        match (v6, v4) {
+            (Ok(v6), Ok(v4)) if v6.is_empty() && v4.is_empty() => {
                 Err(RouteError::Permanent(Reply::new(550, (5, 4, 4), format!("host {host} has no address"))))
             }
-            Err(error) => Err(RouteError::Temporary(format!("looking up the addresses of {host}: {error}"))),
+            (Ok(v6), Ok(v4)) => Ok(alternating(v6, v4)),
+            // Half an answer is good enough to try, and nothing to give up on.
+            (Ok(some), Err(_)) | (Err(_), Ok(some)) if !some.is_empty() => Ok(some),
+            (_, Err(error)) | (Err(error), _) => {
+                Err(RouteError::Temporary(format!("looking up the addresses of {host}: {error}")))
+            }
         }
+    }
+
+    /// Whether an address is this box itself, or one where no mail server of somebody else can be. For a box
+    /// that sends from loopback (a rehearsal), loopback is a network like any other.
+    pub fn is_nowhere(&self, address: IpAddr) -> bool {
+        if address.is_loopback() {
+            return !self.own.addresses.iter().any(IpAddr::is_loopback);
+        }
+        address.is_unspecified() || address.is_multicast() || self.own.addresses.contains(&address)
+    }
+
+    /// Takes this box and everything behind it out of the list (RFC 5321 §5.1).
+    fn cut_loop(&self, domain: &str, hosts: &mut Vec<Host>) -> Result<(), RouteError> {
+        let Some(mine) =
+            hosts.iter().filter(|host| self.own.hosts.contains(&host.name)).map(|host| host.preference).min()
+        else {
+            return Ok(());
+        };
+        hosts.retain(|host| host.preference < mine);
+        if hosts.is_empty() {
+            return Err(RouteError::Permanent(Reply::new(
+                554,
+                (5, 4, 6),
+                format!("the best MX of {domain} is this host itself, which takes no mail for it"),
+            )));
+        }
+        Ok(())
     }
 
     /// No MX: the domain itself is the host, if it has an address (RFC 5321 §5.1).
@@ -222,16 +292,37 @@ impl Route {
             .collect();
         names.join(",").into()
     }
+}
 
-    /// Host names only, for site and provider rules.
-    pub fn host_names(&self) -> Vec<&str> {
-        self.hosts.iter().map(|host| &*host.name).collect()
+/// What an address look-up found: nothing, when the name or the kind of record does not exist.
+fn found(answer: Result<Vec<IpAddr>, NetError>) -> Result<Vec<IpAddr>, NetError> {
+    match answer {
+        Err(error) if error.is_nx_domain() || no_data(&error) => Ok(Vec::new()),
+        other => other,
     }
+}
 
-    /// Host names of the best preference, for provider rules.
-    pub fn best_host_names(&self) -> Vec<&str> {
-        let best = self.hosts.iter().map(|host| host.preference).min();
-        self.hosts.iter().filter(|host| Some(host.preference) == best).map(|host| &*host.name).collect()
+fn addresses_in(records: &[Record]) -> Vec<IpAddr> {
+    records
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::A(address) => Some(IpAddr::V4(address.0)),
+            RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// IPv6 first, then in turns, so that a few tries meet both families.
+fn alternating(v6: Vec<IpAddr>, v4: Vec<IpAddr>) -> Vec<IpAddr> {
+    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+    let mut out = Vec::with_capacity(v6.len() + v4.len());
+    loop {
+        let pair = [v6.next(), v4.next()];
+        if pair == [None, None] {
+            return out;
+        }
+        out.extend(pair.into_iter().flatten());
     }
 }
 

@@ -230,6 +230,31 @@ fn a_fixed_route_goes_before_dns() {
 }
 
 #[test]
+fn a_host_that_offers_chunking_but_does_not_know_bdat_gets_data_from_then_on() {
+    let house = open("[stream.default]\nretry = [\"1s\"]\n");
+    house.names.domain("bdat.test", house.ground.ip(101));
+    let sink = Sink::at(&house.ground, 101).with_capabilities(&["PIPELINING", "CHUNKING", "8BITMIME"]).with_script({
+        let asked = AtomicUsize::new(0);
+        move |moment| {
+            if moment.stage == Stage::Final && asked.fetch_add(1, Ordering::SeqCst) == 0 {
+                Act::close("502 5.5.1 Command not implemented")
+            } else {
+                Act::Accept
+            }
+        }
+    });
+    for n in 1..=2 {
+        house.send(&[&format!("r{n}@bdat.test")], "chunk");
+        sink.wait(n, LIMIT);
+    }
+    let chunked: Vec<bool> = sink.transactions().iter().map(|transaction| transaction.chunked).collect();
+    assert_eq!(chunked, [true, false, false]);
+    let deferred = house.daemon.events("deferred");
+    assert_eq!(deferred.len(), 1);
+    assert_eq!((&deferred[0]["stage"], &deferred[0]["reply"]["code"]), (&"local".into(), &451.into()));
+}
+
+#[test]
 fn a_4xx_is_tried_again_by_the_schedule() {
     let house = open("[stream.default]\nretry = [\"1s\", \"2s\", \"3s\"]\nretry-jitter = 0.0\n");
     house.names.domain("grey.test", house.ground.ip(101));

@@ -10,6 +10,7 @@ mod intake;
 mod interoperability;
 mod limits;
 mod metrics;
+mod obstacles;
 mod queue;
 mod reload;
 mod reports;

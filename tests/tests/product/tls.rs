@@ -105,6 +105,8 @@ fn a_broken_handshake_falls_back_to_plain_text_when_opportunistic() {
     daemon.submit("a@sender.test", &["r@broken.test"], &message::simple("a@sender.test", "r@broken.test", "x", "Hi\n"));
     let arrived = sink.wait(1, LIMIT).remove(0);
     assert!(arrived.tls.is_none());
+    let record = daemon.wait_record("delivered", LIMIT, |_| true);
+    assert!(record["tls"].is_null() && record["tls-failure"].is_string(), "{record}");
 }
 
 #[test]

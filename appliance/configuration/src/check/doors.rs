@@ -132,7 +132,7 @@ fn intake(configuration: &Configuration, report: &mut Report) {
     report.at_least_one(path.key("idle-commands"), intake.idle_commands);
     report.at_least_one(path.key("errors"), intake.errors);
     report.at_least_one(path.key("auth-failures"), intake.auth_failures);
-    report.within(path.key("recipients"), intake.recipients, 1, 100_000);
+    report.within(path.key("recipients"), intake.recipients, 1, 65_535);
     if (1..100).contains(&intake.recipients) {
         report.warn(
             path.key("recipients"),

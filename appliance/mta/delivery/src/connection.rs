@@ -50,6 +50,8 @@ pub struct TransactionResult {
     pub bytes: u64,
     /// Why the connection is not alive.
     pub end: Option<String>,
+    /// The host offers CHUNKING and does not know BDAT, in its words: use [`Connection::avoid_chunking`] next time.
+    pub chunking_fault: Option<String>,
 }
 
 /// Why an idle connection is of no more use.
@@ -95,6 +97,11 @@ impl Connection {
         self.tls_failure.as_deref()
     }
 
+    /// Uses DATA although the host offers CHUNKING.
+    pub fn avoid_chunking(&mut self) {
+        self.capabilities.chunking = false;
+    }
+
     /// Carries one message. Every recipient gets an outcome; the future ends
     /// within the time-outs whatever the peer does. Not cancel-safe: drop the
     /// connection when the future was dropped.
@@ -135,7 +142,13 @@ impl Connection {
         }
         let (recipients, end) = dialogue.finish();
         self.reset = end.reset;
-        TransactionResult { recipients, alive: end.alive, bytes: self.wire.written - before, end: end.reason }
+        TransactionResult {
+            recipients,
+            alive: end.alive,
+            bytes: self.wire.written - before,
+            end: end.reason,
+            chunking_fault: end.chunking_fault,
+        }
     }
 
     /// Resolves when the peer closes or says something while nothing is asked of

@@ -23,7 +23,7 @@ use postkeep_smtp::{Address, Reply, header, mailbox};
 
 use crate::TlsSummary;
 use fields::Fields;
-pub use policy::{DomainPatterns, SenderPolicy};
+pub use policy::SenderPolicy;
 
 /// A `Date` further ahead than this is refused, in seconds.
 const LATEST_DATE: i64 = 2 * 86_400;
@@ -103,7 +103,7 @@ impl ContentRules {
             return Err(Reply::new(554, (5, 4, 6), text));
         }
         let from_domain = from_domain(&fields, policy)?;
-        let message_id = self.message_id(&fields, arrival)?;
+        let message_id = self.message_id(&fields)?;
         let date_is_missing = self.date_is_missing(&fields, arrival.now)?;
         let (stream, stream_range) = self.stream(&fields, policy)?;
 
@@ -128,7 +128,7 @@ impl ContentRules {
         Ok(Admitted { stream, prefix: prefix.freeze(), from_domain, message_id })
     }
 
-    fn message_id(&self, fields: &Fields<'_>, _: &Arrival<'_>) -> Result<Option<String>, Reply> {
+    fn message_id(&self, fields: &Fields<'_>) -> Result<Option<String>, Reply> {
         match (&fields.message_id, self.missing_message_id) {
             (Some(field), _) => match header::message_id(&field.unfolded()) {
                 Some(id) => Ok(Some(id.to_owned())),
@@ -171,7 +171,7 @@ impl ContentRules {
 /// MAIL: whether a sender may use that return path.
 pub fn judge_sender(policy: &SenderPolicy, sender: Option<&Address>) -> Result<(), Reply> {
     match sender {
-        Some(sender) if !policy.allows_domain(&sender.ascii_domain()) => Err(Reply::new(
+        Some(sender) if !policy.allows_domain(sender.domain()) => Err(Reply::new(
             553,
             (5, 7, 1),
             format!("{} may not send from the domain {}", policy.name(), sender.domain()),
@@ -208,7 +208,7 @@ fn from_domain(fields: &Fields<'_>, policy: &SenderPolicy) -> Result<String, Rep
     let addresses = mailbox::addresses(field.value)
         .map_err(|error| bad_content(&format!("the From field cannot be read: {error}")))?;
     for address in &addresses {
-        if !policy.allows_domain(&address.ascii_domain()) {
+        if !policy.allows_domain(address.domain()) {
             return Err(policy_refusal(format!(
                 "{} may not use the domain {} in the From field",
                 policy.name(),
@@ -217,14 +217,14 @@ fn from_domain(fields: &Fields<'_>, policy: &SenderPolicy) -> Result<String, Rep
         }
     }
     match addresses.first() {
-        Some(first) => Ok(first.ascii_domain().into_owned()),
+        Some(first) => Ok(first.domain().to_owned()),
         None => Err(bad_content("the From field has no mailbox")),
     }
 }
 
 fn check_date(value: &[u8], now: Timestamp) -> Result<(), Reply> {
     const PARSER: DateTimeParser = DateTimeParser::new().relaxed_weekday(true);
-    let Ok(date) = PARSER.parse_timestamp(value) else {
+    let Ok(date) = PARSER.parse_timestamp(value).or_else(|_| PARSER.parse_timestamp(without_zone_name(value))) else {
         return Err(bad_content("the Date field is not a date such as `Tue, 24 Nov 2026 09:00:00 +0000`"));
     };
     let seconds = date.as_second();
@@ -232,6 +232,16 @@ fn check_date(value: &[u8], now: Timestamp) -> Result<(), Reply> {
         return Err(bad_content("the Date field is before 1990 or more than two days ahead"));
     }
     Ok(())
+}
+
+/// The zone written as a name nobody knows means no more than `-0000` (RFC 5322 §4.3).
+fn without_zone_name(value: &[u8]) -> Vec<u8> {
+    let value = value.trim_ascii_end();
+    let name = value.iter().rev().take_while(|octet| octet.is_ascii_alphabetic()).count();
+    match value.get(..value.len() - name) {
+        Some(rest) if (1..=5).contains(&name) && rest.ends_with(b" ") => [rest, b"-0000"].concat(),
+        _ => value.to_vec(),
+    }
 }
 
 /// 550 5.6.0: the content is not what a message must be.

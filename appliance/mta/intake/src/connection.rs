@@ -36,6 +36,10 @@ const PROXY_TIMEOUT: Duration = Duration::from_secs(10);
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Octets of a client that goes on speaking that are read and dropped, so that it gets the last words.
 const MAXIMUM_DRAINED: usize = 256 * 1024;
+/// Clients being turned away at one time from which on each gets its last words and no more.
+const CROWD: usize = 32;
+/// How long these words may take.
+const CROWD_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long a TLS handshake may take; less when the command time-out is.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Replies are written before there are more than this many octets of them.
@@ -178,7 +182,12 @@ impl<G: Gatekeeper> Connection<G> {
         });
         if !self.door.implicit_tls {
             reply.write_to(&mut self.output);
-            self.part().await;
+            // In a crowd nobody is waited for: those who linger would keep everybody else out.
+            if self.shared.guests.not_served() < CROWD {
+                self.part().await;
+            } else {
+                let _ = timeout(CROWD_TIMEOUT, self.transport.write(&self.output)).await;
+            }
         }
         Err(End::Closed)
     }
@@ -219,8 +228,11 @@ impl<G: Gatekeeper> Connection<G> {
             stream.read_exact(octets.get_mut(16..).unwrap_or_default()).await.map_err(failed)?;
             header = proxy::parse(&octets).map_err(|error| error.to_string())?;
         }
-        if let Some((client, _)) = header.and_then(|header| header.addresses) {
-            self.peer = client;
+        match header {
+            Some(header) if header.is_local => {}
+            Some(proxy::ProxyHeader { addresses: Some((client, _)), .. }) => self.peer = client,
+            // It must not be taken for the proxy, which may be in a network that may send.
+            _ => return Err("the PROXY header names no client with an IP address".to_owned()),
         }
         Ok(())
     }
@@ -250,6 +262,7 @@ impl<G: Gatekeeper> Connection<G> {
                 Fill::Octets => {}
                 Fill::Ended => return Ok(()),
                 Fill::TimedOut => return self.say_goodbye((4, 4, 2), "no command came in time"),
+                Fill::Over => return self.say_goodbye((4, 4, 2), "the session has lasted too long; connect again"),
                 Fill::Closing => return self.say_goodbye((4, 3, 2), "this server is shutting down; try again later"),
             }
         }
@@ -264,12 +277,9 @@ impl<G: Gatekeeper> Connection<G> {
                     let action = self.answer(length);
                     self.act(action).await?;
                 }
-                Line::BareLineFeed => self.bad_line("a command line ends with CRLF, not with a bare LF"),
-                Line::TooLong => self.bad_line("the command line is too long"),
-                Line::Endless => {
-                    self.bad_line("the command line has no end");
-                    return Err(End::Closed);
-                }
+                Line::BareLineFeed => self.bad_line("a command line ends with CRLF, not with a bare LF")?,
+                Line::TooLong => self.bad_line("the command line is too long")?,
+                Line::Endless => return self.endless_line(),
             }
             if self.output.len() > MAXIMUM_OUTPUT {
                 self.flush().await?;
@@ -278,28 +288,24 @@ impl<G: Gatekeeper> Connection<G> {
     }
 
     fn answer(&mut self, length: usize) -> Action {
-        let mut clerk = Clerk {
-            gatekeeper: &*self.shared.gatekeeper,
-            tables: &self.tables,
-            door: &self.door,
-            peer: self.peer,
-            memory: &self.shared.memory,
-        };
+        let mut clerk = Clerk::new(&self.shared, &self.tables, &self.door, self.peer);
         let line = self.input.get(..length).unwrap_or_default();
         let action = self.session.line(line, &self.door.rules, &mut clerk, &mut self.output);
         self.input.advance((length + 2).min(self.input.len()));
         action
     }
 
-    fn bad_line(&mut self, reason: &str) {
-        let mut clerk = Clerk {
-            gatekeeper: &*self.shared.gatekeeper,
-            tables: &self.tables,
-            door: &self.door,
-            peer: self.peer,
-            memory: &self.shared.memory,
-        };
-        self.session.bad_line(reason, &mut clerk, &mut self.output);
+    fn bad_line(&mut self, reason: &str) -> Flow {
+        let mut clerk = Clerk::new(&self.shared, &self.tables, &self.door, self.peer);
+        match self.session.bad_line(reason, &self.door.rules, &mut clerk, &mut self.output) {
+            Action::Continue => Ok(()),
+            _ => Err(End::Closed),
+        }
+    }
+
+    fn endless_line(&mut self) -> Flow {
+        self.bad_line("the command line has no end")?;
+        Err(End::Closed)
     }
 
     async fn act(&mut self, action: Action) -> Flow {
@@ -316,13 +322,7 @@ impl<G: Gatekeeper> Connection<G> {
             Action::CheckPassword { name, password } => {
                 let tables = self.shared.tables.load_full();
                 let result = self.shared.authenticator.check(&tables, &name, password).await;
-                let mut clerk = Clerk {
-                    gatekeeper: &*self.shared.gatekeeper,
-                    tables: &self.tables,
-                    door: &self.door,
-                    peer: self.peer,
-                    memory: &self.shared.memory,
-                };
+                let mut clerk = Clerk::new(&self.shared, &self.tables, &self.door, self.peer);
                 let action = self.session.authenticated(&name, result, &self.door.rules, &mut clerk, &mut self.output);
                 if action == Action::Continue { Ok(()) } else { Err(End::Closed) }
             }
@@ -354,7 +354,7 @@ impl<G: Gatekeeper> Connection<G> {
             self.shared.gatekeeper.refused(Refused {
                 peer: self.peer,
                 stage: Stage::Command,
-                sender: None,
+                sender: self.session.sender(),
                 recipient: None,
                 credential: self.session.credential(),
                 reply: &reply,

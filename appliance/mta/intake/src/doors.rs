@@ -43,6 +43,16 @@ pub enum DoorsError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// A new listener's address is taken by a listener of ours that the new configuration lacks.
+    #[error(
+        "cannot listen on {address} while this daemon itself listens on {own}: take that listener out with one reload and add this one with the next, or restart"
+    )]
+    OwnListener {
+        /// The address.
+        address: SocketAddr,
+        /// Where we listen.
+        own: SocketAddr,
+    },
     /// The configuration cannot be used.
     #[error(transparent)]
     Tables(#[from] TablesError),
@@ -162,7 +172,20 @@ impl<G: Gatekeeper> Doors<G> {
         door_keys(configuration)
             .filter(|(key, _)| !open.contains(key))
             .map(|(key, _)| {
-                let listener = bind(key.0).map_err(|error| DoorsError::Listen { address: key.0, error })?;
+                let address = key.0;
+                let listener = bind(address).map_err(|error| {
+                    let in_the_way = |own: &&DoorKey| {
+                        own.0.port() == address.port()
+                            && own.0.is_ipv4() == address.is_ipv4()
+                            && (own.0.ip().is_unspecified() || address.ip().is_unspecified())
+                    };
+                    match open.iter().find(in_the_way) {
+                        Some(own) if error.kind() == io::ErrorKind::AddrInUse => {
+                            DoorsError::OwnListener { address, own: own.0 }
+                        }
+                        _ => DoorsError::Listen { address, error },
+                    }
+                })?;
                 Ok((key, listener))
             })
             .collect()

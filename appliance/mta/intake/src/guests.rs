@@ -72,6 +72,11 @@ impl Guests {
         Ok(Seat { guests: Arc::clone(self), address })
     }
 
+    /// Sockets of clients that are not served: being turned away, or saying goodbye.
+    pub(crate) fn not_served(&self) -> usize {
+        self.sockets.load(Ordering::Acquire).saturating_sub(self.served())
+    }
+
     /// Waits until there are fewer than `limit` sockets.
     pub(crate) async fn fewer_sockets_than(&self, limit: usize) {
         self.wait_until(|guests| guests.sockets.load(Ordering::Acquire) < limit).await;

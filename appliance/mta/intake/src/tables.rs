@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argon2::PasswordHash;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use postkeep_configuration::{self as configuration, Configuration, Listener, ListenerTls};
 use postkeep_smtp::data::{BareLineEnds, DataLimits};
 use postkeep_smtp::server::Rules;
@@ -120,7 +120,7 @@ impl Tables {
                     network.stream.as_deref(),
                     &network.may_choose_streams,
                 ));
-                network.addresses.iter().map(move |addresses| (*addresses, Arc::clone(&policy)))
+                network.addresses.iter().map(move |addresses| (canonical(*addresses), Arc::clone(&policy)))
             })
             .collect();
         // The narrowest network that holds an address speaks for it.
@@ -221,8 +221,19 @@ fn door(
         tls,
         implicit_tls: listener.tls == ListenerTls::Implicit,
         require_auth: listener.require_auth,
-        proxies: listener.proxy_protocol_from.clone(),
+        proxies: listener.proxy_protocol_from.iter().copied().map(canonical).collect(),
     })
+}
+
+/// A network of IPv4-mapped addresses is the IPv4 network: clients are looked up by their canonical address.
+fn canonical(network: IpNet) -> IpNet {
+    match network {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.network().to_ipv4_mapped() {
+            Some(address) => IpNet::from(Ipv4Net::new_assert(address, v6.prefix_len() - 96)),
+            None => network,
+        },
+        _ => network,
+    }
 }
 
 fn acceptor(listener: &Listener, tickets: Option<&Arc<dyn ProducesTickets>>) -> Result<TlsAcceptor, TablesError> {

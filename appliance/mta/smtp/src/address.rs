@@ -1,8 +1,9 @@
 //! Mail addresses of the envelope (RFC 5321 §4.1.2, RFC 6531 §3.3).
 //!
 //! An address is checked once, here, and then stays one short string: local part
-//! as given (a quoted one keeps its quotes), `@`, domain in lower case. What it
-//! prints can be parsed again and is equal.
+//! as given (a quoted one keeps its quotes), `@`, domain in lower case and in A-labels
+//! (RFC 5891), so that every spelling of one domain is one domain. What it prints can
+//! be parsed again and is equal.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -76,6 +77,11 @@ impl Address {
             return Err(AddressError::LocalTooLong);
         }
         let domain = normalise_domain(domain)?;
+        // A-labels are longer than what they stand for.
+        let longest = if local.is_ascii() { MAXIMUM_ADDRESS } else { MAXIMUM_ADDRESS_UTF8 };
+        if local.len() + 1 + domain.len() > longest {
+            return Err(AddressError::TooLong(longest));
+        }
         let mut whole = String::with_capacity(local.len() + 1 + domain.len());
         whole.push_str(local);
         whole.push('@');
@@ -89,7 +95,7 @@ impl Address {
         self.text.get(..usize::from(self.at)).unwrap_or_default()
     }
 
-    /// What stands after the `@`, in lower case; an address literal keeps its brackets.
+    /// What stands after the `@`, as the DNS knows it: lower case, A-labels; an address literal keeps its brackets.
     pub fn domain(&self) -> &str {
         self.text.get(usize::from(self.at) + 1..).unwrap_or_default()
     }
@@ -99,7 +105,7 @@ impl Address {
         &self.text
     }
 
-    /// Whether it can be used without SMTPUTF8.
+    /// Whether it can be used without SMTPUTF8: only the local part can stand in the way.
     pub fn is_ascii(&self) -> bool {
         self.text.is_ascii()
     }
@@ -107,19 +113,6 @@ impl Address {
     /// Whether the domain is an address literal.
     pub fn is_literal(&self) -> bool {
         self.domain().starts_with('[')
-    }
-
-    /// The domain as the DNS knows it: A-labels (RFC 5891), lower case. A literal stays as it is.
-    pub fn ascii_domain(&self) -> Cow<'_, str> {
-        ascii_domain(self.domain())
-    }
-
-    /// The same mailbox without SMTPUTF8: the domain in A-labels. `None` when the local part is not ASCII.
-    pub fn to_ascii(&self) -> Option<Cow<'_, str>> {
-        if self.is_ascii() {
-            return Some(Cow::Borrowed(self.as_str()));
-        }
-        self.local().is_ascii().then(|| Cow::Owned(format!("{}@{}", self.local(), self.ascii_domain())))
     }
 
     /// The IP address of an address literal.
@@ -136,7 +129,7 @@ pub fn ascii_domain(domain: &str) -> Cow<'_, str> {
     idna::domain_to_ascii(domain).map_or(Cow::Borrowed(domain), Cow::Owned)
 }
 
-/// Checks a domain or an address literal and writes it in lower case.
+/// Checks a domain or an address literal and writes it in lower case and A-labels.
 ///
 /// The grammar is that of RFC 5321 §4.1.2 with the U-labels of RFC 6531: no empty
 /// label, none over 63 octets, no final dot, no underscore.
@@ -154,29 +147,27 @@ pub fn normalise_domain(domain: &str) -> Result<Cow<'_, str>, AddressError> {
             IpAddr::V6(address) => format!("[IPv6:{address}]"),
         }));
     }
-    if domain.is_ascii() {
-        if !is_host_name(domain.as_bytes()) {
-            return Err(AddressError::Domain);
-        }
-        if domain.parse::<Ipv4Addr>().is_ok() {
-            return Err(AddressError::BareIpAddress);
-        }
-        return Ok(if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    let domain = if domain.is_ascii() {
+        if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(domain.to_ascii_lowercase())
         } else {
             Cow::Borrowed(domain)
-        });
-    }
-    let a_labels = idna::domain_to_ascii(domain).map_err(|_| AddressError::Domain)?;
-    if a_labels.len() > 253 || !is_host_name(a_labels.as_bytes()) {
+        }
+    } else {
+        let a_labels = idna::domain_to_ascii(domain).map_err(|_| AddressError::Domain)?;
+        if a_labels.len() > 253 {
+            return Err(AddressError::Domain);
+        }
+        Cow::Owned(a_labels)
+    };
+    // After the mapping (UTS 46), which makes ordinary digits of wide ones.
+    if !is_host_name(domain.as_bytes()) {
         return Err(AddressError::Domain);
     }
-    // The mapped form (UTS 46), so that two spellings of one domain are equal.
-    let (mapped, result) = idna::domain_to_unicode(domain);
-    if result.is_err() || mapped.len() > MAXIMUM_DOMAIN {
-        return Err(AddressError::Domain);
+    if domain.parse::<Ipv4Addr>().is_ok() {
+        return Err(AddressError::BareIpAddress);
     }
-    Ok(Cow::Owned(mapped))
+    Ok(domain)
 }
 
 /// Labels of letters, digits and inner hyphens, 1 to 63 octets, separated by single dots.
@@ -350,12 +341,21 @@ mod tests {
     }
 
     #[test]
-    fn an_international_domain_has_its_a_labels() {
+    fn every_spelling_of_an_international_domain_is_one_address() {
         let address = Address::parse("ann@Bücher.example").unwrap();
-        assert_eq!(address.domain(), "bücher.example");
-        assert_eq!(address.ascii_domain(), "xn--bcher-kva.example");
-        assert_eq!(address.to_ascii().unwrap(), "ann@xn--bcher-kva.example");
-        assert_eq!(Address::parse("änn@example.com").unwrap().to_ascii(), None);
+        assert_eq!(address.as_str(), "ann@xn--bcher-kva.example");
+        assert!(address.is_ascii());
+        for spelling in ["ann@bu\u{308}cher.EXAMPLE", "ann@XN--bcher-KVA.example", "ann@bücher。example"] {
+            assert_eq!(Address::parse(spelling).unwrap(), address, "{spelling}");
+        }
+        assert!(!Address::parse("änn@example.com").unwrap().is_ascii());
+    }
+
+    #[test]
+    fn what_a_domain_is_mapped_to_is_held_to_the_same_rules() {
+        assert_eq!(Address::parse("a@１.2.3.4"), Err(AddressError::BareIpAddress));
+        let long = format!("{}@ａ{}", "a".repeat(64), vec!["b".repeat(60); 3].join(".") + ".example.com");
+        assert_eq!(Address::parse(&long), Err(AddressError::TooLong(254)));
     }
 
     proptest! {
@@ -364,6 +364,17 @@ mod tests {
             if let Ok(address) = Address::parse(&text) {
                 prop_assert_eq!(Address::parse(address.as_str()), Ok(address.clone()));
                 prop_assert_eq!(format!("{}@{}", address.local(), address.domain()), address.as_str());
+            }
+        }
+
+        #[test]
+        fn international_domains_round_trip(
+            local in "[a-zé]{1,64}",
+            domain in "[a-zà-ÿа-я０-９。.0-9-]{1,80}",
+        ) {
+            if let Ok(address) = Address::parse(&format!("{local}@{domain}")) {
+                prop_assert!(address.domain().is_ascii());
+                prop_assert_eq!(Address::parse(address.as_str()), Ok(address.clone()));
             }
         }
 

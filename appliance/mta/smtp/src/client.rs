@@ -92,9 +92,10 @@ pub enum Outcome {
         /// What happened, for the record.
         detail: String,
     },
-    /// This peer cannot be given the message as it is; said by us, nothing was sent for this recipient.
+    /// This peer cannot be given the message as it is; said by us. Nothing was sent for this recipient,
+    /// or the peer did not understand it.
     Unsendable {
-        /// Our own 5xx reply with its enhanced code.
+        /// Our own reply with its enhanced code: 5xx, or 4xx where another connection will do better.
         reply: Reply,
     },
 }
@@ -123,7 +124,10 @@ impl Request<'_> {
     fn has_utf8(&self) -> bool {
         self.utf8_header
             || self.sender.is_some_and(|sender| !sender.is_ascii())
-            || self.recipients.iter().any(|recipient| !recipient.address.is_ascii())
+            || self.recipients.iter().any(|recipient| {
+                !recipient.address.is_ascii()
+                    || recipient.original.as_deref().is_some_and(|original| !original.is_ascii())
+            })
     }
 }
 
@@ -149,7 +153,7 @@ pub fn obstacle(request: &Request<'_>, capabilities: &Capabilities) -> Option<Re
         return Some(Reply::new(554, (5, 6, 9), text));
     }
     match request.sender {
-        Some(sender) if !commands::fits_ascii(sender) => {
+        Some(sender) if !sender.is_ascii() => {
             let text = "sender address is not ASCII and the host does not offer SMTPUTF8";
             Some(Reply::new(553, (5, 6, 7), text))
         }
@@ -159,7 +163,7 @@ pub fn obstacle(request: &Request<'_>, capabilities: &Capabilities) -> Option<Re
 
 /// Why this recipient cannot be named to a peer with these capabilities: 553 5.6.7.
 pub fn recipient_obstacle(recipient: &Address, capabilities: &Capabilities) -> Option<Reply> {
-    (!capabilities.smtputf8 && !commands::fits_ascii(recipient)).then(|| {
+    (!capabilities.smtputf8 && !recipient.is_ascii()).then(|| {
         let text = "recipient address is not ASCII and the host does not offer SMTPUTF8";
         Reply::new(553, (5, 6, 7), text)
     })

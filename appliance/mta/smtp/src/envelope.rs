@@ -43,11 +43,6 @@ impl Notify {
     pub const fn wants_failure(self) -> bool {
         self.failure || !self.specified()
     }
-
-    /// Whether a delay is to be reported: asked for, or nothing said.
-    pub const fn wants_delay(self) -> bool {
-        self.delay || !self.specified()
-    }
 }
 
 /// As it is written after `NOTIFY=`; nothing when not specified.
@@ -134,7 +129,7 @@ mod tests {
 
     #[test]
     fn nothing_said_means_failures_and_delays() {
-        assert!(Notify::default().wants_failure() && Notify::default().wants_delay());
+        assert!(Notify::default().wants_failure());
         assert!(!Notify::NEVER.wants_failure());
         let success = Notify { success: true, ..Notify::default() };
         assert!(!success.wants_failure());

@@ -262,7 +262,7 @@ mod tests {
             ("=?UTF-8?Q?J=C3=BCrgen_=40_Home?= <j@example.com>", "j@example.com"),
             ("ann@example.com <ann@Example.com>", "ann@example.com"),
             ("[Example] News <news@example.com>", "news@example.com"),
-            ("Jürgen Müller <jürgen@bücher.example>", "jürgen@bücher.example"),
+            ("Jürgen Müller <jürgen@bücher.example>", "jürgen@xn--bcher-kva.example"),
             ("\"a@evil.example, x\"\r\n <ann@example.com>", "ann@example.com"),
             ("(ann@evil.example) ann@example.com", "ann@example.com"),
             ("\"quoted local\"@example.com", "\"quoted local\"@example.com"),

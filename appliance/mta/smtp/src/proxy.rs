@@ -13,8 +13,9 @@ pub const MAXIMUM_LENGTH: usize = 2048;
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// The client, and the address it connected to. `None`: the proxy speaks for itself
-    /// (LOCAL, a health check), or the client has no IP address.
+    /// The proxy speaks for itself (LOCAL, a health check).
+    pub is_local: bool,
+    /// The client, and the address it connected to. `None`: LOCAL, or the client has no IP address.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
     /// Octets to take off the front of the connection.
     pub length: usize,
@@ -62,7 +63,7 @@ pub fn parse(octets: &[u8]) -> Result<Option<ProxyHeader>, ProxyError> {
         0x21 => Some(pair::<16>(body, |octets| IpAddr::V6(Ipv6Addr::from(octets)))?),
         _ => None,
     };
-    Ok(Some(ProxyHeader { addresses, length: 16 + length }))
+    Ok(Some(ProxyHeader { is_local, addresses, length: 16 + length }))
 }
 
 /// Source address, destination address, source port, destination port.
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn local_and_unknown_families_name_no_client() {
-        assert_eq!(parse(&header(0x20, 0, b"")), Ok(Some(ProxyHeader { addresses: None, length: 16 })));
+        assert_eq!(parse(&header(0x20, 0, b"")), Ok(Some(ProxyHeader { is_local: true, addresses: None, length: 16 })));
         assert_eq!(parse(&header(0x21, 0x31, &[0; 216])).unwrap().unwrap().addresses, None);
     }
 

@@ -21,6 +21,9 @@ use crate::reply::Reply;
 use authentication::AuthStep;
 use transaction::Transaction;
 
+/// Refused recipients of one message that count as one error together, for a client that may send.
+const FREE_REFUSALS: u32 = 10_000;
+
 /// Bounds and offers of the server. They may change between two lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
@@ -83,6 +86,10 @@ pub trait Judge {
     fn sender(&mut self, authenticated: Option<&str>, sender: Option<&Address>, size: Option<u64>)
     -> Result<(), Reply>;
 
+    /// Whether the client is one that may send at all: its wrong recipients are its business,
+    /// those of a stranger are guesses.
+    fn is_known(&self, authenticated: Option<&str>) -> bool;
+
     /// RCPT: whether this client may send there.
     fn recipient(&mut self, authenticated: Option<&str>, recipient: &Address) -> Result<(), Reply>;
 
@@ -119,6 +126,8 @@ pub struct Session {
     authenticated: Option<String>,
     auth_step: AuthStep,
     transaction: Option<Transaction>,
+    /// The last MAIL was put off: what a pipelining client sent behind it is no error.
+    is_put_off: bool,
     messages: u32,
     idle_commands: u32,
     errors: u32,
@@ -179,8 +188,7 @@ impl Session {
     /// One line, without its CRLF.
     pub fn line(&mut self, line: &[u8], rules: &Rules, judge: &mut impl Judge, out: &mut BytesMut) -> Action {
         if self.errors >= rules.errors {
-            let reply = Reply::new(421, (4, 7, 0), "too many errors on this connection");
-            return self.give_up(Stage::Command, reply, judge, out);
+            return self.too_many_errors(judge, out);
         }
         if !matches!(self.auth_step, AuthStep::None) {
             return self.auth_line(line, judge, out);
@@ -189,7 +197,12 @@ impl Session {
             Ok(command) => self.command(command, rules, judge, out),
             Err(reply) => {
                 let verb = line.split(|byte| *byte == b' ').next().unwrap_or_default();
-                self.refuse(stage::of_verb(verb), None, reply, judge, out);
+                let stage = stage::of_verb(verb);
+                if stage == Stage::Rcpt {
+                    self.refuse_recipient(None, reply, judge, out);
+                } else {
+                    self.refuse(stage, None, reply, judge, out);
+                }
                 // After a BDAT that is not understood nobody knows what is content and what is command.
                 if verb.eq_ignore_ascii_case(b"BDAT") { Action::Close } else { Action::Continue }
             }
@@ -197,9 +210,19 @@ impl Session {
     }
 
     /// A line that the line reader refused; it has been taken off the buffer.
-    pub fn bad_line(&mut self, reason: &str, judge: &mut impl Judge, out: &mut BytesMut) {
+    #[must_use]
+    pub fn bad_line(&mut self, reason: &str, rules: &Rules, judge: &mut impl Judge, out: &mut BytesMut) -> Action {
+        if self.errors >= rules.errors {
+            return self.too_many_errors(judge, out);
+        }
         self.auth_step = AuthStep::None;
         self.refuse(Stage::Command, None, command::syntax(reason), judge, out);
+        Action::Continue
+    }
+
+    /// Sender of the open transaction; `None` also for `<>`.
+    pub fn sender(&self) -> Option<&Address> {
+        self.transaction.as_ref().and_then(|transaction| transaction.envelope.sender.as_ref())
     }
 
     /// Size that the client announced for the open transaction (SIZE=), at most the limit.
@@ -231,7 +254,7 @@ impl Session {
             reply.write_to(out);
             return;
         }
-        self.errors = self.errors.saturating_add(1);
+        self.count(&reply);
         let credential = self.authenticated.as_deref();
         judge.refused(Refusal { stage, sender, recipient: None, credential, reply: &reply });
         reply.write_to(out);
@@ -301,6 +324,7 @@ impl Session {
     fn set_hello(&mut self, name: &str, extended: bool) {
         // A new greeting ends a transaction (RFC 5321 §4.1.4).
         self.transaction = None;
+        self.is_put_off = false;
         self.hello.clear();
         self.hello.push_str(name);
         self.extended = extended;
@@ -336,6 +360,13 @@ impl Session {
         Action::Continue
     }
 
+    /// What is put off is not the client's error.
+    fn count(&mut self, reply: &Reply) {
+        if reply.is_permanent() && !(self.is_put_off && reply.code == 503) {
+            self.errors = self.errors.saturating_add(1);
+        }
+    }
+
     /// Writes a refusal, counts it and has it recorded.
     fn refuse(
         &mut self,
@@ -345,10 +376,37 @@ impl Session {
         judge: &mut impl Judge,
         out: &mut BytesMut,
     ) {
-        self.errors = self.errors.saturating_add(1);
-        let sender = self.transaction.as_ref().and_then(|transaction| transaction.envelope.sender.as_ref());
+        self.count(&reply);
+        let sender = self.sender();
         judge.refused(Refusal { stage, sender, recipient, credential: self.authenticated.as_deref(), reply: &reply });
         reply.write_to(out);
+    }
+
+    /// A refused RCPT. A sender that may send is not sent away for a list with many bad addresses:
+    /// they count as one error for each message.
+    fn refuse_recipient(
+        &mut self,
+        recipient: Option<&Address>,
+        reply: Reply,
+        judge: &mut impl Judge,
+        out: &mut BytesMut,
+    ) {
+        let errors = self.errors;
+        let is_known = judge.is_known(self.authenticated.as_deref());
+        let mut is_free = false;
+        if let Some(transaction) = &mut self.transaction {
+            transaction.refused = transaction.refused.saturating_add(1);
+            is_free = is_known && (2..=FREE_REFUSALS).contains(&transaction.refused);
+        }
+        self.refuse(Stage::Rcpt, recipient, reply, judge, out);
+        if is_free {
+            self.errors = errors;
+        }
+    }
+
+    fn too_many_errors(&mut self, judge: &mut impl Judge, out: &mut BytesMut) -> Action {
+        let reply = Reply::new(421, (4, 7, 0), "too many errors on this connection");
+        self.give_up(Stage::Command, reply, judge, out)
     }
 
     /// A refusal that ends the session.

@@ -210,9 +210,21 @@ impl<S: Storage> Drop for Spool<S> {
     }
 }
 
+/// When the committer ends, also in a panic, nobody is left waiting for an answer.
+struct Closing<'a>(&'a Queue);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.0.inner.lock();
+        inner.is_closed = true;
+        inner.batches.clear();
+    }
+}
+
 /// The committer: takes all that waits, makes it durable at once, and does the housework in
 /// between. While it syncs, the next group gathers.
 fn run<S: Storage>(mut log: Log<S>, queue: &Queue) {
+    let _closing = Closing(queue);
     let mut batches = Vec::new();
     let mut last_tick = Instant::now();
     loop {

@@ -62,7 +62,12 @@ impl Storage for Disk {
     type File = File;
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(path)
+        if path.is_dir() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(path)?;
+        // A folder that is new must still be there after a power cut, with all that is in it.
+        path.parent().map_or(Ok(()), |parent| self.sync_directory(parent))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<File>> {

@@ -1,17 +1,17 @@
 //! What an administrator may see and do: show the queue and its lanes, and
 //! pause, resume, delete, reroute, expire or retry a part of it.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use postkeep_configuration::RouteHost;
 use postkeep_deliverability::backoff;
-use postkeep_spool::Operation;
+use postkeep_spool::{Operation, Ticket};
 use serde::{Deserialize, Serialize};
 
 use super::settle::Fate;
 use super::state::{Reroute, State};
-use super::{Engine, FATE_AT_ONCE, NOTE_PAUSED, NOTE_REROUTED};
+use super::{Engine, NOTE_PAUSED, NOTE_REROUTED};
 use crate::clock::{self, timestamp, timestamp_seconds};
 use crate::queue::{QueueId, StreamId};
 use crate::selector::{Selector, Subject};
@@ -35,6 +35,17 @@ pub enum QueueAction {
         /// Hosts as in `[[route]]`; empty: back to normal.
         hosts: Vec<String>,
     },
+}
+
+impl QueueAction {
+    /// Whether the whole queue must not be met by a forgotten selector.
+    pub fn is_grave(&self) -> bool {
+        match self {
+            Self::Pause | Self::Delete | Self::Expire => true,
+            Self::Reroute { hosts } => !hosts.is_empty(),
+            Self::Resume | Self::Retry => false,
+        }
+    }
 }
 
 /// What an action did.
@@ -172,35 +183,36 @@ impl Engine {
     }
 
     async fn pause(&self, selector: Selector) -> Result<QueueReport, String> {
-        let (paused, held) = {
+        let (noted, held) = {
             let mut state = self.0.state.lock();
             if !state.paused.contains(&selector) {
                 state.paused.push(selector.clone());
             }
             let held: usize = state.select(&selector).into_iter().map(|queue| state.queues.size(queue)).sum();
-            (state.paused.clone(), held)
+            (self.note(NOTE_PAUSED, &state.paused)?, held)
         };
-        self.note(NOTE_PAUSED, &paused).await?;
+        durable(noted).await?;
         Ok(QueueReport { affected: held as u64, summary: format!("{selector} is paused; {held} recipients wait") })
     }
 
     async fn resume(&self, selector: &Selector) -> Result<QueueReport, String> {
-        let (paused, lifted) = {
+        let (noted, lifted, left) = {
             let mut state = self.0.state.lock();
             let before = state.paused.len();
             state.paused.retain(|pause| !selector.covers(pause));
-            (state.paused.clone(), before - state.paused.len())
+            let (lifted, left) = (before - state.paused.len(), state.paused.len());
+            if lifted == 0 {
+                let standing: Vec<String> = state.paused.iter().map(ToString::to_string).collect();
+                return Err(format!(
+                    "no pause is covered by {selector}; in force: {}",
+                    if standing.is_empty() { "none".to_owned() } else { standing.join("; ") }
+                ));
+            }
+            (self.note(NOTE_PAUSED, &state.paused)?, lifted, left)
         };
-        if lifted == 0 {
-            let standing: Vec<String> = paused.iter().map(ToString::to_string).collect();
-            return Err(format!(
-                "no pause is covered by {selector}; in force: {}",
-                if standing.is_empty() { "none".to_owned() } else { standing.join("; ") }
-            ));
-        }
-        self.note(NOTE_PAUSED, &paused).await?;
+        durable(noted).await?;
         self.0.look_again();
-        Ok(QueueReport { affected: lifted as u64, summary: format!("{lifted} pauses lifted, {} left", paused.len()) })
+        Ok(QueueReport { affected: lifted as u64, summary: format!("{lifted} pauses lifted, {left} left") })
     }
 
     async fn reroute(&self, selector: Selector, hosts: Vec<String>) -> Result<QueueReport, String> {
@@ -210,7 +222,7 @@ impl Engine {
                 hosts.join(", ")
             ));
         }
-        let (rules, moved) = {
+        let (noted, moved) = {
             let mut state = self.0.state.lock();
             if hosts.is_empty() {
                 let before = state.reroutes.len();
@@ -224,9 +236,9 @@ impl Engine {
             }
             let moved: usize = state.select(&selector).into_iter().map(|queue| state.queues.size(queue)).sum();
             state.unlist_all();
-            (state.reroutes.clone(), moved)
+            (self.note(NOTE_REROUTED, &state.reroutes)?, moved)
         };
-        self.note(NOTE_REROUTED, &rules).await?;
+        durable(noted).await?;
         self.0.look_again();
         let summary = if hosts.is_empty() {
             format!("{selector} goes by its normal route again")
@@ -240,63 +252,61 @@ impl Engine {
         let mut moved = 0;
         {
             let mut state = self.0.state.lock();
+            let now = clock::now();
+            let (mut lanes, mut domains) = (HashSet::new(), HashSet::new());
             for queue in state.select(selector) {
                 state.queues.retry_now(queue);
                 moved += state.queues.ready(queue);
+                let Some((stream, domain)) = state.queues.key(queue) else { continue };
+                domains.insert(domain);
+                let Some(site) = state.site_of_queue(queue) else { continue };
+                let members = &state.stream(stream).1.pool.members;
+                lanes.extend(members.iter().map(|(source, _)| (*source, site)));
             }
-            let now = clock::now();
             let matching: Vec<_> = state
                 .lanes
                 .iter()
-                .filter(|lane| lane_matches(&state, lane, selector))
+                .filter(|lane| lanes.contains(&(lane.source, lane.site)) && lane_matches(&state, lane, selector))
                 .map(|lane| (lane.governor, lane.source))
                 .collect();
             for (lane, source) in matching {
                 state.governor.reset_backoff(lane, now);
                 state.sources[usize::from(source.0)].out_until = 0;
             }
-            let domains: Vec<Arc<str>> = state
-                .select(selector)
-                .into_iter()
-                .filter_map(|queue| state.queues.key(queue))
-                .map(|(_, domain)| state.domain_name(domain))
-                .collect();
             // A retry by hand asks the DNS again: that may be what was wrong.
-            state.forget_routes(|name| domains.iter().any(|domain| **domain == *name));
+            state.forget_routes(domains);
         }
         self.0.look_again();
         QueueReport { affected: moved as u64, summary: format!("{moved} recipients are due now") }
     }
 
-    /// Ends all mail that is not under way at this moment.
+    /// Ends all mail that was there at this moment and is not under way.
     async fn end(&self, selector: &Selector, fate: &Fate, word: &str) -> QueueReport {
         let mut ended = 0u64;
         let queues: Vec<(QueueId, StreamId)> = {
             let state = self.0.state.lock();
             state.select(selector).into_iter().filter_map(|queue| Some((queue, state.queues.key(queue)?.0))).collect()
         };
+        // What is accepted from now on is not meant.
+        let before = self.0.spool.next_id().0;
         for (queue, stream) in queues {
-            loop {
-                let entries = self.0.state.lock().queues.extract(queue, FATE_AT_ONCE * 8, |_| true);
-                if entries.is_empty() {
-                    break;
-                }
-                ended += entries.len() as u64;
-                self.0.settle_entries(queue, stream, entries, fate).await;
-            }
+            let entries = self.0.state.lock().queues.extract(queue, |entry| entry.message < before);
+            ended += entries.len() as u64;
+            self.0.settle_entries(queue, stream, entries, fate).await;
         }
         QueueReport { affected: ended, summary: format!("{ended} recipients {word}") }
     }
 
-    async fn note(&self, key: &'static [u8], list: &[impl Serialize]) -> Result<(), String> {
+    /// Hands a list to the spool. Called under the lock that guards the list, so that of two
+    /// commands the later one is also the later one on the disk.
+    fn note(&self, key: &'static [u8], list: &[impl Serialize]) -> Result<Ticket, String> {
         let value: Bytes = serde_json::to_vec(list).map_err(|error| error.to_string())?.into();
-        let note = Operation::Note { key: Bytes::from_static(key), value };
-        self.0
-            .spool
-            .submit([note])
-            .await
-            .map_err(|error| format!("it holds now, but could not be made durable: {error}"))
+        Ok(self.0.spool.submit([Operation::Note { key: Bytes::from_static(key), value }]))
     }
+}
+
+async fn durable(noted: Ticket) -> Result<(), String> {
+    noted.await.map_err(|error| format!("it holds now, but could not be made durable: {error}"))
 }
 
 fn mail_view(state: &State, view: &crate::queue::QueueView) -> Option<MailView> {

@@ -1,6 +1,7 @@
 //! What stands behind the doors: keeps admitted messages and hears of refusals.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use postkeep_intake::{Gatekeeper, Refused, Submission};
@@ -8,7 +9,7 @@ use postkeep_smtp::reply::Reply;
 use postkeep_spool::{MessageId, NewMessage, Operation, SubmitError, Ticket};
 
 use super::Engine;
-use crate::clock::{self, seconds};
+use crate::clock::{self, Micros, seconds};
 use crate::message::Message;
 use crate::metadata::Metadata;
 use crate::records::{Event, Record, ReplyRecord, TlsRecord};
@@ -16,6 +17,8 @@ use crate::records::{Event, Record, ReplyRecord, TlsRecord};
 /// How long a client waits for the disk. While a disk fails to sync, the spool
 /// cannot say whether a message is on it until another segment works.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// After a message found no room, others are refused unread for this long; then one may try.
+const FULL_FOR: Micros = 1_000_000;
 
 impl Engine {
     /// The client has been told that the message was not taken. Should it become
@@ -44,6 +47,8 @@ impl Gatekeeper for Engine {
             .id
             .parse()
             .map_err(|_| Reply::new(451, (4, 3, 0), "internal error: the queue id is damaged; try again later"))?;
+        let recipients = u16::try_from(submission.envelope.recipients.len())
+            .map_err(|_| Reply::new(552, (5, 5, 3), "more recipients than one message can have (65535)"))?;
         let signer = engine.signer.load();
         let signed = !signer.keys_for(&submission.from_domain, &submission.stream).is_empty();
         let body = submission.content.get(submission.header_length..).unwrap_or_default();
@@ -64,13 +69,18 @@ impl Gatekeeper for Engine {
             received: seconds(now),
             metadata: metadata.encode(),
             body: [submission.prefix.clone(), submission.content.clone()],
-            recipients: metadata.envelope.recipients.len() as u16,
+            recipients,
         });
         let mut ticket = engine.spool.submit([accept]);
         match tokio::time::timeout(PATIENCE, &mut ticket).await {
-            Ok(answer) => answer.map_err(|error| refusal(&error))?,
+            Ok(answer) => answer.map_err(|error| {
+                if matches!(error, SubmitError::Full | SubmitError::Busy { .. }) {
+                    engine.full_until.store(clock::now() + FULL_FOR, Ordering::Relaxed);
+                }
+                refusal(&error)
+            })?,
             Err(_) => {
-                self.withdraw(id, metadata.envelope.recipients.len() as u16, ticket);
+                self.withdraw(id, recipients, ticket);
                 return Err(Reply::new(451, (4, 3, 0), "the disk does not answer; try again later"));
             }
         }
@@ -98,6 +108,13 @@ impl Gatekeeper for Engine {
         engine.metrics.received(&message.metadata.stream);
         engine.enqueue(message);
         Ok(submission.id)
+    }
+
+    fn may_accept(&self, _size: u64) -> Result<(), Reply> {
+        if self.0.full_until.load(Ordering::Relaxed) > clock::now() {
+            return Err(refusal(&SubmitError::Full));
+        }
+        Ok(())
     }
 
     fn refused(&self, refused: Refused<'_>) {

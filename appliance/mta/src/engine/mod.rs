@@ -8,7 +8,7 @@
 mod admin;
 mod connection;
 mod gatekeeper;
-mod plain_hosts;
+mod host_faults;
 mod plan;
 mod reload;
 mod rules;
@@ -18,9 +18,11 @@ mod tasks;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use postkeep_configuration::Configuration;
 use postkeep_deliverability::dkim::Signer;
@@ -32,12 +34,12 @@ use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, watch};
 
 pub use admin::{LaneView, MailView, QueueAction, QueueReport, QueueStatus};
-pub use reload::ReloadError;
 pub(crate) use reload::reload_parts;
+pub use reload::{ReloadError, try_out};
 
-use self::plain_hosts::PlainHosts;
+use self::host_faults::HostFaults;
 use self::rules::Rules;
-use self::settle::{Fate, Journey};
+use self::settle::{Fate, Journey, code_and_line};
 use self::state::{Batch, LaneId, Next, SourcePlan, State, Work};
 use crate::clock::{self, Micros, seconds};
 use crate::message::{Budget, Message};
@@ -51,6 +53,10 @@ use crate::routing::Resolver;
 const DNS_AT_ONCE: usize = 256;
 /// Recipients taken out of a queue at a time when all of them share a fate.
 const FATE_AT_ONCE: usize = 512;
+/// Messages that are settled side by side, so that they share the spool's syncs.
+const SETTLED_AT_ONCE: usize = 64;
+/// Wait after a message could not be read back from the spool.
+const UNREADABLE_WAIT_SECONDS: u32 = 3600;
 /// Spool note that keeps the administrator's pauses.
 const NOTE_PAUSED: &[u8] = b"admin/paused";
 /// Spool note that keeps the administrator's reroutes.
@@ -84,7 +90,9 @@ pub(crate) struct Inner {
     pub(crate) connector: ArcSwap<Connector>,
     pub(crate) resolver: ArcSwap<Resolver>,
     pub(crate) budget: Arc<Budget>,
-    pub(crate) plain_hosts: PlainHosts,
+    pub(crate) host_faults: HostFaults,
+    /// The spool had no room a moment ago; new messages are refused before they are read until then.
+    full_until: AtomicU64,
     /// Wakes the scheduler.
     pub(crate) wake: Notify,
     horizon_wake: Notify,
@@ -116,7 +124,8 @@ impl Engine {
             spool,
             records,
             metrics: Metrics::default(),
-            plain_hosts: PlainHosts::default(),
+            host_faults: HostFaults::default(),
+            full_until: AtomicU64::new(0),
             budget: Budget::new(current.spool.memory.bytes()),
             configuration,
             signer: ArcSwap::from_pointee(parts.signer),
@@ -157,6 +166,11 @@ impl Engine {
             inner.records.close();
         })
         .await;
+    }
+
+    /// Recipients queued, all told.
+    pub fn queued(&self) -> u64 {
+        self.0.state.lock().queues.len() as u64
     }
 
     /// Text for Prometheus.
@@ -225,28 +239,25 @@ impl Inner {
     pub(crate) fn enqueue(&self, message: Message) {
         let now = clock::now();
         let (id, received) = (message.id, message.received);
-        let mut places: Vec<(u16, Box<str>)> = Vec::with_capacity(message.metadata.envelope.recipients.len());
-        for (index, recipient) in message.metadata.envelope.recipients.iter().enumerate() {
-            places.push((index as u16, recipient.address.domain().into()));
-        }
+        let domain = |index: u16| message.metadata.envelope.recipients[usize::from(index)].address.domain();
+        let mut order: Vec<u16> = (0..message.metadata.envelope.recipients.len() as u16).collect();
         // Recipients of one domain stand together, so that they travel together.
-        places.sort_by(|a, b| a.1.cmp(&b.1));
-        let stream_name = message.metadata.stream.clone();
-        let shared = self.budget.hold(message);
+        order.sort_by(|a, b| domain(*a).cmp(domain(*b)));
         let mut work = Work::default();
         let mut state = self.state.lock();
-        let stream = state.stream_or_default(&stream_name);
-        let mut place = 0;
-        while place < places.len() {
-            let queue = state.queue(stream, &places[place].1);
-            let domain = places[place].1.clone();
-            while let Some((recipient, _)) = places.get(place).filter(|(_, other)| *other == domain) {
+        let stream = state.stream_or_default(&message.metadata.stream);
+        let groups: Vec<(QueueId, &[u16])> = order
+            .chunk_by(|a, b| domain(*a) == domain(*b))
+            .map(|recipients| (state.queue(stream, domain(recipients[0])), recipients))
+            .collect();
+        let shared = self.budget.hold(message);
+        for (queue, recipients) in &groups {
+            for recipient in *recipients {
                 let entry = Entry { message: id.0, due: 0, received, recipient: *recipient, attempts: 0 };
-                state.queues.push_ready(queue, entry, shared.clone());
-                place += 1;
+                state.queues.push_ready(*queue, entry, shared.clone());
             }
-            state.gained(queue, now, &mut work);
         }
+        state.gained(groups.iter().map(|(queue, _)| *queue).collect(), now, &mut work);
         drop(state);
         self.perform(work);
     }
@@ -311,10 +322,14 @@ impl Inner {
         self.state.lock().message_done(lane, stream);
     }
 
-    pub(crate) fn source_and_provider(&self, lane: LaneId) -> (SourcePlan, Option<Arc<str>>) {
+    pub(crate) fn source(&self, lane: LaneId) -> SourcePlan {
         let state = self.state.lock();
-        let lane = state.lane(lane);
-        (state.source(lane.source).clone(), state.site(lane.site).provider.clone())
+        state.source(state.lane(lane).source).clone()
+    }
+
+    pub(crate) fn provider(&self, lane: LaneId) -> Option<Arc<str>> {
+        let state = self.state.lock();
+        state.site(state.lane(lane).site).provider.clone()
     }
 
     /// The connection is gone: its place is free for another.
@@ -331,9 +346,8 @@ impl Inner {
     /// Nothing was tried for this batch: it goes back to the front of its queue.
     pub(crate) fn give_back(&self, batch: Batch) {
         let mut state = self.state.lock();
-        state.message_done(batch.lane, batch.stream);
-        state.queues.give_back(batch.queue, crate::queue::Taken { entries: batch.entries, message: batch.message });
         let site = state.lane(batch.lane).site;
+        state.put_back(batch);
         let mut work = Work::default();
         state.wake_at(site, clock::now() + 1_000_000, &mut work);
         drop(state);
@@ -360,66 +374,84 @@ impl Inner {
         Message::from_spool(id, stored).map(Arc::new).map_err(|error| error.to_string())
     }
 
-    /// A message that cannot be read waits; it is never thrown away.
-    pub(crate) async fn unreadable(&self, batch: &mut Option<Batch>, detail: &str, wait: Micros) {
-        let Some(batch) = batch.take() else { return };
+    async fn read_without_body(&self, id: MessageId) -> Result<Arc<Message>, String> {
+        let Some(engine) = self.me.upgrade() else { return Err("stopping".to_owned()) };
+        let stored = tokio::task::spawn_blocking(move || engine.spool.read_metadata(id))
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+        let metadata = Metadata::decode(&stored.metadata).map_err(|error| error.to_string())?;
+        Ok(Arc::new(Message::new(id, stored.received, metadata, Bytes::new(), Bytes::new())))
+    }
+
+    /// Recipients of a message that cannot be read wait; they are never thrown away.
+    pub(crate) fn unreadable(&self, queue: QueueId, entries: &[Entry], detail: &str) {
+        let Some(first) = entries.first() else { return };
         log::error!(
             "spool: message {} cannot be read: {detail}; it is tried again in an hour",
-            MessageId(batch.entries[0].message)
+            MessageId(first.message)
         );
-        let due = seconds(clock::now() + wait);
+        let due = seconds(clock::now()) + UNREADABLE_WAIT_SECONDS;
         let mut state = self.state.lock();
-        for entry in batch.entries {
-            state.queues.defer(batch.queue, Entry { due, ..entry }, Some(detail.into()));
+        for entry in entries {
+            state.queues.defer(queue, Entry { due, ..*entry }, Some(detail.into()));
         }
         drop(state);
         self.wake.notify_one();
     }
 
     /// One fate for all recipients of a batch.
-    pub(crate) async fn settle_all(&self, mut batch: Batch, journey: &Journey, fate: Fate) {
+    pub(crate) async fn settle_all(&self, batch: Batch, journey: &Journey, fate: Fate) {
         self.message_done(batch.lane, batch.stream);
         match self.load(&batch).await {
             Ok(message) => {
                 let fates = batch.entries.iter().map(|entry| (*entry, fate.clone())).collect();
                 self.settle(batch.queue, batch.stream, &message, journey, fates).await;
             }
-            Err(detail) => {
-                batch.message = None;
-                self.unreadable(&mut Some(batch), &detail, 3_600_000_000).await;
-            }
+            Err(detail) => self.unreadable(batch.queue, &batch.entries, &detail),
         }
     }
 
     /// One fate for recipients that no connection has taken.
     pub(crate) async fn settle_entries(&self, queue: QueueId, stream: StreamId, mut entries: Vec<Entry>, fate: &Fate) {
+        let Some(engine) = self.me.upgrade() else { return };
         entries.sort_unstable_by_key(|entry| (entry.message, entry.recipient));
+        let mut running = tokio::task::JoinSet::new();
         for group in entries.chunk_by(|a, b| a.message == b.message) {
-            match self.read(MessageId(group[0].message)).await {
-                Ok(message) => {
-                    let fates = group.iter().map(|entry| (*entry, fate.clone())).collect();
-                    self.settle(queue, stream, &message, &Journey::default(), fates).await;
-                }
-                Err(detail) if matches!(fate, Fate::Removed { .. }) => {
-                    log::warn!("spool: message {} is removed unread: {detail}", MessageId(group[0].message));
-                    let operations = group
-                        .iter()
-                        .map(|entry| Operation::Complete { id: MessageId(entry.message), recipient: entry.recipient });
-                    let _ = self.spool.submit(operations).await;
-                    let mut state = self.state.lock();
-                    for _ in group {
-                        state.queues.finish(queue);
-                    }
-                }
-                Err(detail) => {
-                    log::error!("spool: message {} cannot be read: {detail}; it stays", MessageId(group[0].message));
-                    let due = seconds(clock::now()) + 3600;
-                    let mut state = self.state.lock();
-                    for entry in group {
-                        state.queues.defer(queue, Entry { due, ..*entry }, Some(detail.as_str().into()));
-                    }
+            if running.len() >= SETTLED_AT_ONCE {
+                running.join_next().await;
+            }
+            let (engine, group, fate) = (Arc::clone(&engine), group.to_vec(), fate.clone());
+            running.spawn(async move { engine.settle_group(queue, stream, group, fate).await });
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    /// One fate for recipients of one message.
+    async fn settle_group(&self, queue: QueueId, stream: StreamId, group: Vec<Entry>, fate: Fate) {
+        let Some(id) = group.first().map(|entry| MessageId(entry.message)) else { return };
+        // Nobody is told about a removal, so the body is not needed.
+        let message = match &fate {
+            Fate::Removed { .. } => self.read_without_body(id).await,
+            _ => self.read(id).await,
+        };
+        match message {
+            Ok(message) => {
+                let fates = group.iter().map(|entry| (*entry, fate.clone())).collect();
+                self.settle(queue, stream, &message, &Journey::default(), fates).await;
+            }
+            Err(detail) if matches!(fate, Fate::Removed { .. }) => {
+                log::warn!("spool: message {id} is removed unread: {detail}");
+                let operations = group
+                    .iter()
+                    .map(|entry| Operation::Complete { id: MessageId(entry.message), recipient: entry.recipient });
+                let _ = self.spool.submit(operations).await;
+                let mut state = self.state.lock();
+                for _ in &group {
+                    state.queues.finish(queue);
                 }
             }
+            Err(detail) => self.unreadable(queue, &group, &detail),
         }
     }
 
@@ -437,16 +469,13 @@ impl Inner {
 
     /// A connection could not be opened.
     pub(crate) fn lane_failed(&self, lane: LaneId, reply: Option<&Reply>, stage: Stage, detail: &str) {
-        let provider = self.source_and_provider(lane).1;
+        let provider = self.provider(lane);
         let (length, why) = match reply {
             Some(reply) => {
                 let verdict = postkeep_deliverability::reply::judge(stage, reply, provider.as_deref());
-                (
-                    connection::back_off_length(verdict.reaction),
-                    format!("{} {}", reply.code, reply.text.lines().next().unwrap_or("")),
-                )
+                (connection::back_off_length(verdict.reaction), code_and_line(reply))
             }
-            None => (None, format!("{}: {detail}", connection::stage_name(stage))),
+            None => (None, format!("{}: {detail}", stage.as_str())),
         };
         self.lane_trouble(lane, length, &why);
     }
@@ -484,11 +513,7 @@ impl Inner {
         let state = self.state.lock();
         let mut levels =
             Levels { records_dropped: self.records.dropped(), memory_bodies: self.budget.used(), ..Levels::default() };
-        for view in state.queues.views() {
-            levels.ready += view.ready as u64;
-            levels.waiting += view.waiting as u64;
-            levels.taken += u64::from(view.taken);
-        }
+        (levels.ready, levels.waiting, levels.taken) = state.queues.totals();
         let mut providers: HashMap<String, u64> = HashMap::new();
         for lane in &state.lanes {
             let provider = state.site(lane.site).provider.as_deref().unwrap_or("");
@@ -509,10 +534,8 @@ impl Inner {
         {
             let mut state = self.state.lock();
             let now = clock::now();
-            let ready: Vec<QueueId> = state.queues.views().filter(|view| view.ready > 0).map(|view| view.id).collect();
-            for queue in ready {
-                state.gained(queue, now, &mut work);
-            }
+            let ready = state.queues.with_ready();
+            state.gained(ready, now, &mut work);
         }
         self.perform(work);
         self.wake.notify_one();

@@ -53,6 +53,14 @@ impl Parts {
     }
 }
 
+/// Makes all that a configuration refers to (provider rules, keys, roots) and throws it away.
+///
+/// # Errors
+/// What `postkeepd` would say at its start.
+pub fn try_out(configuration: &Configuration) -> Result<(), ReloadError> {
+    Parts::new(configuration).map(|_| ())
+}
+
 /// Rules, keys and resolver of a configuration, for explaining it without running it.
 pub(crate) fn reload_parts(configuration: &Arc<Configuration>) -> Result<(Rules, Signer, Resolver), ReloadError> {
     let parts = Parts::new(configuration)?;
@@ -80,22 +88,26 @@ impl Engine {
         let resolver_changed = {
             let old = engine.configuration.load();
             old.resolver != configuration.resolver
-                || old.route != configuration.route
                 || old.delivery.ipv6 != configuration.delivery.ipv6
+                // Which names and addresses are our own.
+                || old.hostname != configuration.hostname
+                || old.source != configuration.source
+                || old.listener != configuration.listener
         };
-        {
-            let mut state = engine.state.lock();
-            state.configure(&configuration, Arc::clone(&parts.providers), clock::now());
-            // Providers may have changed hands, and routes may be new.
-            state.forget_routes(|_| true);
-        }
         engine.budget.set_limit(configuration.spool.memory.bytes());
         store(&engine.signer, parts.signer);
         store(&engine.connector, parts.connector);
         if resolver_changed {
             store(&engine.resolver, parts.resolver);
         }
-        engine.configuration.store(configuration);
+        engine.configuration.store(Arc::clone(&configuration));
+        {
+            // Last, so that nobody finds a route by what was in force before.
+            let mut state = engine.state.lock();
+            state.configure(&configuration, Arc::clone(&parts.providers), clock::now());
+            // Providers may have changed hands, and routes may be new.
+            state.forget_all_routes();
+        }
         engine.look_again();
         Ok(())
     }

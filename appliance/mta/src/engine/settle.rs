@@ -6,6 +6,7 @@
 //! A crash in between tries again; it never loses.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient};
@@ -23,7 +24,7 @@ use crate::queue::{Entry, QueueId, StreamId};
 use crate::records::{Event, Record, ReplyRecord, TlsRecord};
 
 /// Wait before a recipient is looked at again whose report found no room in the spool.
-const NO_ROOM_WAIT_SECONDS: u32 = 60;
+const NO_ROOM_WAIT: Duration = Duration::from_secs(60);
 
 /// What became of one recipient.
 #[derive(Debug, Clone)]
@@ -40,13 +41,28 @@ pub(crate) enum Fate {
     Removed { actor: String },
 }
 
+impl Fate {
+    /// Not this time, because of this reply.
+    pub(crate) fn retry(reply: Reply, stage: &'static str) -> Self {
+        Self::Retry { reply: Some(reply), detail: None, stage, at_least: None }
+    }
+
+    /// Not this time, and there was no reply.
+    pub(crate) fn retry_unanswered(detail: impl Into<String>, stage: &'static str) -> Self {
+        Self::Retry { reply: None, detail: Some(detail.into()), stage, at_least: None }
+    }
+}
+
 /// Where it happened; all absent when nothing was connected.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Journey {
     pub lane: Option<LaneId>,
     pub host: Option<Arc<str>>,
     pub address: Option<std::net::SocketAddr>,
-    pub tls: Option<(String, String, bool)>,
+    /// Version, cipher suite, and whether the certificate was valid for the host.
+    pub tls: Option<(&'static str, &'static str, bool)>,
+    /// Why there is no TLS although the host offered it.
+    pub tls_failure: Option<Arc<str>>,
     pub started: Micros,
 }
 
@@ -57,7 +73,6 @@ pub(crate) struct Names {
     pub site: Option<Arc<str>>,
     pub provider: Option<Arc<str>>,
     pub source: Option<Arc<str>>,
-    pub pool: String,
 }
 
 /// One recipient, decided.
@@ -92,24 +107,15 @@ impl Inner {
             })
             .collect();
 
-        let mut reports = self.reports(message, &names, journey, &decided, now);
+        let mut reports = self.reports(message, &plan, journey, &decided, now);
         let operations = operations(message.id, &decided, &reports);
         if let Err(error) = self.spool.submit(operations).await {
-            // Only a batch with a report can fail: the disk is full. The
-            // recipient stays, and is decided again a little later.
-            log::warn!("queue: no room for a report about {}: {error}; its recipients wait", message.id);
+            // Only a batch with a report is ever refused.
+            log::warn!("queue: no room for a report about {}: {error}", message.id);
             reports.clear();
-            for one in &mut decided {
-                if one.report.take().is_some() && one.next.is_none() {
-                    one.next = Some(Entry { due: seconds(now) + NO_ROOM_WAIT_SECONDS, ..one.entry });
-                    one.expired = false;
-                    one.fate = Fate::Retry {
-                        reply: None,
-                        detail: Some("no room in the spool for the report to the sender".into()),
-                        stage: "report",
-                        at_least: None,
-                    };
-                }
+            let owed = without_reports(&mut decided);
+            if !owed.is_empty() {
+                self.settle_later(queue, stream, message.id, journey.clone(), owed);
             }
             if let Err(error) = self.spool.submit(operations_without_reports(message.id, &decided)).await {
                 log::error!(
@@ -119,11 +125,35 @@ impl Inner {
             }
         }
 
-        self.write_records(message, &names, journey, &decided, now);
+        self.write_records(message, &names, &plan.pool.name, journey, &decided, now);
         self.let_go(queue, &decided);
         for report in reports {
             self.enqueue(Message::new(report.id, report.received, report.metadata, Bytes::new(), report.content));
         }
+    }
+
+    /// Their end is decided and its report is owed: both wait until the spool has room. The recipients
+    /// stay taken meanwhile, so that nobody tries them again; after a restart they are tried anew.
+    fn settle_later(
+        &self,
+        queue: QueueId,
+        stream: StreamId,
+        id: MessageId,
+        journey: Journey,
+        owed: Vec<(Entry, Fate)>,
+    ) {
+        let Some(engine) = self.me.upgrade() else { return };
+        tokio::spawn(async move {
+            tokio::time::sleep(NO_ROOM_WAIT).await;
+            match engine.read(id).await {
+                // Boxed, because settling may come here again.
+                Ok(message) => Box::pin(engine.settle(queue, stream, &message, &journey, owed)).await,
+                Err(detail) => {
+                    let entries: Vec<Entry> = owed.into_iter().map(|(entry, _)| entry).collect();
+                    engine.unreadable(queue, &entries, &detail);
+                }
+            }
+        });
     }
 
     fn let_go(&self, queue: QueueId, decided: &[Decided<'_>]) {
@@ -144,10 +174,10 @@ impl Inner {
         }
     }
 
-    pub(crate) fn plan_and_names(&self, stream: StreamId, lane: Option<LaneId>) -> (StreamPlan, Names) {
+    pub(crate) fn plan_and_names(&self, stream: StreamId, lane: Option<LaneId>) -> (Arc<StreamPlan>, Names) {
         let state = self.state.lock();
         let (name, plan, _) = state.stream(stream);
-        let mut names = Names { stream: Arc::clone(name), pool: plan.pool.name.clone(), ..Names::default() };
+        let mut names = Names { stream: Arc::clone(name), ..Names::default() };
         if let Some(lane) = lane {
             let lane = state.lane(lane);
             let site = state.site(lane.site);
@@ -155,14 +185,14 @@ impl Inner {
             names.provider.clone_from(&site.provider);
             names.source = Some(Arc::clone(&state.source(lane.source).name));
         }
-        (plan.clone(), names)
+        (Arc::clone(plan), names)
     }
 
     /// Reports that the decisions owe, one for each kind.
     fn reports(
         &self,
         message: &Message,
-        names: &Names,
+        plan: &StreamPlan,
         journey: &Journey,
         decided: &[Decided<'_>],
         now: Micros,
@@ -176,7 +206,6 @@ impl Inner {
             if replies.is_empty() {
                 continue;
             }
-            let (plan, _) = (self.plan_of(names), ());
             let statuses: Vec<dsn::Status<'_>> = replies
                 .iter()
                 .map(|(one, reply, remote)| dsn::Status {
@@ -192,6 +221,7 @@ impl Inner {
                 envelope_id: message.metadata.envelope.envelope_id.as_deref(),
                 ret: message.metadata.envelope.ret,
                 received: message.received,
+                prefix: &message.prefix,
                 content: &message.content,
                 header_length: message.metadata.header_length as usize,
                 utf8: message.metadata.envelope.smtputf8,
@@ -226,13 +256,15 @@ impl Inner {
         reports
     }
 
-    fn plan_of(&self, names: &Names) -> StreamPlan {
-        let state = self.state.lock();
-        let id = state.stream_id(&names.stream).unwrap_or(StreamId(0));
-        state.stream(id).1.clone()
-    }
-
-    fn write_records(&self, message: &Message, names: &Names, journey: &Journey, decided: &[Decided<'_>], now: Micros) {
+    fn write_records(
+        &self,
+        message: &Message,
+        names: &Names,
+        pool: &str,
+        journey: &Journey,
+        decided: &[Decided<'_>],
+        now: Micros,
+    ) {
         let id = message.id.to_string();
         let sender = message.metadata.envelope.sender.as_ref().map_or("", |sender| sender.as_str());
         let provider = names.provider.as_deref().unwrap_or("");
@@ -259,18 +291,19 @@ impl Inner {
                     site: names.site.as_deref(),
                     provider: names.provider.as_deref(),
                     source: names.source.as_deref(),
-                    pool: Some(&names.pool),
+                    pool: Some(pool),
                     host: journey.host.as_deref(),
                     address,
                     stage,
                     attempt: journey.lane.map(|_| one.entry.tries() + 1),
                     reply: reply.map(ReplyRecord::from),
                     detail,
-                    tls: journey.tls.as_ref().map(|(version, cipher, verified)| TlsRecord {
+                    tls: journey.tls.map(|(version, cipher, verified)| TlsRecord {
                         version,
                         cipher,
-                        verified: Some(*verified),
+                        verified: Some(verified),
                     }),
+                    tls_failure: journey.tls_failure.as_deref(),
                     duration_ms: (journey.started > 0).then(|| now.saturating_sub(journey.started) / 1000),
                     next_attempt: one.next.map(|next| timestamp_seconds(next.due)),
                     actor,
@@ -302,14 +335,13 @@ fn decide<'a>(
     now: Micros,
 ) -> Decided<'a> {
     let can_report = message.metadata.envelope.sender.is_some();
-    let notify = recipient.notify;
-    let wants_failure = can_report && notify.is_none_or(|notify| notify.failure && !notify.never);
+    let notify = recipient.notify.unwrap_or_default();
+    let wants_failure = can_report && notify.wants_failure();
     let mut next = None;
     let mut expired = false;
     let report = match &fate {
         Fate::Delivered { will_report, .. } => {
-            let wanted = can_report && notify.is_some_and(|notify| notify.success && !notify.never);
-            (wanted && !will_report).then_some(dsn::Action::Relayed)
+            (can_report && notify.success && !will_report).then_some(dsn::Action::Relayed)
         }
         Fate::Failed { .. } => wants_failure.then_some(dsn::Action::Failed),
         Fate::Expired { .. } => {
@@ -321,8 +353,7 @@ fn decide<'a>(
             Some(mut later) => {
                 let late = u64::from(seconds(now).saturating_sub(entry.received))
                     >= plan.settings.delay_notice_after.as_secs();
-                let asked = can_report && notify.is_some_and(|notify| notify.delay && !notify.never);
-                let tell = asked && late && later.attempts & Entry::DELAY_NOTIFIED == 0;
+                let tell = can_report && notify.delay && late && later.attempts & Entry::DELAY_NOTIFIED == 0;
                 if tell {
                     later.attempts |= Entry::DELAY_NOTIFIED;
                 }
@@ -353,14 +384,17 @@ fn report_reply<'a, 'b>(one: &'a Decided<'b>, journey: &Journey) -> (&'a Decided
     let (reply, remote) = match &one.fate {
         Fate::Delivered { reply, .. } => (reply.clone(), true),
         Fate::Failed { reply, stage } => (reply.clone(), journey.host.is_some() && *stage != "local"),
-        Fate::Retry { reply: Some(reply), .. } if !one.expired => (reply.clone(), true),
+        Fate::Retry { reply: Some(reply), stage, .. } if !one.expired => {
+            (reply.clone(), journey.host.is_some() && *stage != "local")
+        }
+        // That its time is up is our word, whoever gave the last answer.
         Fate::Retry { reply: Some(reply), .. } => (
             Reply::new(
-                reply.code,
+                554,
                 (5, 4, 7),
                 format!("delivery time expired; the last answer was: {} {}", reply.code, reply.text),
             ),
-            true,
+            false,
         ),
         Fate::Retry { reply: None, detail, .. } => {
             let detail = detail.as_deref().unwrap_or("no answer");
@@ -397,6 +431,29 @@ fn operations(id: MessageId, decided: &[Decided<'_>], reports: &[Report]) -> Vec
     operations
 }
 
+/// Nobody hears of these decisions now. Those whose report can be left out (a delivery, a delay: a
+/// later notice will do) stand; the others are taken out and returned.
+fn without_reports(decided: &mut Vec<Decided<'_>>) -> Vec<(Entry, Fate)> {
+    let mut owed = Vec::new();
+    decided.retain_mut(|one| {
+        let is_final = !matches!(one.fate, Fate::Delivered { .. }) && one.next.is_none();
+        match one.report.take() {
+            Some(_) if is_final => {
+                owed.push((one.entry, one.fate.clone()));
+                false
+            }
+            Some(dsn::Action::Delayed) => {
+                if let Some(next) = &mut one.next {
+                    next.attempts &= !Entry::DELAY_NOTIFIED;
+                }
+                true
+            }
+            _ => true,
+        }
+    });
+    owed
+}
+
 fn operations_without_reports(id: MessageId, decided: &[Decided<'_>]) -> Vec<Operation> {
     decided
         .iter()
@@ -411,12 +468,60 @@ fn operations_without_reports(id: MessageId, decided: &[Decided<'_>]) -> Vec<Ope
         .collect()
 }
 
+/// A reply in short: its code and its first line.
+pub(crate) fn code_and_line(reply: &Reply) -> String {
+    format!("{} {}", reply.code, reply.text.lines().next().unwrap_or(""))
+}
+
 fn error_text(fate: &Fate) -> String {
     match fate {
         Fate::Retry { reply: Some(reply), .. } | Fate::Failed { reply, .. } | Fate::Delivered { reply, .. } => {
-            format!("{} {}", reply.code, reply.text.lines().next().unwrap_or(""))
+            code_and_line(reply)
         }
         Fate::Retry { detail, stage, .. } => format!("{stage}: {}", detail.as_deref().unwrap_or("no answer")),
         Fate::Expired { .. } | Fate::Removed { .. } => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postkeep_smtp::envelope::Notify;
+    use postkeep_smtp::{Address, Reply};
+
+    use super::*;
+
+    fn decided(recipient: &Recipient, fate: Fate, next: Option<Entry>, report: Option<dsn::Action>) -> Decided<'_> {
+        let entry = Entry { message: 1, due: 0, received: 0, recipient: 0, attempts: 0 };
+        Decided { entry, recipient, fate, next, expired: false, report }
+    }
+
+    #[test]
+    fn a_delivery_stands_when_its_report_finds_no_room_and_a_bounce_waits_with_its_report() {
+        let recipient = Recipient {
+            address: "a@b.example".parse::<Address>().unwrap(),
+            notify: Some(Notify::default()),
+            original: None,
+        };
+        let late = Entry { message: 1, due: 9, received: 0, recipient: 0, attempts: 3 | Entry::DELAY_NOTIFIED };
+        let reply = || Reply::new(550, (5, 1, 1), "no");
+        let mut all = vec![
+            decided(
+                &recipient,
+                Fate::Delivered { reply: reply(), will_report: false },
+                None,
+                Some(dsn::Action::Relayed),
+            ),
+            decided(&recipient, Fate::Failed { reply: reply(), stage: "rcpt" }, None, Some(dsn::Action::Failed)),
+            decided(&recipient, Fate::retry(reply(), "rcpt"), Some(late), Some(dsn::Action::Delayed)),
+            decided(&recipient, Fate::Removed { actor: "x".into() }, None, None),
+        ];
+        let owed = without_reports(&mut all);
+        // Only the bounce is taken back; a second delivery of the first would be a copy a minute.
+        assert!(matches!(owed[..], [(_, Fate::Failed { .. })]), "{owed:?}");
+        assert_eq!(all.len(), 3);
+        assert!(matches!(all[0].fate, Fate::Delivered { .. }) && all[0].next.is_none());
+        // The notice of the delay is still to come.
+        assert_eq!(all[1].next.map(|next| next.attempts), Some(3));
+        assert!(all.iter().all(|one| one.report.is_none()));
     }
 }

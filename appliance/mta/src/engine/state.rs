@@ -10,6 +10,7 @@
 mod dispatch;
 mod naming;
 mod placing;
+mod share;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -74,6 +75,8 @@ pub(crate) struct Site {
     taken: HashMap<SourceId, u64>,
     /// A wake-up is already planned for this time.
     wake: Micros,
+    /// It stands in `waiting_for_capacity`.
+    waits_for_capacity: bool,
 }
 
 #[derive(Debug)]
@@ -89,6 +92,8 @@ pub(crate) struct Lane {
     forgotten: bool,
     /// A limit of its own or of its provider stands in the way until then.
     held_until: Micros,
+    /// When it last took a message.
+    took_at: Micros,
     idle: Vec<(u64, Arc<Notify>)>,
 }
 
@@ -145,7 +150,7 @@ pub(crate) enum Next {
 
 pub(crate) struct State {
     pub queues: Queues<Message>,
-    pub streams: Vec<(Arc<str>, StreamPlan, governor::StreamId)>,
+    pub streams: Vec<(Arc<str>, Arc<StreamPlan>, governor::StreamId)>,
     stream_ids: HashMap<Arc<str>, StreamId>,
     pub domains: HashMap<DomainId, Domain>,
     domain_ids: HashMap<Arc<str>, DomainId>,
@@ -163,6 +168,10 @@ pub(crate) struct State {
     pub stopping: bool,
     /// Which site's `active` list a queue stands in.
     listed: HashMap<QueueId, SiteId>,
+    /// Sites with mail for which the box or their provider has no connection left.
+    waiting_for_capacity: VecDeque<SiteId>,
+    /// Counts how often all routes were forgotten: an answer to a question from before is asked again.
+    pub route_epoch: u64,
     wakes: BinaryHeap<Reverse<(Micros, SiteId)>>,
     next_token: u64,
 }
@@ -197,8 +206,13 @@ impl State {
             reroutes: Vec::new(),
             stopping: false,
             listed: HashMap::new(),
+            waiting_for_capacity: VecDeque::new(),
+            route_epoch: 0,
             wakes: BinaryHeap::new(),
             next_token: 0,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,8 @@ use crate::routing::{self, Route, RouteError};
 
 /// Queues, domains and lanes that hold nothing are forgotten this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// Mail whose time is up has this long, in seconds, for the last attempt that its schedule gives it.
+const HELD_FOR: u32 = 3600;
 
 impl Inner {
     pub(super) async fn schedule(self: Arc<Self>) {
@@ -94,36 +96,36 @@ impl Inner {
         let held: Vec<(QueueId, StreamId)> = {
             let state = self.state.lock();
             let late = |queue: QueueId, stream: StreamId| {
-                let plan = &state.stream(stream).1;
-                state.queues.peek(queue).is_some_and(|entry| plan.expires(entry.received).saturating_add(3600) < now)
+                let oldest = state.queues.oldest(queue);
+                state.stream(stream).1.expires(oldest).saturating_add(HELD_FOR) < now
             };
-            state.queues.views().filter(|view| late(view.id, view.stream)).map(|view| (view.id, view.stream)).collect()
+            state
+                .queues
+                .keys()
+                .filter(|(queue, stream, _)| late(*queue, *stream))
+                .map(|(id, stream, _)| (id, stream))
+                .collect()
         };
         for (queue, stream) in held {
-            loop {
-                let entries = {
-                    let mut state = self.state.lock();
-                    let expires = state.stream(stream).1.clone();
-                    state.queues.extract(queue, FATE_AT_ONCE, |entry| expires.expires(entry.received) < now)
-                };
-                if entries.is_empty() {
-                    break;
-                }
-                let fate = Fate::Retry {
-                    reply: None,
-                    detail: Some("held back until its time was up".into()),
-                    stage: "queue",
-                    at_least: None,
-                };
-                self.settle_entries(queue, stream, entries, &fate).await;
-            }
+            let entries = {
+                let mut state = self.state.lock();
+                let plan = Arc::clone(&state.stream(stream).1);
+                // What waits on although its time is up could not be read, or its report found no room.
+                let is_late = |entry: &Entry| plan.expires(entry.received).saturating_add(HELD_FOR) < now;
+                state.queues.extract(queue, |entry| is_late(entry) && entry.due <= now)
+            };
+            let fate = Fate::retry_unanswered("held back until its time was up", "queue");
+            self.settle_entries(queue, stream, entries, &fate).await;
         }
     }
 
     /// Finds out where a domain's mail goes.
     pub(super) async fn resolve(self: Arc<Self>, domain: DomainId) {
         let Ok(_slot) = self.dns_slots.acquire().await else { return };
-        let name = self.state.lock().domain_name(domain);
+        let (name, epoch) = {
+            let state = self.state.lock();
+            (state.domain_name(domain), state.route_epoch)
+        };
         let configuration = self.configuration.load_full();
         let answer = match routing::configured_route(&configuration, &name) {
             Some(route) => Ok(route),
@@ -133,22 +135,28 @@ impl Inner {
             }
         };
         match answer {
-            Ok(route) => self.bind(domain, route),
+            Ok(route) => self.bind(domain, route, epoch),
             Err(RouteError::Permanent(reply)) => self.refuse_domain(domain, Fate::Failed { reply, stage: "dns" }).await,
             Err(RouteError::Temporary(detail)) => {
-                self.refuse_domain(
-                    domain,
-                    Fate::Retry { reply: None, detail: Some(detail), stage: "dns", at_least: None },
-                )
-                .await;
+                self.refuse_domain(domain, Fate::retry_unanswered(detail, "dns")).await;
             }
         }
     }
 
-    fn bind(&self, domain: DomainId, route: Route) {
+    fn bind(&self, domain: DomainId, route: Route, epoch: u64) {
         let mut work = Work::default();
         {
             let mut state = self.state.lock();
+            if state.route_epoch != epoch {
+                // It was found by a configuration that is no longer in force.
+                state.forget_route_of(domain);
+                let queues = state.domains.get(&domain).map(|domain| domain.queues.to_vec()).unwrap_or_default();
+                let ready = queues.into_iter().filter(|queue| state.queues.ready(*queue) > 0).collect();
+                state.gained(ready, clock::now(), &mut work);
+                drop(state);
+                self.perform(work);
+                return;
+            }
             let (site, provider) = state.rules.place(&route);
             state.bind(domain, &site, provider, Arc::new(route), clock::now(), &mut work);
         }
@@ -177,12 +185,16 @@ impl Inner {
 }
 
 impl State {
-    /// Takes up to `most` ready recipients of a domain, by queue.
+    /// Takes up to `most` ready recipients of a domain, by queue. What is rerouted does not go by the
+    /// domain's own route, and what is paused is left alone.
     fn take_ready_of(&mut self, domain: DomainId, most: usize) -> HashMap<(QueueId, StreamId), Vec<Entry>> {
         let mut out = HashMap::new();
         let queues = self.domains.get(&domain).map(|domain| domain.queues.clone()).unwrap_or_default();
         for queue in queues {
             let Some((stream, _)) = self.queues.key(queue) else { continue };
+            if self.is_paused_everywhere(queue) || self.rerouted(queue).is_some() {
+                continue;
+            }
             let mut entries = Vec::new();
             while entries.len() < most
                 && let Some(taken) = self.queues.take(queue, most)

@@ -1,54 +1,15 @@
 //! What one sender, a credential or a network, may do.
 
+use postkeep_configuration::DomainPattern;
+
 /// The stream that always exists.
 pub(super) const DEFAULT_STREAM: &str = "default";
-
-/// Domains: `example.com` is that one, `*.example.com` everything below, `*` any.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DomainPatterns {
-    any: bool,
-    exact: Vec<String>,
-    /// With the dot in front.
-    below: Vec<String>,
-}
-
-impl DomainPatterns {
-    /// From the patterns of the configuration; international domains in either form.
-    pub fn new(patterns: &[String]) -> Self {
-        let mut all = Self::default();
-        for pattern in patterns {
-            match pattern.as_str() {
-                "*" => all.any = true,
-                pattern => match pattern.strip_prefix("*.") {
-                    Some(domain) => all.below.push(format!(".{}", ascii(domain))),
-                    None => all.exact.push(ascii(pattern)),
-                },
-            }
-        }
-        all
-    }
-
-    /// Whether a domain, in A-labels and lower case, is one of them.
-    pub fn matches(&self, domain: &str) -> bool {
-        self.any
-            || self.exact.iter().any(|exact| exact == domain)
-            || self.below.iter().any(|below| domain.len() > below.len() && domain.ends_with(below.as_str()))
-    }
-}
-
-/// A-labels in lower case; what is no domain matches nothing but itself.
-fn ascii(domain: &str) -> String {
-    match postkeep_smtp::address::normalise_domain(domain) {
-        Ok(domain) => postkeep_smtp::address::ascii_domain(&domain).into_owned(),
-        Err(_) => domain.to_ascii_lowercase(),
-    }
-}
 
 /// One sender's permissions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SenderPolicy {
     name: String,
-    domains: DomainPatterns,
+    domains: Vec<DomainPattern>,
     stream: String,
     any_stream: bool,
     streams: Vec<String>,
@@ -59,7 +20,8 @@ impl SenderPolicy {
     pub fn new(name: &str, domains: &[String], stream: Option<&str>, may_choose: &[String]) -> Self {
         Self {
             name: name.to_owned(),
-            domains: DomainPatterns::new(domains),
+            // What is no pattern has been refused with its place before anybody comes here.
+            domains: domains.iter().filter_map(|pattern| pattern.parse().ok()).collect(),
             stream: stream.unwrap_or(DEFAULT_STREAM).to_owned(),
             any_stream: may_choose.iter().any(|stream| stream == "*"),
             streams: may_choose.to_vec(),
@@ -78,7 +40,7 @@ impl SenderPolicy {
 
     /// Whether it may send from a domain given in A-labels and lower case.
     pub fn allows_domain(&self, domain: &str) -> bool {
-        self.domains.matches(domain)
+        self.domains.iter().any(|pattern| pattern.matches(domain))
     }
 
     /// Whether a message of it may name that stream. Its own it always may.

@@ -8,6 +8,7 @@ use postkeep_smtp::{Address, Reply};
 use tokio::sync::Semaphore;
 
 use crate::admission::{SenderPolicy, judge_recipient, judge_sender};
+use crate::doors::Shared;
 use crate::tables::{Door, Tables};
 use crate::{Gatekeeper, Refused};
 
@@ -24,6 +25,10 @@ pub(super) struct Clerk<'a, G> {
 }
 
 impl<'a, G: Gatekeeper> Clerk<'a, G> {
+    pub(super) fn new(shared: &'a Shared<G>, tables: &'a Tables, door: &'a Door, peer: SocketAddr) -> Self {
+        Self { gatekeeper: &*shared.gatekeeper, tables, door, peer, memory: &*shared.memory }
+    }
+
     /// The policy of whoever authenticated, else that of the client's network.
     pub(super) fn policy(&self, authenticated: Option<&str>) -> Option<&'a Arc<SenderPolicy>> {
         match authenticated {
@@ -58,6 +63,10 @@ impl<G: Gatekeeper> Judge for Clerk<'_, G> {
         self.gatekeeper.may_accept(size.unwrap_or(0))
     }
 
+    fn is_known(&self, authenticated: Option<&str>) -> bool {
+        self.policy(authenticated).is_some()
+    }
+
     fn recipient(&mut self, authenticated: Option<&str>, recipient: &Address) -> Result<(), Reply> {
         if self.policy(authenticated).is_none() {
             return Err(if self.door.require_auth {
@@ -70,6 +79,7 @@ impl<G: Gatekeeper> Judge for Clerk<'_, G> {
     }
 
     fn content(&mut self) -> Result<(), Reply> {
+        self.gatekeeper.may_accept(0)?;
         if self.memory.available_permits() < MEMORY_FOR_A_START {
             return Err(Reply::new(452, (4, 3, 1), "the server has no memory for the message now; try again later"));
         }

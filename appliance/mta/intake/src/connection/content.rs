@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes, BytesMut};
 use jiff::Timestamp;
 use postkeep_smtp::command::Line;
 use postkeep_smtp::data::{ChunkReader, ChunkStep, Content, ContentError, DataReader, DataStep};
@@ -14,6 +14,14 @@ use super::reading::{ContentMemory, Fill};
 use super::{Connection, End, Flow};
 use crate::admission::{Arrival, content_reply};
 use crate::{Gatekeeper, Submission};
+
+/// Contents up to this size are copied out of the read buffer: each would hold all of it otherwise.
+const SMALL: usize = 8 * 1024;
+
+/// The content as it is kept.
+fn kept(octets: BytesMut) -> Bytes {
+    if octets.len() <= SMALL { Bytes::copy_from_slice(&octets) } else { octets.freeze() }
+}
 
 impl<G: Gatekeeper> Connection<G> {
     /// DATA: reads to the final dot.
@@ -66,10 +74,20 @@ impl<G: Gatekeeper> Connection<G> {
                 self.shrink();
                 return flow;
             }
+            // Also what came whole with its command counts: many small chunks make a large message.
+            if !memory.take(reader.kept()) {
+                reader.stop_keeping();
+                let flow = self.finish(reader.finish()).await;
+                self.shrink();
+                return flow;
+            }
             self.session.chunk_received(size, &mut self.output);
             match self.next_chunk().await? {
                 Some((next_size, next_last)) => (size, last) = (next_size, next_last),
-                None => return Ok(()),
+                None => {
+                    self.shrink();
+                    return Ok(());
+                }
             }
         }
     }
@@ -85,12 +103,13 @@ impl<G: Gatekeeper> Connection<G> {
                     // Nothing else leads on while chunks are expected.
                     _ => return Err(End::Closed),
                 },
-                Line::BareLineFeed => self.bad_line("a command line ends with CRLF, not with a bare LF"),
-                Line::TooLong => self.bad_line("the command line is too long"),
-                Line::Endless => return Err(End::Closed),
+                Line::BareLineFeed => self.bad_line("a command line ends with CRLF, not with a bare LF")?,
+                Line::TooLong => self.bad_line("the command line is too long")?,
+                Line::Endless => return self.endless_line().map(|()| None),
                 Line::Partial => match self.fill_line().await? {
                     Fill::Octets => {}
                     Fill::TimedOut => return self.say_goodbye((4, 4, 2), "no chunk came in time").map(|()| None),
+                    Fill::Over => return self.say_goodbye((4, 4, 2), "the session has lasted too long").map(|()| None),
                     Fill::Ended | Fill::Closing => return Err(End::Closed),
                 },
             }
@@ -118,6 +137,7 @@ impl<G: Gatekeeper> Connection<G> {
         match self.fill_content().await? {
             Fill::Octets => Ok(()),
             Fill::TimedOut => self.say_goodbye((4, 4, 2), "no more of the message came in time"),
+            Fill::Over => self.say_goodbye((4, 4, 2), "the session has lasted too long"),
             Fill::Ended | Fill::Closing => Err(End::Closed),
         }
     }
@@ -139,7 +159,7 @@ impl<G: Gatekeeper> Connection<G> {
         };
         let sender = envelope.sender.clone();
         // Whoever sends bare line ends may try to have two servers disagree; what follows is not heard.
-        let flow = if matches!(result, Err(ContentError::BareLineEnd { .. })) { Err(End::Closed) } else { Ok(()) };
+        let is_suspect = matches!(result, Err(ContentError::BareLineEnd { .. }));
         let (reply, stage) = match result {
             Err(error) => (content_reply(&error), Stage::Data),
             Ok(content) => match self.submission(envelope, content) {
@@ -150,19 +170,15 @@ impl<G: Gatekeeper> Connection<G> {
                 },
             },
         };
+        // A server that says 421 closes (RFC 5321 §3.8).
+        let is_last = is_suspect || reply.code == 421;
         self.close_message(reply, stage, sender.as_ref());
-        flow
+        if is_last { Err(End::Closed) } else { Ok(()) }
     }
 
     fn submission(&self, envelope: Envelope, mut content: Content) -> Result<Submission, Reply> {
         let authenticated = self.session.credential();
-        let clerk = Clerk {
-            gatekeeper: &*self.shared.gatekeeper,
-            tables: &self.tables,
-            door: &self.door,
-            peer: self.peer,
-            memory: &self.shared.memory,
-        };
+        let clerk = Clerk::new(&self.shared, &self.tables, &self.door, self.peer);
         let Some(policy) = clerk.policy(authenticated) else {
             return Err(Reply::new(554, (5, 7, 1), "relay access denied"));
         };
@@ -189,7 +205,7 @@ impl<G: Gatekeeper> Connection<G> {
             has_dot_lines: content.has_dot_lines,
             eight_bit: content.eight_bit,
             header_length: content.header_length,
-            content: content.octets.freeze(),
+            content: kept(content.octets),
             from_domain: admitted.from_domain,
             message_id: admitted.message_id,
             id,
@@ -197,13 +213,7 @@ impl<G: Gatekeeper> Connection<G> {
     }
 
     fn close_message(&mut self, reply: Reply, stage: Stage, sender: Option<&Address>) {
-        let mut clerk = Clerk {
-            gatekeeper: &*self.shared.gatekeeper,
-            tables: &self.tables,
-            door: &self.door,
-            peer: self.peer,
-            memory: &self.shared.memory,
-        };
+        let mut clerk = Clerk::new(&self.shared, &self.tables, &self.door, self.peer);
         self.session.finish_message(reply, stage, sender, &mut clerk, &mut self.output);
     }
 }

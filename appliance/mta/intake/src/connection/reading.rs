@@ -30,6 +30,8 @@ pub(super) enum Fill {
     Octets,
     Ended,
     TimedOut,
+    /// The connection's own time is up.
+    Over,
     Closing,
 }
 
@@ -57,6 +59,10 @@ impl<G: Gatekeeper> Connection<G> {
         // The time that counts is that of the line, not of its pieces.
         let mut may_release = self.session.messages() > 0 && keep_until < deadline;
         loop {
+            // A client that is never silent would never meet a time-out.
+            if Instant::now() >= self.deadline {
+                return Ok(Fill::Over);
+            }
             make_room(&mut self.input, LEAST_ROOM, if may_release { ROOM } else { FIRST_ROOM });
             let is_releasing = may_release && self.input.is_empty();
             let until = if is_releasing { keep_until } else { deadline };
@@ -82,7 +88,7 @@ impl<G: Gatekeeper> Connection<G> {
                     self.input = BytesMut::new();
                     may_release = false;
                 }
-                Err(_) => return Ok(Fill::TimedOut),
+                Err(_) => return Ok(if Instant::now() >= self.deadline { Fill::Over } else { Fill::TimedOut }),
             }
         }
     }
@@ -91,12 +97,15 @@ impl<G: Gatekeeper> Connection<G> {
     pub(super) async fn fill_content(&mut self) -> Result<Fill, End> {
         self.flush().await?;
         make_room(&mut self.input, LEAST_ROOM, ROOM);
+        if Instant::now() >= self.deadline {
+            return Ok(Fill::Over);
+        }
         let until = self.deadline.min(Instant::now() + self.tables.data_timeout);
         match timeout_at(until, self.transport.read(&mut self.input)).await {
             Ok(Ok(0)) => Ok(Fill::Ended),
             Ok(Ok(_)) => Ok(Fill::Octets),
             Ok(Err(error)) => Err(End::Lost(error)),
-            Err(_) => Ok(Fill::TimedOut),
+            Err(_) => Ok(if Instant::now() >= self.deadline { Fill::Over } else { Fill::TimedOut }),
         }
     }
 

@@ -28,6 +28,73 @@ async fn one_connection_too_many_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_flood_of_bare_line_feeds_ends_like_any_other_errors() {
+    let (doors, gatekeeper) = open(&plain());
+    let mut client = Client::connect(doors.addresses()[0]).await;
+    client.send(&vec![b'\n'; 10_000]).await;
+    let mut replies = Vec::new();
+    loop {
+        match client.reply().await {
+            reply if reply.is_empty() => break,
+            reply => replies.push(codes(&reply)),
+        }
+    }
+    // The default of `errors` is 20.
+    assert_eq!(replies.len(), 21);
+    assert_eq!(replies.last().map(String::as_str), Some("421 4.7.0"));
+    assert_eq!(gatekeeper.refusals.lock().len(), 21);
+}
+
+#[tokio::test]
+async fn a_client_that_never_falls_silent_has_an_end_too() {
+    let mut configuration = plain();
+    configuration.intake.session_timeout = Span::from_secs(1);
+    configuration.intake.idle_commands = u32::MAX;
+    let (doors, _) = open(&configuration);
+    let mut client = Client::connect(doors.addresses()[0]).await;
+    let began = Instant::now();
+    let mut last = String::new();
+    loop {
+        client.send(b"NOOP\r\nNOOP\r\n").await;
+        for _ in 0..2 {
+            match client.reply().await {
+                reply if reply.is_empty() => {
+                    assert!(last.starts_with("421 4.4.2"), "{last}");
+                    return;
+                }
+                reply => last = reply,
+            }
+        }
+        if last.starts_with("421") {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "it goes on for ever");
+    }
+}
+
+#[tokio::test]
+async fn a_network_of_mapped_addresses_is_the_ipv4_network() {
+    let mut configuration = plain();
+    configuration.network[0].addresses = vec!["::ffff:127.0.0.0/104".parse().unwrap()];
+    let (doors, gatekeeper) = open(&configuration);
+    let mut client = Client::greeted(doors.addresses()[0]).await;
+    assert_eq!(codes(&client.message(MESSAGE).await), "250 2.0.0");
+    assert_eq!(gatekeeper.submissions.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_a_proxy_cannot_name_is_not_taken_for_the_proxy() {
+    let mut configuration = plain();
+    configuration.listener[0].proxy_protocol_from = vec!["127.0.0.0/8".parse().unwrap()];
+    let (doors, _) = open(&configuration);
+    let mut client = Client::connect_silently(doors.addresses()[0]).await;
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    header.extend([0x21, 0x00, 0, 0]);
+    client.send(&header).await;
+    assert_eq!(codes(&client.reply().await), "554 5.7.1");
+}
+
+#[tokio::test]
 async fn one_address_does_not_get_more_than_its_share() {
     let mut configuration = plain();
     configuration.intake.connections_per_address = 1;

@@ -5,20 +5,14 @@ use std::fmt::Write;
 use bytes::{BufMut, BytesMut};
 
 use super::Request;
-use crate::address::Address;
 use crate::capabilities::Capabilities;
 use crate::envelope::Recipient;
-
-/// Whether the address can be written in ASCII: a local part in ASCII and a domain that has A-labels.
-pub(super) fn fits_ascii(address: &Address) -> bool {
-    address.to_ascii().is_some_and(|text| text.is_ascii())
-}
 
 /// `MAIL FROM:<…>` with SIZE, BODY, SMTPUTF8, RET and ENVID where offered and needed.
 pub(super) fn write_mail(out: &mut BytesMut, request: &Request<'_>, capabilities: &Capabilities) {
     out.put_slice(b"MAIL FROM:<");
     if let Some(sender) = request.sender {
-        write_address(out, sender, capabilities.smtputf8);
+        out.put_slice(sender.as_str().as_bytes());
     }
     out.put_slice(b">");
     if capabilities.size {
@@ -44,7 +38,8 @@ pub(super) fn write_mail(out: &mut BytesMut, request: &Request<'_>, capabilities
 /// `RCPT TO:<…>` with NOTIFY and ORCPT where DSN is offered.
 pub(super) fn write_rcpt(out: &mut BytesMut, recipient: &Recipient, capabilities: &Capabilities) {
     out.put_slice(b"RCPT TO:<");
-    write_address(out, &recipient.address, capabilities.smtputf8);
+    // An address that does not fit never comes here; if it did, it would be the peer's to refuse.
+    out.put_slice(recipient.address.as_str().as_bytes());
     out.put_slice(b">");
     if capabilities.dsn {
         if let Some(notify) = recipient.notify.filter(|notify| notify.specified()) {
@@ -61,12 +56,6 @@ pub(super) fn write_rcpt(out: &mut BytesMut, recipient: &Recipient, capabilities
 /// `BDAT n LAST`.
 pub(super) fn write_bdat(out: &mut BytesMut, size: u64) {
     put(out, format_args!("BDAT {size} LAST\r\n"));
-}
-
-fn write_address(out: &mut BytesMut, address: &Address, utf8: bool) {
-    // An address that does not fit never comes here; if it did, it would be the peer's to refuse.
-    let text = if utf8 { None } else { address.to_ascii() };
-    out.put_slice(text.as_deref().unwrap_or(address.as_str()).as_bytes());
 }
 
 /// Whether a parameter value may stand in a command line: no space, no control, and ASCII unless `utf8`.

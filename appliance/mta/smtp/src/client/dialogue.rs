@@ -39,6 +39,8 @@ pub struct End {
     pub reset: bool,
     /// Why it is not alive.
     pub reason: Option<String>,
+    /// The peer offers CHUNKING and does not know BDAT; in its words.
+    pub chunking_fault: Option<String>,
 }
 
 /// A place in the list of commands. `Content` is BDAT or DATA; `Final` follows DATA only.
@@ -78,6 +80,7 @@ pub struct Dialogue<'a> {
     over: bool,
     alive: bool,
     reason: Option<String>,
+    chunking_fault: Option<String>,
 }
 
 impl<'a> Dialogue<'a> {
@@ -108,6 +111,7 @@ impl<'a> Dialogue<'a> {
             over: undecided == 0,
             alive: true,
             reason: None,
+            chunking_fault: None,
         }
     }
 
@@ -210,7 +214,10 @@ impl<'a> Dialogue<'a> {
                 }
             })
             .collect();
-        (outcomes, End { alive: self.alive, reset: self.open, reason: self.reason })
+        (
+            outcomes,
+            End { alive: self.alive, reset: self.open, reason: self.reason, chunking_fault: self.chunking_fault },
+        )
     }
 
     /// Writes the next command, or with PIPELINING as many as may go together.
@@ -301,7 +308,14 @@ impl<'a> Dialogue<'a> {
         // A refused chunk leaves the transaction undefined (RFC 3030 §2); a refused dot ends it.
         self.open = chunk && !reply.is_positive();
         if chunk && matches!(reply.code, 500 | 502) {
-            self.die(format!("the host offers CHUNKING and does not know BDAT: {reply}"));
+            // What was in the chunk may have been taken for commands: nothing more is said here,
+            // and the message is not at fault.
+            let fault = format!("the host offers CHUNKING and does not know BDAT: {reply}");
+            self.die(fault.clone());
+            let answer = Reply::new(451, (4, 5, 1), fault.as_str());
+            self.chunking_fault = Some(fault);
+            self.end_undecided(|| Outcome::Unsendable { reply: answer.clone() });
+            return;
         }
         self.over = true;
         if reply.is_positive() {

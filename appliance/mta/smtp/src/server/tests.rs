@@ -5,6 +5,8 @@ use super::*;
 /// Allows everything but `…@forbidden.example`; remembers refusals.
 #[derive(Default)]
 struct TestJudge {
+    is_stranger: bool,
+    is_full: bool,
     refused: Vec<(Stage, u16)>,
 }
 
@@ -19,7 +21,14 @@ impl TestJudge {
 
 impl Judge for TestJudge {
     fn sender(&mut self, _: Option<&str>, sender: Option<&Address>, _: Option<u64>) -> Result<(), Reply> {
+        if self.is_full {
+            return Err(Reply::new(452, (4, 3, 1), "full"));
+        }
         Self::judge(sender)
+    }
+
+    fn is_known(&self, _: Option<&str>) -> bool {
+        !self.is_stranger
     }
 
     fn recipient(&mut self, _: Option<&str>, recipient: &Address) -> Result<(), Reply> {
@@ -142,6 +151,59 @@ fn limits_of_size_recipients_and_utf8_are_kept() {
     }
     assert_eq!(talk.codes("RCPT TO:<w@b>"), "452 4.5.3");
     assert_eq!(talk.codes("RCPT TO:<x@b>"), "250 2.1.5");
+}
+
+#[test]
+fn bad_recipients_of_a_known_sender_count_as_one_error_and_a_strangers_each() {
+    for (is_stranger, survives) in [(false, true), (true, false)] {
+        let mut talk = Talk::new();
+        talk.judge.is_stranger = is_stranger;
+        talk.say("EHLO bar.com");
+        talk.say("MAIL FROM:<a@b>");
+        assert_eq!(talk.codes("RCPT TO:<good@b>"), "250 2.1.5");
+        for number in 0..9 {
+            assert_eq!(talk.codes(&format!("RCPT TO:<u{number}@forbidden.example>")), "554 5.7.1");
+        }
+        assert!(talk.codes("RCPT TO:<ann@exa_mple.com>").starts_with('5'));
+        let next = talk.codes("RCPT TO:<last@b>");
+        assert_eq!(next, if survives { "250 2.1.5" } else { "421 4.7.0" });
+    }
+}
+
+#[test]
+fn what_the_server_cannot_do_just_now_is_no_error_of_the_client() {
+    let mut talk = Talk::new();
+    talk.judge.is_full = true;
+    talk.say("EHLO bar.com");
+    for _ in 0..20 {
+        // As a client that pipelines sends it.
+        assert_eq!(talk.codes("MAIL FROM:<a@b>"), "452 4.3.1");
+        assert_eq!(talk.codes("RCPT TO:<c@d>"), "503 5.5.1");
+        assert_eq!(talk.codes("DATA"), "503 5.5.1");
+    }
+    talk.judge.is_full = false;
+    assert_eq!(talk.codes("MAIL FROM:<a@b>"), "250 2.1.0");
+}
+
+#[test]
+fn lines_that_are_none_are_errors_like_any_other() {
+    let mut talk = Talk::new();
+    let mut out = BytesMut::new();
+    let actions: Vec<Action> =
+        (0..12).map(|_| talk.session.bad_line("a bare LF", &talk.rules, &mut talk.judge, &mut out)).collect();
+    assert_eq!(actions.iter().position(|action| *action == Action::Close), Some(10));
+    assert!(out.windows(9).any(|octets| octets == b"421 4.7.0"));
+}
+
+#[test]
+fn an_original_recipient_beyond_ascii_needs_smtputf8() {
+    let mut talk = Talk::new();
+    talk.say("EHLO bar.com");
+    talk.say("MAIL FROM:<a@b>");
+    assert_eq!(talk.codes("RCPT TO:<c@d> ORCPT=utf-8;ü@d.example"), "501 5.5.4");
+    talk.say("RSET");
+    talk.say("MAIL FROM:<a@b> SMTPUTF8");
+    assert_eq!(talk.codes("RCPT TO:<c@d> ORCPT=utf-8;ü@d.example"), "250 2.1.5");
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub(super) struct Transaction {
     pub(super) envelope: Envelope,
     /// The recipients, once there are many.
     known: HashSet<Address>,
-    any_refused: bool,
+    pub(super) refused: u32,
     pub(super) announced_size: Option<u64>,
     /// A BDAT has been taken: only BDAT may follow.
     chunking: bool,
@@ -53,6 +53,7 @@ impl Session {
         }
         match self.judge_mail(&mail, rules, judge) {
             Ok(()) => {
+                self.is_put_off = false;
                 let envelope = Envelope {
                     sender: mail.sender,
                     recipients: Vec::with_capacity(1),
@@ -64,7 +65,7 @@ impl Session {
                 self.transaction = Some(Transaction {
                     envelope,
                     known: HashSet::new(),
-                    any_refused: false,
+                    refused: 0,
                     announced_size: mail.size,
                     chunking: false,
                 });
@@ -96,7 +97,8 @@ impl Session {
     }
 
     fn refuse_mail(&mut self, sender: Option<&Address>, reply: &Reply, judge: &mut impl Judge, out: &mut BytesMut) {
-        self.errors = self.errors.saturating_add(1);
+        self.count(reply);
+        self.is_put_off = reply.is_transient();
         let credential = self.authenticated.as_deref();
         judge.refused(super::Refusal { stage: Stage::Mail, sender, recipient: None, credential, reply });
         reply.write_to(out);
@@ -109,7 +111,7 @@ impl Session {
                 Ok(address) => address,
                 Err(_) => {
                     let reply = Reply::new(550, (5, 1, 1), "this host has no postmaster address");
-                    return self.refuse(Stage::Rcpt, None, reply, judge, out);
+                    return self.refuse_recipient(None, reply, judge, out);
                 }
             },
         };
@@ -127,6 +129,12 @@ impl Session {
             }
             Some(transaction) if !transaction.envelope.smtputf8 && !address.is_ascii() => {
                 Err(Reply::new(553, (5, 6, 7), "the recipient address needs SMTPUTF8"))
+            }
+            Some(transaction)
+                if !transaction.envelope.smtputf8
+                    && rcpt.original.as_deref().is_some_and(|original| !original.is_ascii()) =>
+            {
+                Err(Reply::new(501, (5, 5, 4), "an ORCPT that is not ASCII needs SMTPUTF8"))
             }
             Some(transaction) => match judge.recipient(authenticated, &address) {
                 Err(reply) => Err(reply),
@@ -149,12 +157,7 @@ impl Session {
                 }
                 out.extend_from_slice(b"250 2.1.5 Ok\r\n");
             }
-            (Err(reply), transaction) => {
-                if let Some(transaction) = transaction {
-                    transaction.any_refused = true;
-                }
-                self.refuse(Stage::Rcpt, Some(&address), reply, judge, out);
-            }
+            (Err(reply), _) => self.refuse_recipient(Some(&address), reply, judge, out),
             (Ok(_), None) => {}
         }
     }
@@ -202,7 +205,7 @@ impl Session {
         match &self.transaction {
             None => Err(Reply::new(503, (5, 5, 1), "say MAIL and RCPT first")),
             Some(transaction) if !transaction.envelope.recipients.is_empty() => judge.content(),
-            Some(transaction) if transaction.any_refused => Err(Reply::new(554, (5, 5, 1), "no valid recipients")),
+            Some(transaction) if transaction.refused > 0 => Err(Reply::new(554, (5, 5, 1), "no valid recipients")),
             Some(_) => Err(Reply::new(503, (5, 5, 1), "say RCPT first")),
         }
     }

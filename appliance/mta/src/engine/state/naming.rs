@@ -32,6 +32,12 @@ impl State {
         for source in &mut self.sources {
             source.configured = false;
         }
+        // Mail of a stream that is gone goes as the default stream's does.
+        let fallback = StreamPlan::new(configuration, "default", |source| self.source_id(source));
+        for index in 0..self.streams.len() {
+            let name = Arc::clone(&self.streams[index].0);
+            self.set_stream(&name, fallback.clone(), now);
+        }
         for (name, settings) in &configuration.source {
             let id = self.source_id(name);
             let plan = &mut self.sources[usize::from(id.0)];
@@ -62,6 +68,7 @@ impl State {
     /// Adds a stream or replaces its plan.
     pub(crate) fn set_stream(&mut self, name: &str, plan: StreamPlan, now: Micros) -> StreamId {
         let governed = self.governor.stream_id(name, &plan.settings.total, now);
+        let plan = Arc::new(plan);
         if let Some(id) = self.stream_ids.get(name) {
             let place = &mut self.streams[usize::from(id.0)];
             place.1 = plan;
@@ -75,7 +82,7 @@ impl State {
         id
     }
 
-    pub(crate) fn stream(&self, id: StreamId) -> &(Arc<str>, StreamPlan, governor::StreamId) {
+    pub(crate) fn stream(&self, id: StreamId) -> &(Arc<str>, Arc<StreamPlan>, governor::StreamId) {
         &self.streams[usize::from(id.0)]
     }
 
@@ -131,6 +138,7 @@ impl State {
             lanes: SmallVec::new(),
             taken: HashMap::new(),
             wake: Micros::MAX,
+            waits_for_capacity: false,
         });
         self.site_ids.insert(Arc::clone(name), id);
         id
@@ -170,6 +178,7 @@ impl State {
             retiring: 0,
             forgotten: false,
             held_until: 0,
+            took_at: 0,
             idle: Vec::new(),
         });
         self.lane_ids.insert((source, site), id);

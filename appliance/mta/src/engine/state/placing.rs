@@ -31,27 +31,54 @@ impl State {
         queue
     }
 
-    /// A queue has gained ready mail: serve it, or find out where it goes.
-    pub(crate) fn gained(&mut self, queue: QueueId, now: Micros, work: &mut Work) {
-        let Some((_, domain_id)) = self.queues.key(queue) else { return };
+    /// Queues have gained ready mail: serve them, or find out where they go. Each site is looked at once.
+    pub(crate) fn gained(&mut self, queues: Vec<QueueId>, now: Micros, work: &mut Work) {
+        let mut sites: Vec<SiteId> = queues.into_iter().filter_map(|queue| self.place(queue, work)).collect();
+        sites.sort_unstable();
+        sites.dedup();
+        for site in sites {
+            self.pump(site, now, work);
+        }
+    }
+
+    /// Puts a queue with ready mail into the line of its site; `None`: its domain has to be asked for first.
+    fn place(&mut self, queue: QueueId, work: &mut Work) -> Option<SiteId> {
+        let (_, domain_id) = self.queues.key(queue)?;
         if let Some((site, _)) = self.rerouted(queue) {
             self.list(queue, site);
-            self.pump(site, now, work);
-            return;
+            return Some(site);
         }
-        let Some(domain) = self.domains.get_mut(&domain_id) else { return };
+        // Nothing is attempted for what is paused: not even a question that could end in a bounce.
+        let is_paused = self.is_paused_everywhere(queue);
+        let domain = self.domains.get_mut(&domain_id)?;
         match &domain.resolution {
             Resolution::Bound { site, route } if route.valid_until > Instant::now() => {
                 let site = *site;
                 self.list(queue, site);
-                self.pump(site, now, work);
+                Some(site)
             }
-            Resolution::Asking => {}
-            Resolution::Unknown | Resolution::Bound { .. } => {
+            Resolution::Unknown | Resolution::Bound { .. } if !is_paused => {
                 domain.resolution = Resolution::Asking;
                 work.domains.push(domain_id);
+                None
             }
+            _ => None,
         }
+    }
+
+    /// Whether a pause covers the queue wherever it goes.
+    pub(crate) fn is_paused_everywhere(&self, queue: QueueId) -> bool {
+        if self.paused.is_empty() {
+            return false;
+        }
+        let Some((stream, domain)) = self.queues.key(queue) else { return false };
+        let Some(domain) = self.domains.get(&domain) else { return false };
+        let (stream, plan, _) = self.stream(stream);
+        let site = self.site_of(domain).map(|site| &*self.site(site).name);
+        plan.pool.names.iter().all(|source| {
+            let subject = Subject { stream, domain: &domain.name, site, sources: std::slice::from_ref(source) };
+            self.paused.iter().any(|pause| pause.matches_mail(subject))
+        })
     }
 
     /// A domain's route is known: its ready mail can go.
@@ -81,7 +108,7 @@ impl State {
     }
 
     /// Where an administrator sends the mail of a queue, if anywhere: the latest reroute that names it.
-    pub(super) fn rerouted(&mut self, queue: QueueId) -> Option<(SiteId, Arc<Route>)> {
+    pub(crate) fn rerouted(&mut self, queue: QueueId) -> Option<(SiteId, Arc<Route>)> {
         if self.reroutes.is_empty() {
             return None;
         }
@@ -104,13 +131,15 @@ impl State {
     /// Takes every queue off its site, so that all are placed anew.
     pub(crate) fn unlist_all(&mut self) {
         self.listed.clear();
+        for site in &mut self.sites {
+            site.active.clear();
+        }
     }
 
     /// Moves what is due, wakes sites whose time has come, and says when to come again.
     pub(crate) fn tick(&mut self, now: Micros, work: &mut Work) -> Option<Micros> {
-        for queue in self.queues.promote(seconds(now), PROMOTE_AT_ONCE) {
-            self.gained(queue, now, work);
-        }
+        let gained = self.queues.promote(seconds(now), PROMOTE_AT_ONCE);
+        self.gained(gained, now, work);
         while let Some(Reverse((at, site))) = self.wakes.peek().copied() {
             if at > now {
                 break;
@@ -127,14 +156,14 @@ impl State {
     /// Queues that a selector names.
     pub(crate) fn select(&self, selector: &Selector) -> Vec<QueueId> {
         self.queues
-            .views()
-            .filter(|view| {
-                let (stream, plan, _) = self.stream(view.stream);
-                let Some(domain) = self.domains.get(&view.domain) else { return false };
+            .keys()
+            .filter(|(_, stream, domain)| {
+                let (stream, plan, _) = self.stream(*stream);
+                let Some(domain) = self.domains.get(domain) else { return false };
                 let site = self.site_of(domain).map(|site| &*self.site(site).name);
                 selector.matches_mail(Subject { stream, domain: &domain.name, site, sources: &plan.pool.names })
             })
-            .map(|view| view.id)
+            .map(|(id, _, _)| id)
             .collect()
     }
 
@@ -168,24 +197,33 @@ impl State {
     }
 
     /// Forgets what DNS said, so that each domain is asked again when its mail is next due.
-    pub(crate) fn forget_routes(&mut self, mut which: impl FnMut(&str) -> bool) {
-        let mut touched = Vec::new();
-        for domain in self.domains.values_mut() {
-            if which(&domain.name) && matches!(domain.resolution, Resolution::Bound { .. }) {
+    pub(crate) fn forget_routes(&mut self, domains: impl IntoIterator<Item = DomainId>) {
+        for id in domains {
+            let Some(domain) = self.domains.get_mut(&id) else { continue };
+            if let Resolution::Bound { .. } = domain.resolution {
                 domain.resolution = Resolution::Unknown;
-                touched.extend(domain.queues.iter().copied());
+                for queue in &domain.queues {
+                    self.listed.remove(queue);
+                }
             }
         }
-        for queue in touched {
-            self.listed.remove(&queue);
+        for (index, site) in self.sites.iter_mut().enumerate() {
+            site.active.retain(|queue| self.listed.get(queue) == Some(&SiteId(index as u32)));
         }
+    }
+
+    /// The configuration has changed: everything is asked anew, also what is being asked just now.
+    pub(crate) fn forget_all_routes(&mut self) {
+        self.route_epoch += 1;
+        let all: Vec<DomainId> = self.domains.keys().copied().collect();
+        self.forget_routes(all);
     }
 
     /// Queues, domains and lanes that hold nothing any more are forgotten.
     pub(crate) fn sweep(&mut self, now: Micros) {
         self.governor.forget_idle(now, FORGET_IDLE_AFTER);
         for lane in &mut self.lanes {
-            lane.forgotten = lane.open == 0 && self.governor.lane(lane.governor, now).is_none();
+            lane.forgotten = lane.open == 0 && !self.governor.knows(lane.governor);
         }
         let queues = &mut self.queues;
         let mut gone = Vec::new();
@@ -204,7 +242,7 @@ impl State {
             }
         }
         for site in &mut self.sites {
-            // The shares of an hour ago are no reason to hold a source back now.
+            // The shares of a while ago are no reason to hold a source back now.
             site.taken.clear();
         }
     }

@@ -1,0 +1,300 @@
+//! Opening a connection for a batch: its route's hosts in order of preference, each
+//! with its addresses, until one of them takes us or there is no sense in going on.
+//!
+//! What is wrong decides what follows: a source that cannot be bound is the box's
+//! trouble, a host that does not answer is the lane's, a name that cannot be looked up is
+//! the message's. Mail is given up only when no host of the route has any address.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use postkeep_configuration::{Configuration, OutboundTls};
+use postkeep_deliverability::governor::Wait;
+use postkeep_delivery::{Connection, Connector, OpenError, Stage, Target};
+use postkeep_smtp::reply::Reply;
+
+use super::{Inner, Journey, Place};
+use crate::clock;
+use crate::engine::host_faults::{Fault, TLS_MEMORY};
+use crate::engine::state::{Batch, SourcePlan};
+use crate::records::{Event, Record, ReplyRecord};
+use crate::routing::{Host, RouteError};
+
+/// Connections tried for one batch before it is put off.
+const MOST_TRIES: usize = 6;
+/// Of these, connections to one host.
+const MOST_TRIES_AT_A_HOST: usize = 3;
+
+/// An open connection and where it leads.
+pub(super) struct Opened {
+    pub connection: Connection,
+    pub journey: Journey,
+}
+
+/// Why no connection came about.
+pub(super) enum NotOpened {
+    /// The source cannot be bound: not the receiver's doing.
+    Source(String),
+    /// A limit stands in the way, and nothing has been tried.
+    Held,
+    /// The hosts have no addresses, for good.
+    NoHost(Reply),
+    /// Name look-ups failed.
+    Names(String),
+    /// The source has no address of the family that the hosts have.
+    Family(String),
+    /// Connections failed; the last failure counts.
+    Failed { error: OpenError, journey: Journey },
+}
+
+/// What stood in the way so far; what says most about the receiver wins.
+#[derive(Default)]
+struct Obstacles {
+    failed: Option<(OpenError, Journey)>,
+    names: Option<String>,
+    family: Option<String>,
+    source: Option<String>,
+    no_host: Option<Reply>,
+    itself: Option<String>,
+}
+
+impl Obstacles {
+    fn verdict(self, is_fixed: bool) -> NotOpened {
+        if let Some((error, journey)) = self.failed {
+            return NotOpened::Failed { error, journey };
+        }
+        if let Some(detail) = self.names {
+            return NotOpened::Names(detail);
+        }
+        if let Some(detail) = self.source {
+            return NotOpened::Source(detail);
+        }
+        if let Some(detail) = self.family {
+            return NotOpened::Family(detail);
+        }
+        let reply = match (self.no_host, self.itself) {
+            (Some(reply), _) => reply,
+            (None, Some(detail)) => Reply::new(554, (5, 4, 6), detail),
+            (None, None) => Reply::new(550, (5, 4, 4), "the route has no host"),
+        };
+        if is_fixed {
+            // The operator wrote the route, and the sender cannot help a slip in it.
+            log::error!("a fixed route cannot be used: {}; correct [[route]] or the reroute", reply.text);
+            return NotOpened::Names(format!("the fixed route cannot be used: {}", reply.text));
+        }
+        NotOpened::NoHost(reply)
+    }
+}
+
+pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) -> Result<Opened, NotOpened> {
+    let configuration = engine.configuration.load_full();
+    let (source, provider) = (engine.source(place.lane), engine.provider(place.lane));
+    let tls = provider
+        .as_deref()
+        .and_then(|name| configuration.provider.get(name))
+        .and_then(|rules| rules.tls)
+        .unwrap_or(configuration.delivery.tls);
+    let resolver = engine.resolver.load_full();
+    let connector = engine.connector.load_full();
+    let is_fixed = batch.route.fixed;
+    let mut tries = 0;
+    let mut obstacles = Obstacles::default();
+    let mut unbindable: Option<bool> = None;
+    for host in in_order(engine, batch) {
+        if tries >= MOST_TRIES {
+            break;
+        }
+        let addresses = match resolver.addresses(&host.name).await {
+            Ok(addresses) => addresses,
+            Err(RouteError::Permanent(reply)) => {
+                obstacles.no_host.get_or_insert(reply);
+                continue;
+            }
+            Err(RouteError::Temporary(detail)) => {
+                obstacles.names = Some(detail);
+                continue;
+            }
+        };
+        let mut tries_here = 0;
+        for address in addresses {
+            if tries >= MOST_TRIES || tries_here >= MOST_TRIES_AT_A_HOST {
+                break;
+            }
+            let bind = source.settings.address_for(address);
+            let Some(bind) = bind.filter(|_| address.is_ipv4() || configuration.delivery.ipv6 || is_fixed) else {
+                let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
+                let detail = format!("source {} has no {family} address to reach {} with", source.name, host.name);
+                obstacles.family.get_or_insert(detail);
+                continue;
+            };
+            if !is_fixed && resolver.is_nowhere(address) {
+                let detail = format!("{} [{address}] is this box, or no address to send mail to", host.name);
+                obstacles.itself.get_or_insert(detail);
+                continue;
+            }
+            if unbindable == Some(bind.is_ipv6()) {
+                continue;
+            }
+            if tries > 0 && !engine.renew(place) {
+                // What has failed has failed; the rest of the route has its turn at the next attempt.
+                return Err(obstacles.verdict(is_fixed));
+            }
+            tries += 1;
+            tries_here += 1;
+            match attempt(engine, &connector, place, batch, &configuration, host, (address, bind), &source, tls).await {
+                Ok(opened) => return Ok(opened),
+                Err(NotOpened::Failed { error, journey }) => obstacles.failed = Some((error, journey)),
+                Err(NotOpened::Source(detail)) => {
+                    unbindable = Some(bind.is_ipv6());
+                    obstacles.source = Some(detail);
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        if tries_here > 0
+            && let Some((error, _)) = &obstacles.failed
+        {
+            // Longer than the wait for the next attempt, which is to begin with another host.
+            let memory = 10 * configuration.backoff.pause.as_micros();
+            engine.host_faults.insert(&host.name, Fault::Connection, &error.detail, clock::now(), memory);
+        }
+    }
+    Err(obstacles.verdict(is_fixed))
+}
+
+/// The hosts by preference, equal ones in random order (RFC 5321 §5.1); those that failed a moment ago come last.
+fn in_order<'a>(engine: &Inner, batch: &'a Batch) -> Vec<&'a Host> {
+    let mut hosts: Vec<&Host> = batch.route.hosts.iter().collect();
+    if !batch.route.fixed {
+        fastrand::shuffle(&mut hosts);
+    }
+    let now = clock::now();
+    let has_failed = |host: &Host| engine.host_faults.find(&host.name, Fault::Connection, now).is_some();
+    hosts.sort_by_cached_key(|host| (has_failed(host), host.preference));
+    hosts
+}
+
+/// One address: with TLS as the policy says, and in plain text where TLS is only a wish and is broken.
+#[allow(clippy::too_many_arguments, reason = "the parts of one connection, each named once, here")]
+async fn attempt(
+    engine: &Inner,
+    connector: &Connector,
+    place: &mut Place,
+    batch: &Batch,
+    configuration: &Configuration,
+    host: &Host,
+    addresses: (IpAddr, IpAddr),
+    source: &SourcePlan,
+    tls: OutboundTls,
+) -> Result<Opened, NotOpened> {
+    let (address, bind) = addresses;
+    let mut tls_fault = (tls == OutboundTls::Opportunistic)
+        .then(|| engine.host_faults.find(&host.name, Fault::Tls, clock::now()))
+        .flatten();
+    let mut target = Target {
+        host: host.name.to_string(),
+        address: SocketAddr::new(address, host.port.unwrap_or(configuration.delivery.port)),
+        bind: Some(bind),
+        freebind: source.settings.freebind,
+        ehlo: source.ehlo.to_string(),
+        tls: if tls_fault.is_some() { OutboundTls::None } else { tls },
+        timeouts: (&configuration.delivery).into(),
+    };
+    let mut result = connect(engine, connector, place, batch, &target).await;
+    if let Err(NotOpened::Failed { error, .. }) = &result
+        && error.plain_text_may_do
+    {
+        // RFC 7435: some protection when possible, delivery in any case. The failure is on record.
+        engine.host_faults.insert(&host.name, Fault::Tls, &error.detail, clock::now(), TLS_MEMORY);
+        tls_fault = Some(error.detail.as_str().into());
+        if !engine.renew(place) {
+            return result;
+        }
+        target.tls = OutboundTls::None;
+        result = connect(engine, connector, place, batch, &target).await;
+    }
+    let mut opened = result?;
+    engine.host_faults.clear(&host.name, Fault::Connection);
+    if opened.connection.tls().is_some() {
+        engine.host_faults.clear(&host.name, Fault::Tls);
+    } else if tls_fault.is_some() {
+        opened.journey.tls_failure = tls_fault;
+    }
+    if engine.host_faults.find(&host.name, Fault::Chunking, clock::now()).is_some() {
+        opened.connection.avoid_chunking();
+    }
+    Ok(opened)
+}
+
+/// One connection to one address; a failure is on record when this returns.
+async fn connect(
+    engine: &Inner,
+    connector: &Connector,
+    place: &Place,
+    batch: &Batch,
+    target: &Target,
+) -> Result<Opened, NotOpened> {
+    let journey = Journey {
+        lane: Some(place.lane),
+        host: Some(target.host.as_str().into()),
+        address: Some(target.address),
+        tls: None,
+        tls_failure: None,
+        started: clock::now(),
+    };
+    match connector.open(target).await {
+        Ok(connection) => {
+            let tls = connection.tls().map(|tls| (tls.version, tls.cipher, tls.verified));
+            let tls_failure = connection.tls_failure().map(Arc::from);
+            Ok(Opened { connection, journey: Journey { tls, tls_failure, ..journey } })
+        }
+        Err(error) if error.stage == Stage::Bind => Err(NotOpened::Source(error.detail)),
+        Err(error) => {
+            engine.record_attempt(batch, &journey, &error);
+            Err(NotOpened::Failed { error, journey })
+        }
+    }
+}
+
+impl Inner {
+    /// One `attempted` record for a connection that failed before any recipient was named.
+    fn record_attempt(&self, batch: &Batch, journey: &Journey, error: &OpenError) {
+        let (_, names) = self.plan_and_names(batch.stream, journey.lane);
+        let now = clock::now();
+        let id = batch.entries.first().map(|entry| postkeep_spool::MessageId(entry.message).to_string());
+        self.records.write(
+            now,
+            Event::Attempted,
+            Record {
+                message: id.as_deref(),
+                stream: Some(&names.stream),
+                site: names.site.as_deref(),
+                provider: names.provider.as_deref(),
+                source: names.source.as_deref(),
+                host: journey.host.as_deref(),
+                address: journey.address.map(|address| address.to_string()),
+                stage: Some(error.stage.as_str()),
+                reply: error.reply.as_ref().map(ReplyRecord::from),
+                detail: Some(&error.detail),
+                duration_ms: Some(now.saturating_sub(journey.started) / 1000),
+                ..Record::default()
+            },
+        );
+        self.metrics.outcome(
+            Event::Attempted,
+            names.provider.as_deref().unwrap_or(""),
+            names.source.as_deref().unwrap_or(""),
+            &names.stream,
+            1,
+        );
+    }
+
+    /// Another connection in the place of the one that failed, as far as the limits allow.
+    fn renew(&self, place: &mut Place) -> bool {
+        let Some(permit) = place.permit.take() else { return false };
+        let (permit, hold) = self.state.lock().exchange_permit(place.lane, permit, clock::now());
+        place.permit = permit;
+        self.perform_horizons(hold.is_some_and(|hold| hold.until == Wait::Horizon));
+        place.permit.is_some()
+    }
+}
