@@ -37,6 +37,9 @@ pub(crate) enum Command {
     Reload,
     /// How the daemon is.
     Status,
+    /// What receivers' replies mean.
+    #[command(subcommand)]
+    Reply(ReplyCommand),
     /// Look into a spool.
     #[command(subcommand)]
     Spool(SpoolCommand),
@@ -165,6 +168,34 @@ pub(crate) enum QueueCommand {
         /// The whole queue is meant.
         #[arg(long)]
         all: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReplyCommand {
+    /// Show which rule a reply meets, whom it concerns and what follows.
+    #[command(
+        after_help = "Examples: postkeep reply explain '421 4.7.0 [TSS04] deferred' --provider yahoo\n          postkeep reply explain '550 5.1.1 no such user' --stage rcpt --json"
+    )]
+    Explain {
+        /// The reply on one line, with its code.
+        text: String,
+        /// The provider whose site said it, as `config explain` names it.
+        #[arg(long)]
+        provider: Option<String>,
+        /// The command that was refused: greeting, ehlo, mail, rcpt, data or final.
+        #[arg(long, default_value = "rcpt")]
+        stage: String,
+        /// Rules of your own, tried before the shipped ones; may be repeated.
+        #[arg(long, value_name = "FILE")]
+        rules: Vec<PathBuf>,
+    },
+    /// Hold every rule against its own examples; exit code 1 when one does not keep them.
+    #[command(after_help = "Example: postkeep reply check --rules /etc/postkeep/replies.toml")]
+    Check {
+        /// Rules of your own, tried before the shipped ones; may be repeated.
+        #[arg(long, value_name = "FILE")]
+        rules: Vec<PathBuf>,
     },
 }
 

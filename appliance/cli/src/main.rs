@@ -4,6 +4,7 @@
 mod arguments;
 mod queue;
 mod rehearse;
+mod reply;
 mod show;
 mod spool;
 
@@ -79,6 +80,7 @@ async fn run(arguments: Arguments) -> Outcome {
             Ok(status) => show::value(&status, json, show::status),
             Err(error) => client_failure(&error),
         },
+        Command::Reply(command) => reply::run(&command, json),
         Command::Spool(SpoolCommand::Inspect { directory, messages }) => spool::inspect(&directory, messages, json),
         Command::Rehearse(options) => rehearse::run(*options, json).await,
     }

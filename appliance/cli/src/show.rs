@@ -77,8 +77,13 @@ pub(crate) fn queue(status: &QueueStatus, rows: usize) -> String {
     for (selector, hosts) in &status.reroutes {
         let _ = writeln!(out, "\nrerouted: {selector} → {}", hosts.join(", "));
     }
+    for suspension in &status.suspensions {
+        let _ = writeln!(out, "\n{suspension}");
+    }
     for (source, until) in &status.sources_out {
-        let _ = writeln!(out, "\nsource {source} is out until {until}: its address cannot be bound");
+        if !status.suspensions.iter().any(|suspension| suspension.source.as_ref() == Some(source)) {
+            let _ = writeln!(out, "\nsource {source} is out until {until}: its address cannot be bound");
+        }
     }
     out
 }
@@ -87,6 +92,7 @@ pub(crate) fn queue(status: &QueueStatus, rows: usize) -> String {
 pub(crate) fn reload(report: &ReloadReport) -> String {
     let mut out = match report.changed.len() + report.need_restart.len() {
         0 => "read again; nothing has changed\n".to_owned(),
+        _ if report.changed.is_empty() => "read again\n".to_owned(),
         _ => format!("read again; {} keys hold now: {}\n", report.changed.len(), report.changed.join(", ")),
     };
     for key in &report.need_restart {

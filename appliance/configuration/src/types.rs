@@ -60,6 +60,9 @@ pub struct Configuration {
     /// When a lane slows down, by how much, and how it recovers.
     #[serde(default)]
     pub backoff: Backoff,
+    /// What receivers' replies mean, beyond what is shipped.
+    #[serde(default)]
+    pub replies: Replies,
     /// Signing keys, one table each. All keys that match a message sign it.
     #[serde(default)]
     pub dkim: Vec<DkimKey>,
@@ -421,6 +424,23 @@ impl Default for Backoff {
             successes: 20,
             unbindable_pause: Duration::from_secs(300),
         }
+    }
+}
+
+/// `[replies]`: what receivers' replies mean.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Replies {
+    /// Files of your own rules; they are tried before the shipped ones (`postkeep reply check` tries them out).
+    #[schemars(extend("x-type" = "list of paths"))]
+    pub rules: Vec<PathBuf>,
+    /// The times for which rules stay away are multiplied by this, 0.001 to 10.
+    pub hold_scale: f64,
+}
+
+impl Default for Replies {
+    fn default() -> Self {
+        Self { rules: Vec::new(), hold_scale: 1.0 }
     }
 }
 

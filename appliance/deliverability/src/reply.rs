@@ -1,13 +1,19 @@
-//! What a reply means: whom it concerns, and what to do. This is the seam for a rule book that
-//! knows each provider's texts; until then the verdict comes from codes alone.
+//! What a reply means: whom it concerns, and what to do. The [`RuleBook`] knows the receivers'
+//! texts; what fits none of its rules is judged by its codes alone.
 //!
 //! Principles: an answer about a source never speaks about a recipient; where one of the two codes
 //! says "later" and the other "never", it is later (the message's own expiry bounds the wait); no
 //! message bounces for what happened before its own transaction began.
 
+pub mod class;
+mod rulebook;
+
+use std::sync::Arc;
+
 use postkeep_configuration::units::Duration;
 pub use postkeep_smtp::client::Stage;
 use postkeep_smtp::reply::{EnhancedCode, Reply};
+pub use rulebook::{Rule, RuleBook, RuleError, Subject, parse_reply};
 
 /// Whom a reply concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +34,28 @@ pub enum Scope {
     Site,
 }
 
+impl Scope {
+    const ALL: [Self; 7] =
+        [Self::Recipient, Self::Message, Self::Stream, Self::SenderDomain, Self::Source, Self::Lane, Self::Site];
+
+    /// The word for rules, records and people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Recipient => "recipient",
+            Self::Message => "message",
+            Self::Stream => "stream",
+            Self::SenderDomain => "sender-domain",
+            Self::Source => "source",
+            Self::Lane => "lane",
+            Self::Site => "site",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == text)
+    }
+}
+
 /// What to do with whom it concerns. Where the scope is wider than the message, the message itself
 /// is always tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,36 +64,101 @@ pub enum Reaction {
     Retry,
     /// Return to the sender.
     Bounce,
-    /// Slow down. With a length: stay away that long at once; without: count a failure.
-    BackOff {
-        /// How long to stay away.
-        length: Option<Duration>,
+    /// Return to the sender, and do not write to this recipient again.
+    Suppress,
+    /// Count a failure: enough of them slow the lane down.
+    Slow,
+    /// Stay away that long at once.
+    Hold {
+        /// How long.
+        length: Duration,
+    },
+    /// Stay away that long, and tell a person: it will not mend itself.
+    Alarm {
+        /// How long.
+        length: Duration,
     },
 }
 
+impl Reaction {
+    /// The word for rules, records and people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Bounce => "bounce",
+            Self::Suppress => "suppress",
+            Self::Slow => "slow",
+            Self::Hold { .. } => "hold",
+            Self::Alarm { .. } => "alarm",
+        }
+    }
+
+    /// How long to stay away, if it says.
+    pub fn length(self) -> Option<Duration> {
+        match self {
+            Self::Hold { length } | Self::Alarm { length } => Some(length),
+            Self::Retry | Self::Bounce | Self::Suppress | Self::Slow => None,
+        }
+    }
+}
+
 /// What a reply means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// Whom it concerns.
     pub scope: Scope,
     /// What to do.
     pub reaction: Reaction,
-    /// A word for records: kebab-case.
+    /// A word for records, from [`class::CLASSES`].
     pub class: &'static str,
+    /// The rule that it met; `None`: judged by its codes.
+    pub rule: Option<Arc<str>>,
+    /// What the rule has to say to a person.
+    pub note: Option<Arc<str>>,
 }
 
-/// Judges a reply that refused something at this stage. `provider` is for the rule book to come.
-pub fn judge(stage: Stage, reply: &Reply, provider: Option<&str>) -> Verdict {
-    let _ = provider;
+impl Verdict {
+    fn by_codes(scope: Scope, reaction: Reaction, class: &'static str) -> Self {
+        Self { scope, reaction, class, rule: None, note: None }
+    }
+}
+
+/// A rule's word, held against what the codes and the stage allow.
+fn settled(rule: &Rule, stage: Stage, reply: &Reply, fallback: Verdict) -> Verdict {
+    let mut verdict = Verdict {
+        scope: rule.scope,
+        reaction: rule.reaction,
+        class: rule.class,
+        rule: Some(Arc::clone(&rule.name)),
+        note: rule.note.clone(),
+    };
+    let ends_the_message = matches!(rule.reaction, Reaction::Bounce | Reaction::Suppress);
+    // The message has not been mentioned, or the host says "later": it is not given up.
+    if ends_the_message && (stage < Stage::Mail || is_later(stage, reply, enhanced_of(reply))) {
+        (verdict.scope, verdict.reaction) = (fallback.scope, fallback.reaction);
+    }
+    // A recipient that is refused together with the others has not been judged by itself.
+    if verdict.reaction == Reaction::Suppress && matches!(stage, Stage::Data | Stage::Final) {
+        verdict.reaction = Reaction::Bounce;
+    }
+    // 421 ends the session, whatever else it says (RFC 5321 §3.8).
+    if reply.code == 421 && verdict.reaction == Reaction::Retry {
+        (verdict.scope, verdict.reaction) = (Scope::Lane, Reaction::Slow);
+    }
+    verdict
+}
+
+/// Judges a reply by its codes alone.
+pub fn judge_by_codes(stage: Stage, reply: &Reply) -> Verdict {
     let enhanced = enhanced_of(reply);
     // RFC 5321 §3.8: the server closes the channel. Whatever else it says, the lane should slow down.
     if reply.code == 421 {
-        return Verdict { scope: Scope::Lane, reaction: Reaction::BackOff { length: None }, class: "service-closing" };
+        return Verdict::by_codes(Scope::Lane, Reaction::Slow, "service-closing");
     }
     // The message has not been mentioned: it cannot be at fault, so it is never bounced here.
     if stage < Stage::Mail {
         let class = if reply.is_permanent() { "connection-refused" } else { "connection-deferred" };
-        return Verdict { scope: Scope::Lane, reaction: Reaction::BackOff { length: None }, class };
+        return Verdict::by_codes(Scope::Lane, Reaction::Slow, class);
     }
     let class = class_of(reply, enhanced);
     let scope = if stage == Stage::Rcpt { Scope::Recipient } else { Scope::Message };
@@ -73,28 +166,11 @@ pub fn judge(stage: Stage, reply: &Reply, provider: Option<&str>) -> Verdict {
         // A policy answer to MAIL is about who connects, not about whom the mail is for.
         let about_the_lane = stage == Stage::Mail && enhanced.is_some_and(|code| matches!(code.subject, 3 | 4 | 7));
         if about_the_lane {
-            return Verdict { scope: Scope::Lane, reaction: Reaction::BackOff { length: None }, class };
+            return Verdict::by_codes(Scope::Lane, Reaction::Slow, class);
         }
-        return Verdict { scope, reaction: Reaction::Retry, class };
+        return Verdict::by_codes(scope, Reaction::Retry, class);
     }
-    Verdict { scope, reaction: Reaction::Bounce, class }
-}
-
-/// Judges a connection that failed or ended without a reply: the lane slows down, the message
-/// and its other recipients are tried again.
-pub fn lost(stage: Stage, provider: Option<&str>) -> Verdict {
-    let _ = provider;
-    match stage {
-        // Our own address is missing; the receiver has nothing to do with it.
-        Stage::Bind => {
-            Verdict { scope: Scope::Source, reaction: Reaction::BackOff { length: None }, class: "source-unbindable" }
-        }
-        Stage::Connect => {
-            Verdict { scope: Scope::Lane, reaction: Reaction::BackOff { length: None }, class: "no-connection" }
-        }
-        Stage::Tls => Verdict { scope: Scope::Lane, reaction: Reaction::BackOff { length: None }, class: "tls-failed" },
-        _ => Verdict { scope: Scope::Lane, reaction: Reaction::BackOff { length: None }, class: "connection-lost" },
-    }
+    Verdict::by_codes(scope, Reaction::Bounce, class)
 }
 
 /// The enhanced code, also one that disagrees with the reply code and was therefore left in the text.

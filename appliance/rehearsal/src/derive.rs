@@ -256,6 +256,7 @@ fn sources_of(configuration: &mut Configuration, owner: &mut Owner, notes: &mut 
 
 /// Divides waits by `hurry`.
 fn hurried(configuration: &mut Configuration, hurry: f64, longest: Duration, notes: &mut Vec<String>) {
+    configuration.replies.hold_scale = (configuration.replies.hold_scale / hurry.max(1.0)).max(0.001);
     let divide = |length: units::Duration| {
         let micros = (length.as_micros() as f64 / hurry.max(1.0)) as u64;
         units::Duration::from_micros(micros).max(SHORTEST).min(length.max(SHORTEST))

@@ -1,24 +1,15 @@
 use super::*;
 
 fn reply(text: &str) -> Reply {
-    let code: u16 = text[..3].parse().expect("code");
-    let rest = text[3..].trim_start_matches([' ', '-']);
-    let (first, after) = rest.split_once(' ').unwrap_or((rest, ""));
-    match EnhancedCode::parse(first) {
-        // As the reader does: a code of another class stays in the text.
-        Some(enhanced) if u16::from(enhanced.class) == code / 100 => {
-            Reply { code, enhanced: Some(enhanced), text: after.to_owned() }
-        }
-        _ => Reply::plain(code, rest),
-    }
+    parse_reply(text).expect("a reply")
 }
 
 fn at(stage: Stage, text: &str) -> (Scope, Reaction, &'static str) {
-    let verdict = judge(stage, &reply(text), None);
+    let verdict = judge_by_codes(stage, &reply(text));
     (verdict.scope, verdict.reaction, verdict.class)
 }
 
-const BACK_OFF: Reaction = Reaction::BackOff { length: None };
+const BACK_OFF: Reaction = Reaction::Slow;
 
 #[test]
 fn unknown_and_disabled_users_bounce_for_that_recipient() {
@@ -140,27 +131,45 @@ fn when_the_two_codes_disagree_later_wins() {
 }
 
 #[test]
-fn lost_connections_back_off_the_lane_and_a_missing_address_the_source() {
-    for stage in [Stage::Connect, Stage::Greeting, Stage::Tls, Stage::Mail, Stage::Rcpt, Stage::Data, Stage::Final] {
-        let verdict = lost(stage, Some("google"));
-        assert_eq!((verdict.scope, verdict.reaction), (Scope::Lane, BACK_OFF));
-    }
-    assert_eq!(lost(Stage::Bind, None).scope, Scope::Source);
-}
-
-#[test]
 fn every_code_at_every_stage_has_a_verdict_and_nothing_transient_bounces() {
+    let book = RuleBook::shipped().expect("the shipped rules");
     for code in 200..600 {
         for stage in [Stage::Greeting, Stage::Ehlo, Stage::Tls, Stage::Mail, Stage::Rcpt, Stage::Data, Stage::Final] {
             for enhanced in [None, Some((4, 7, 1)), Some((5, 1, 1)), Some((5, 999, 999)), Some((0, 0, 0))] {
                 let mut reply = Reply::plain(code, "");
                 reply.enhanced = enhanced.map(|(a, b, c)| EnhancedCode::new(a, b, c));
-                let verdict = judge(stage, &reply, Some("x"));
-                if verdict.reaction == Reaction::Bounce {
-                    assert!(reply.is_permanent() && stage >= Stage::Mail);
+                for text in ["", "User unknown", "blocked by a list", "virus found"] {
+                    reply.text = text.to_owned();
+                    let verdict = book.judge(stage, &reply, Some("google"));
+                    if matches!(verdict.reaction, Reaction::Bounce | Reaction::Suppress) {
+                        assert!(reply.is_permanent() && stage >= Stage::Mail, "{reply} at {stage}");
+                    }
+                    assert!(class::find(verdict.class).is_some(), "{}", verdict.class);
                 }
-                assert!(verdict.class.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
             }
         }
     }
+}
+
+#[test]
+fn rules_know_what_codes_cannot_say() {
+    let book = RuleBook::shipped().expect("the shipped rules");
+    let judged = |stage, provider, text: &str| {
+        let verdict = book.judge(stage, &reply(text), provider);
+        (verdict.scope, verdict.reaction.as_str(), verdict.class)
+    };
+    // A block in the words of an unknown user's codes.
+    assert_eq!(
+        judged(Stage::Rcpt, None, "550 5.1.1 blocked using zen.spamhaus.org"),
+        (Scope::Lane, "hold", "source-blocked")
+    );
+    // "For good", in a 4xx of Yahoo's; and the same words from somebody else.
+    let tss03 = "421 4.7.1 [TSS03] All messages from 192.0.2.1 will be permanently deferred";
+    assert_eq!(judged(Stage::Mail, Some("yahoo"), tss03), (Scope::Lane, "alarm", "source-blocked"));
+    assert_eq!(judged(Stage::Mail, Some("gmx"), tss03).1, "slow");
+    // An unknown user is suppressed when it is the answer to RCPT, and not when all recipients share the answer.
+    assert_eq!(judged(Stage::Rcpt, None, "550 no such user"), (Scope::Recipient, "suppress", "bad-mailbox"));
+    assert_eq!(judged(Stage::Final, None, "550 no such user").1, "bounce");
+    // "Later" wins over a word that usually means "never".
+    assert_eq!(judged(Stage::Rcpt, None, "450 4.1.1 user unknown"), (Scope::Recipient, "retry", "bad-mailbox"));
 }

@@ -2,6 +2,7 @@
 //! pause, resume, delete, reroute, expire or retry a part of it.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use postkeep_configuration::RouteHost;
@@ -10,7 +11,7 @@ use postkeep_spool::{Operation, Ticket};
 use serde::{Deserialize, Serialize};
 
 use super::settle::Fate;
-use super::state::{Reroute, State};
+use super::state::{Reroute, State, Suspension};
 use super::{Engine, NOTE_PAUSED, NOTE_REROUTED};
 use crate::clock::{self, timestamp, timestamp_seconds};
 use crate::queue::{QueueId, StreamId};
@@ -126,6 +127,9 @@ pub struct QueueStatus {
     pub pauses: Vec<Selector>,
     /// Reroutes in force: selector and hosts.
     pub reroutes: Vec<(Selector, Vec<String>)>,
+    /// What receivers do not want for a while, learnt from their replies.
+    #[serde(default)]
+    pub suspensions: Vec<Suspension>,
     /// Sources that are out, with the time of their return.
     pub sources_out: Vec<(String, String)>,
 }
@@ -153,6 +157,7 @@ impl Engine {
             mail,
             lanes,
             pauses: state.paused.clone(),
+            suspensions: state.suspensions.iter().filter(|suspension| suspension.until > now).cloned().collect(),
             reroutes: state.reroutes.iter().map(|reroute| (reroute.selector.clone(), reroute.hosts.clone())).collect(),
             sources_out: state
                 .sources
@@ -269,6 +274,18 @@ impl Engine {
                 .filter(|lane| lanes.contains(&(lane.source, lane.site)) && lane_matches(&state, lane, selector))
                 .map(|lane| (lane.governor, lane.source))
                 .collect();
+            let names: HashSet<(Arc<str>, Arc<str>)> = lanes
+                .iter()
+                .map(|(source, site)| (Arc::clone(&state.source(*source).name), Arc::clone(&state.site(*site).name)))
+                .collect();
+            let lifted = state.lift_suspensions(|suspension| {
+                names.iter().any(|(source, site)| {
+                    suspension.site.as_deref() == Some(&**site) || suspension.source.as_deref() == Some(&**source)
+                })
+            });
+            if lifted > 0 {
+                self.0.keep_suspensions(state.suspensions_as_note());
+            }
             for (lane, source) in matching {
                 state.governor.reset_backoff(lane, now);
                 state.sources[usize::from(source.0)].out_until = 0;

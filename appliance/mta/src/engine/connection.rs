@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use postkeep_deliverability::governor::ConnectionPermit;
-use postkeep_deliverability::reply::{Reaction, judge};
 use postkeep_delivery::{Connection, Outcome, Stage, Transaction, TransactionResult};
 use postkeep_smtp::downgrade;
 use postkeep_smtp::reply::Reply;
@@ -17,9 +16,10 @@ use postkeep_smtp::reply::Reply;
 use self::opening::{NotOpened, Opened};
 use super::Inner;
 use super::host_faults::{CHUNKING_MEMORY, Fault};
-use super::settle::{Fate, Journey, code_and_line};
+use super::settle::{Fate, Journey};
 use super::state::{Batch, LaneId, Next};
-use crate::clock::{self, Micros};
+use super::verdict::{self, Trouble, Whom};
+use crate::clock;
 use crate::message::Message;
 
 /// A batch in work. If its task dies before it is settled, the mail goes back
@@ -79,7 +79,7 @@ pub(crate) async fn run(engine: Arc<Inner>, permit: ConnectionPermit, batch: Bat
         }
         Err(NotOpened::NoHost(reply)) => {
             if let Some(batch) = job.batch.take() {
-                engine.settle_all(batch, &Journey::default(), Fate::Failed { reply, stage: "dns" }).await;
+                engine.settle_all(batch, &Journey::default(), Fate::failed(reply, "dns")).await;
             }
         }
         Err(NotOpened::Names(detail)) => {
@@ -95,13 +95,14 @@ pub(crate) async fn run(engine: Arc<Inner>, permit: ConnectionPermit, batch: Bat
             }
         }
         Err(NotOpened::Failed { error, journey }) => {
-            engine.lane_failed(lane, error.reply.as_ref(), error.stage, &error.detail);
+            let judged = engine.connection_failed(lane, job.batch().map(|batch| batch.stream), &error);
             if let Some(batch) = job.batch.take() {
                 let fate = Fate::Retry {
                     reply: error.reply,
                     detail: Some(error.detail),
                     stage: error.stage.as_str(),
                     at_least: None,
+                    judged,
                 };
                 engine.settle_all(batch, &journey, fate).await;
             }
@@ -182,6 +183,16 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
             return true;
         }
     };
+    if let Some((until, why)) = engine.suspended(lane, stream, &message.metadata.from_domain) {
+        engine.message_done(lane, stream);
+        let at_least = Some(until.saturating_sub(clock::now()));
+        let fate = Fate::Retry { reply: None, detail: Some(why), stage: "local", at_least, judged: None };
+        if let Some(batch) = job.batch.take() {
+            let fates = batch.entries.iter().map(|entry| (*entry, fate.clone())).collect();
+            engine.settle(batch.queue, batch.stream, &message, &Journey::default(), fates).await;
+        }
+        return true;
+    }
     let started = clock::now();
     let result = send(engine, &mut opened.connection, batch, &message).await;
     if is_used && !result.alive && result.recipients.iter().all(is_end_of_session) {
@@ -198,26 +209,35 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
 
     let provider = engine.provider(lane);
     let speaks_dsn = opened.connection.capabilities().dsn;
-    let mut lane_trouble: Option<(Option<Micros>, String)> = None;
+    let book = engine.replies.load_full();
+    let mut troubles: Vec<Trouble> = Vec::new();
     let mut delivered = false;
     let fates = batch
         .entries
         .iter()
         .zip(result.recipients)
         .map(|(entry, outcome)| {
-            let (fate, trouble) = fate(outcome, provider.as_deref(), speaks_dsn);
+            let (fate, trouble) = verdict::fate(&book, outcome, provider.as_deref(), speaks_dsn);
             delivered |= matches!(fate, Fate::Delivered { .. });
-            if let Some(trouble) = trouble {
-                lane_trouble.get_or_insert(trouble);
+            // Recipients that were refused together are one trouble.
+            if let Some(trouble) = trouble
+                && !troubles.iter().any(|known| known.scope == trouble.scope)
+            {
+                troubles.push(trouble);
             }
             (*entry, fate)
         })
         .collect();
-    match lane_trouble {
-        Some((length, why)) => engine.lane_trouble(lane, length, &why),
+    if troubles.is_empty() {
         // A refusal is no sign of a lane that has recovered.
-        None if delivered => engine.lane_succeeded(lane),
-        None => {}
+        if delivered {
+            engine.lane_succeeded(lane);
+        }
+    } else {
+        let subject = Whom { lane, stream, sender_domain: &message.metadata.from_domain };
+        for trouble in &troubles {
+            engine.trouble(subject, trouble);
+        }
     }
     let journey = Journey { started, ..opened.journey.clone() };
     if let Some(batch) = job.batch.take() {
@@ -307,36 +327,4 @@ fn is_end_of_session(outcome: &Outcome) -> bool {
 fn unsendable(batch: &Batch, reply: &Reply) -> TransactionResult {
     let recipients = batch.entries.iter().map(|_| Outcome::Unsendable { reply: reply.clone() }).collect();
     TransactionResult { recipients, alive: true, bytes: 0, end: None, chunking_fault: None }
-}
-
-/// What an outcome means for the recipient, and for the lane if it is in trouble: for how long, and why.
-fn fate(outcome: Outcome, provider: Option<&str>, speaks_dsn: bool) -> (Fate, Option<(Option<Micros>, String)>) {
-    match outcome {
-        Outcome::Delivered(reply) => (Fate::Delivered { reply, will_report: speaks_dsn }, None),
-        Outcome::Unsendable { reply } if reply.is_transient() => (Fate::retry(reply, "local"), None),
-        Outcome::Unsendable { reply } => (Fate::Failed { reply, stage: "local" }, None),
-        Outcome::Lost { stage, detail } => {
-            let why = format!("connection lost at {}: {detail}", stage.as_str());
-            (Fate::retry_unanswered(detail, stage.as_str()), Some((None, why)))
-        }
-        Outcome::Refused { stage, reply } => {
-            let verdict = judge(stage, &reply, provider);
-            match verdict.reaction {
-                Reaction::Bounce => (Fate::Failed { reply, stage: stage.as_str() }, None),
-                Reaction::Retry => (Fate::retry(reply, stage.as_str()), None),
-                Reaction::BackOff { .. } => {
-                    let trouble = Some((back_off_length(verdict.reaction), code_and_line(&reply)));
-                    (Fate::retry(reply, stage.as_str()), trouble)
-                }
-            }
-        }
-    }
-}
-
-/// How long a verdict says to stay away, if it says.
-pub(crate) fn back_off_length(reaction: Reaction) -> Option<Micros> {
-    match reaction {
-        Reaction::BackOff { length } => length.map(|length| length.as_micros()),
-        Reaction::Retry | Reaction::Bounce => None,
-    }
 }

@@ -15,6 +15,7 @@ mod rules;
 mod settle;
 mod state;
 mod tasks;
+mod verdict;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,8 +28,8 @@ use parking_lot::Mutex;
 use postkeep_configuration::Configuration;
 use postkeep_deliverability::dkim::Signer;
 use postkeep_deliverability::governor::{ConnectionPermit, Governor};
-use postkeep_delivery::{Connector, Stage};
-use postkeep_smtp::reply::Reply;
+use postkeep_deliverability::reply::RuleBook;
+use postkeep_delivery::Connector;
 use postkeep_spool::{Disk, MessageId, Operation, Spool};
 use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -36,10 +37,11 @@ use tokio::sync::{Notify, Semaphore, watch};
 pub use admin::{LaneView, MailView, QueueAction, QueueReport, QueueStatus};
 pub(crate) use reload::reload_parts;
 pub use reload::{ReloadError, try_out};
+pub use state::Suspension;
 
 use self::host_faults::HostFaults;
 use self::rules::Rules;
-use self::settle::{Fate, Journey, code_and_line};
+use self::settle::{Fate, Journey};
 use self::state::{Batch, LaneId, Next, SourcePlan, State, Work};
 use crate::clock::{self, Micros, seconds};
 use crate::message::{Budget, Message};
@@ -59,6 +61,8 @@ const SETTLED_AT_ONCE: usize = 64;
 const UNREADABLE_WAIT_SECONDS: u32 = 3600;
 /// Spool note that keeps the administrator's pauses.
 const NOTE_PAUSED: &[u8] = b"admin/paused";
+/// Spool note that keeps what receivers do not want for a while.
+const NOTE_SUSPENDED: &[u8] = b"replies/suspended";
 /// Spool note that keeps the administrator's reroutes.
 const NOTE_REROUTED: &[u8] = b"admin/rerouted";
 
@@ -87,6 +91,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) configuration: Arc<ArcSwap<Configuration>>,
     pub(crate) signer: ArcSwap<Signer>,
+    /// What receivers' replies mean.
+    pub(crate) replies: ArcSwap<RuleBook>,
     pub(crate) connector: ArcSwap<Connector>,
     pub(crate) resolver: ArcSwap<Resolver>,
     pub(crate) budget: Arc<Budget>,
@@ -129,6 +135,7 @@ impl Engine {
             budget: Budget::new(current.spool.memory.bytes()),
             configuration,
             signer: ArcSwap::from_pointee(parts.signer),
+            replies: ArcSwap::from_pointee(parts.replies),
             connector: ArcSwap::from_pointee(parts.connector),
             resolver: ArcSwap::from_pointee(parts.resolver),
             wake: Notify::new(),
@@ -217,6 +224,7 @@ fn recover(configuration: &Configuration, state: &mut State, now: Micros) -> Res
     for (key, value) in &recovery.notes {
         let known = match &key[..] {
             NOTE_PAUSED => serde_json::from_slice(value).map(|paused| state.paused = paused).is_ok(),
+            NOTE_SUSPENDED => serde_json::from_slice(value).map(|list| state.restore_suspensions(list, now)).is_ok(),
             NOTE_REROUTED => serde_json::from_slice(value).map(|reroutes| state.reroutes = reroutes).is_ok(),
             key => state.governor.restore(key, value, now),
         };
@@ -465,19 +473,6 @@ impl Inner {
             drop(state);
             log::info!("lane {text}: {news:?}");
         }
-    }
-
-    /// A connection could not be opened.
-    pub(crate) fn lane_failed(&self, lane: LaneId, reply: Option<&Reply>, stage: Stage, detail: &str) {
-        let provider = self.provider(lane);
-        let (length, why) = match reply {
-            Some(reply) => {
-                let verdict = postkeep_deliverability::reply::judge(stage, reply, provider.as_deref());
-                (connection::back_off_length(verdict.reaction), code_and_line(reply))
-            }
-            None => (None, format!("{}: {detail}", stage.as_str())),
-        };
-        self.lane_trouble(lane, length, &why);
     }
 
     pub(crate) fn lane_trouble(&self, lane: LaneId, length: Option<Micros>, why: &str) {

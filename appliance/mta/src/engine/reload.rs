@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use postkeep_configuration::Configuration;
 use postkeep_deliverability::dkim::Signer;
 use postkeep_deliverability::provider::ProviderTable;
+use postkeep_deliverability::reply::RuleBook;
 use postkeep_delivery::Connector;
 use thiserror::Error;
 
@@ -24,6 +25,9 @@ pub enum ReloadError {
     /// A signing key.
     #[error("{0}")]
     Keys(String),
+    /// Rules for replies.
+    #[error("[replies] {0}")]
+    Replies(String),
     /// TLS for delivery.
     #[error("{0}")]
     Tls(String),
@@ -36,6 +40,7 @@ pub enum ReloadError {
 pub(crate) struct Parts {
     pub providers: Arc<ProviderTable>,
     pub signer: Signer,
+    pub replies: RuleBook,
     pub connector: Connector,
     pub resolver: Resolver,
 }
@@ -47,6 +52,8 @@ impl Parts {
                 ProviderTable::new(configuration).map_err(|error| ReloadError::Providers(error.to_string()))?,
             ),
             signer: Signer::new(configuration).map_err(|error| ReloadError::Keys(error.to_string()))?,
+            replies: RuleBook::with_files(&configuration.replies.rules, configuration.replies.hold_scale)
+                .map_err(|error| ReloadError::Replies(error.to_string()))?,
             connector: Connector::new(&configuration.delivery).map_err(|error| ReloadError::Tls(error.to_string()))?,
             resolver: Resolver::new(configuration).map_err(|error| ReloadError::Resolver(error.to_string()))?,
         })
@@ -96,6 +103,7 @@ impl Engine {
         };
         engine.budget.set_limit(configuration.spool.memory.bytes());
         store(&engine.signer, parts.signer);
+        store(&engine.replies, parts.replies);
         store(&engine.connector, parts.connector);
         if resolver_changed {
             store(&engine.resolver, parts.resolver);

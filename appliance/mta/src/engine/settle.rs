@@ -16,6 +16,7 @@ use postkeep_spool::{MessageId, NewMessage, Operation, RetryState};
 use super::Inner;
 use super::plan::StreamPlan;
 use super::state::LaneId;
+use super::verdict::Judged;
 use crate::clock::{self, Micros, seconds, timestamp_seconds};
 use crate::dsn;
 use crate::message::Message;
@@ -32,9 +33,15 @@ pub(crate) enum Fate {
     /// The receiver took it. `will_report`: it speaks DSN and was told NOTIFY.
     Delivered { reply: Reply, will_report: bool },
     /// It never will be delivered.
-    Failed { reply: Reply, stage: &'static str },
+    Failed { reply: Reply, stage: &'static str, judged: Option<Judged> },
     /// Not this time.
-    Retry { reply: Option<Reply>, detail: Option<String>, stage: &'static str, at_least: Option<Micros> },
+    Retry {
+        reply: Option<Reply>,
+        detail: Option<String>,
+        stage: &'static str,
+        at_least: Option<Micros>,
+        judged: Option<Judged>,
+    },
     /// Time is up by order of an administrator.
     Expired { actor: String },
     /// Taken out by an administrator; nobody is told.
@@ -44,12 +51,24 @@ pub(crate) enum Fate {
 impl Fate {
     /// Not this time, because of this reply.
     pub(crate) fn retry(reply: Reply, stage: &'static str) -> Self {
-        Self::Retry { reply: Some(reply), detail: None, stage, at_least: None }
+        Self::Retry { reply: Some(reply), detail: None, stage, at_least: None, judged: None }
     }
 
     /// Not this time, and there was no reply.
     pub(crate) fn retry_unanswered(detail: impl Into<String>, stage: &'static str) -> Self {
-        Self::Retry { reply: None, detail: Some(detail.into()), stage, at_least: None }
+        Self::Retry { reply: None, detail: Some(detail.into()), stage, at_least: None, judged: None }
+    }
+
+    /// Never, because of this reply.
+    pub(crate) fn failed(reply: Reply, stage: &'static str) -> Self {
+        Self::Failed { reply, stage, judged: None }
+    }
+
+    fn judged(&self) -> Option<&Judged> {
+        match self {
+            Self::Failed { judged, .. } | Self::Retry { judged, .. } => judged.as_ref(),
+            Self::Delivered { .. } | Self::Expired { .. } | Self::Removed { .. } => None,
+        }
     }
 }
 
@@ -272,11 +291,12 @@ impl Inner {
             let event = event(one);
             let (reply, detail, stage, actor) = match &one.fate {
                 Fate::Delivered { reply, .. } => (Some(reply), None, Some("final"), None),
-                Fate::Failed { reply, stage } => (Some(reply), None, Some(*stage), None),
+                Fate::Failed { reply, stage, .. } => (Some(reply), None, Some(*stage), None),
                 Fate::Retry { reply, detail, stage, .. } => (reply.as_ref(), detail.as_deref(), Some(*stage), None),
                 Fate::Expired { actor } | Fate::Removed { actor } => (None, None, None, Some(actor.as_str())),
             };
             let address = journey.address.map(|address| address.to_string());
+            let judged = one.fate.judged();
             self.records.write(
                 now,
                 event,
@@ -297,6 +317,9 @@ impl Inner {
                     stage,
                     attempt: journey.lane.map(|_| one.entry.tries() + 1),
                     reply: reply.map(ReplyRecord::from),
+                    class: judged.map(|judged| judged.class),
+                    scope: judged.map(|judged| judged.scope.as_str()),
+                    rule: judged.and_then(|judged| judged.rule.as_deref()),
                     detail,
                     tls: journey.tls.map(|(version, cipher, verified)| TlsRecord {
                         version,
@@ -383,7 +406,7 @@ fn event(one: &Decided<'_>) -> Event {
 fn report_reply<'a, 'b>(one: &'a Decided<'b>, journey: &Journey) -> (&'a Decided<'b>, Reply, bool) {
     let (reply, remote) = match &one.fate {
         Fate::Delivered { reply, .. } => (reply.clone(), true),
-        Fate::Failed { reply, stage } => (reply.clone(), journey.host.is_some() && *stage != "local"),
+        Fate::Failed { reply, stage, .. } => (reply.clone(), journey.host.is_some() && *stage != "local"),
         Fate::Retry { reply: Some(reply), stage, .. } if !one.expired => {
             (reply.clone(), journey.host.is_some() && *stage != "local")
         }
@@ -511,7 +534,7 @@ mod tests {
                 None,
                 Some(dsn::Action::Relayed),
             ),
-            decided(&recipient, Fate::Failed { reply: reply(), stage: "rcpt" }, None, Some(dsn::Action::Failed)),
+            decided(&recipient, Fate::failed(reply(), "rcpt"), None, Some(dsn::Action::Failed)),
             decided(&recipient, Fate::retry(reply(), "rcpt"), Some(late), Some(dsn::Action::Delayed)),
             decided(&recipient, Fate::Removed { actor: "x".into() }, None, None),
         ];

@@ -11,6 +11,7 @@ mod dispatch;
 mod naming;
 mod placing;
 mod share;
+mod suspension;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -20,6 +21,8 @@ use postkeep_deliverability::governor::{self, Governor};
 use postkeep_deliverability::limits::Limits;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
+
+pub use suspension::Suspension;
 
 use super::plan::{SourceId, StreamPlan};
 use super::rules::Rules;
@@ -165,6 +168,8 @@ pub(crate) struct State {
     pub rules: Rules,
     pub paused: Vec<Selector>,
     pub reroutes: Vec<Reroute>,
+    /// What receivers do not want for a while.
+    pub suspensions: Vec<Suspension>,
     pub stopping: bool,
     /// Which site's `active` list a queue stands in.
     listed: HashMap<QueueId, SiteId>,
@@ -204,6 +209,7 @@ impl State {
             rules,
             paused: Vec::new(),
             reroutes: Vec::new(),
+            suspensions: Vec::new(),
             stopping: false,
             listed: HashMap::new(),
             waiting_for_capacity: VecDeque::new(),

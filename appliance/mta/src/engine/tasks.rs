@@ -136,7 +136,7 @@ impl Inner {
         };
         match answer {
             Ok(route) => self.bind(domain, route, epoch),
-            Err(RouteError::Permanent(reply)) => self.refuse_domain(domain, Fate::Failed { reply, stage: "dns" }).await,
+            Err(RouteError::Permanent(reply)) => self.refuse_domain(domain, Fate::failed(reply, "dns")).await,
             Err(RouteError::Temporary(detail)) => {
                 self.refuse_domain(domain, Fate::retry_unanswered(detail, "dns")).await;
             }
