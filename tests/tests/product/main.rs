@@ -13,6 +13,7 @@ mod metrics;
 mod obstacles;
 mod queue;
 mod reload;
+mod replies;
 mod reports;
 mod smuggling;
 mod tls;
