@@ -9,6 +9,8 @@ use std::sync::{Arc, LazyLock};
 use bytes::BytesMut;
 use postkeep_configuration::types::{DkimAlgorithm, DkimKey};
 use postkeep_deliverability::dkim;
+use postkeep_deliverability::reply::RuleBook;
+use postkeep_feedback::Kind;
 use postkeep_smtp::capabilities::Capabilities;
 use postkeep_smtp::client::{Content as Writing, Dialogue, Request, Step};
 use postkeep_smtp::command::{Line, LineReader};
@@ -27,14 +29,30 @@ const LONGEST: usize = 32 * 1024;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the name of their folder in `corpus/`.
-pub(crate) const TARGETS: [Target; 6] = [
+pub(crate) const TARGETS: [Target; 7] = [
     ("smtp_server", smtp_server),
     ("smtp_client", smtp_client),
     ("header", message_header),
     ("configuration", configuration),
     ("spool_segment", spool_segment),
     ("proxy_header", proxy_header),
+    ("feedback", feedback),
 ];
+
+/// A message that came back. Whatever it holds, there is a finding, it stays small, and nobody is suppressed
+/// who is not named or whose mail did not bounce or draw a complaint.
+pub(crate) fn feedback(input: &[u8]) {
+    static BOOK: LazyLock<RuleBook> = LazyLock::new(|| RuleBook::shipped().expect("the shipped rules"));
+    let findings = postkeep_feedback::classify(&input[..input.len().min(LONGEST)], &BOOK);
+    assert!((1..=postkeep_feedback::MOST_FINDINGS).contains(&findings.len()));
+    for finding in findings {
+        assert!(finding.reason.len() <= 4 * 400 && !finding.reason.contains('\n'), "{finding:?}");
+        if finding.suppress {
+            assert!(finding.recipient.is_some(), "{finding:?}");
+            assert!(matches!(finding.kind, Kind::Bounce | Kind::Complaint), "{finding:?}");
+        }
+    }
+}
 
 /// What a client says to our server: commands, content by DATA and BDAT, AUTH. The same bytes
 /// must mean the same however they were cut on the way, every answer must be a reply that a

@@ -75,6 +75,11 @@ fn the_seeds_of_the_proxy_header_keep_its_promises() {
     run("proxy_header");
 }
 
+#[test]
+fn the_seeds_of_mail_that_came_back_keep_its_promises() {
+    run("feedback");
+}
+
 /// Not a test: `cargo test -p postkeep-tests --test fuzz_seeds -- --ignored` after a change of the format.
 #[test]
 #[ignore = "writes the seeds of spool_segment anew"]

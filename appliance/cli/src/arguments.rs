@@ -37,6 +37,9 @@ pub(crate) enum Command {
     Reload,
     /// How the daemon is.
     Status,
+    /// Take apart mail that came back.
+    #[command(subcommand)]
+    Bounce(BounceCommand),
     /// What receivers' replies mean.
     #[command(subcommand)]
     Reply(ReplyCommand),
@@ -168,6 +171,22 @@ pub(crate) enum QueueCommand {
         /// The whole queue is meant.
         #[arg(long)]
         all: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BounceCommand {
+    /// Say for each recipient of each message what it is: bounce, delay, complaint, auto-reply or none.
+    #[command(
+        after_help = "One JSON line for each recipient: file, recipient, kind, status, class, scope, suppress, reason.\nA file that cannot be read is named on standard error; the others are classified all the same (exit code 2).\n\nExample: postkeep bounce classify /var/mail/bounces/*.eml"
+    )]
+    Classify {
+        /// Messages, one a file; `-` is standard input.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Rules of your own, tried before the shipped ones; may be repeated.
+        #[arg(long, value_name = "FILE")]
+        rules: Vec<PathBuf>,
     },
 }
 

@@ -2,6 +2,7 @@
 //! rooms, prints what they answer. No logic of its own.
 
 mod arguments;
+mod bounce;
 mod queue;
 mod rehearse;
 mod reply;
@@ -15,7 +16,7 @@ use clap::Parser;
 use postkeep_configuration::command::{self, Outcome};
 use postkeep_control::{Client, ClientError};
 
-use self::arguments::{Arguments, Command, ConfigCommand, CredentialCommand, SpoolCommand};
+use self::arguments::{Arguments, BounceCommand, Command, ConfigCommand, CredentialCommand, SpoolCommand};
 
 /// A check or a promise failed.
 const FAILED: u8 = 1;
@@ -80,6 +81,7 @@ async fn run(arguments: Arguments) -> Outcome {
             Ok(status) => show::value(&status, json, show::status),
             Err(error) => client_failure(&error),
         },
+        Command::Bounce(BounceCommand::Classify { files, rules }) => bounce::classify(&files, &rules),
         Command::Reply(command) => reply::run(&command, json),
         Command::Spool(SpoolCommand::Inspect { directory, messages }) => spool::inspect(&directory, messages, json),
         Command::Rehearse(options) => rehearse::run(*options, json).await,

@@ -29,8 +29,7 @@ const LONGEST_TEXT: usize = 4096;
 const PATTERN_SIZE: usize = 4 << 20;
 
 /// What a reply is held against the rules with. A stage or code that is not known does not stand in a
-/// rule's way (a report often lacks them); a status that is missing does, unless the code is, too, and
-/// the rule has a text.
+/// rule's way (a report often lacks them); a status that is missing does.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Subject<'a> {
     /// The command that was refused.
@@ -262,14 +261,10 @@ impl RuleBook {
 
 impl Compiled {
     fn fits(&self, subject: &Subject<'_>, text: &str) -> bool {
-        let has_text = self.text.is_some();
         let provider_fits = self.providers.is_empty()
             || subject.provider.is_some_and(|provider| self.providers.iter().any(|own| own == provider));
         let status_fits = self.statuses.is_empty()
-            || match subject.status {
-                Some(status) => self.statuses.iter().any(|pattern| pattern.fits(status)),
-                None => has_text && subject.code.is_none(),
-            };
+            || subject.status.is_some_and(|status| self.statuses.iter().any(|pattern| pattern.fits(status)));
         let code_fits = self.codes.is_empty() || subject.code.is_none_or(|code| self.codes.contains(&code));
         let stage_fits = self.stages.is_empty() || subject.stage.is_none_or(|stage| self.stages.contains(&stage));
         provider_fits

@@ -1,0 +1,92 @@
+//! Mail that comes back: bounces, delays, complaints and automatic replies, told apart and
+//! taken apart, one finding for each recipient.
+//!
+//! Read are delivery status notifications (RFC 3464), abuse reports (RFC 5965, 6591, 6650, redacted ones
+//! too), automatic replies (RFC 3834), and the prose of mail servers that know none of these. What a
+//! finding means is asked of the rule book. Nothing in a message makes this panic; depth, parts and sizes are bounded.
+//!
+//! Suppression is the careful answer: it is said only where a receiver's own words and codes leave no doubt
+//! that nobody has the address. A block, a full or closed mailbox, or a refusal after the content never does.
+
+mod automatic;
+mod judgement;
+mod opened;
+mod prose;
+mod report;
+mod status;
+
+use postkeep_deliverability::reply::RuleBook;
+use serde::Serialize;
+
+use opened::Opened;
+
+/// Largest message that is read whole; of a larger one, its beginning.
+pub const LARGEST: usize = 4 << 20;
+/// Findings in one message at most.
+pub const MOST_FINDINGS: usize = 1000;
+
+/// What came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// It will not be delivered.
+    Bounce,
+    /// Not yet delivered, still being tried.
+    Delay,
+    /// The recipient, or their provider, complained.
+    Complaint,
+    /// A machine answered in the recipient's name.
+    AutoReply,
+    /// None of these; also a report of success.
+    None,
+}
+
+/// What is known of one recipient.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Finding {
+    /// Their address; absent when the report hides it.
+    pub recipient: Option<String>,
+    /// What came back.
+    pub kind: Kind,
+    /// Enhanced status code (RFC 3463), the receiver's own where it says one.
+    pub status: Option<String>,
+    /// A word from the rule book's list; for complaints the feedback type.
+    pub class: String,
+    /// Whom it concerns.
+    pub scope: &'static str,
+    /// This recipient is not to be written to again.
+    pub suppress: bool,
+    /// What was said, on one line.
+    pub reason: String,
+}
+
+impl Finding {
+    fn nothing() -> Self {
+        Self {
+            recipient: None,
+            kind: Kind::None,
+            status: None,
+            class: "none".to_owned(),
+            scope: "message",
+            suppress: false,
+            reason: String::new(),
+        }
+    }
+}
+
+/// Takes a message apart. At least one finding; one of [`Kind::None`] when it is nothing of the sort.
+pub fn classify(message: &[u8], book: &RuleBook) -> Vec<Finding> {
+    let Some(opened) = Opened::new(message.get(..LARGEST).unwrap_or(message)) else {
+        return vec![Finding::nothing()];
+    };
+    let readers: [fn(&Opened, &RuleBook) -> Vec<Finding>; 5] =
+        [report::read, status::read, prose::read_named, automatic::read, prose::read];
+    let mut findings =
+        readers.iter().map(|read| read(&opened, book)).find(|findings| !findings.is_empty()).unwrap_or_default();
+    findings.truncate(MOST_FINDINGS);
+    if findings.is_empty() {
+        findings.push(Finding::nothing());
+    }
+    findings
+}

@@ -1,0 +1,203 @@
+//! A message opened: its header, its parts in reading order, and the message that it returns.
+
+use std::borrow::Cow;
+
+use mail_parser::{Message, MessageParser, MimeHeaders, PartType};
+
+/// Nesting of messages that is followed.
+const DEPTH: usize = 4;
+/// Parts looked at.
+const MOST_PARTS: usize = 200;
+/// Octets of one part's text that are looked at.
+const LONGEST_TEXT: usize = 256 << 10;
+
+/// What a part is, as far as reports know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PartKind {
+    /// Words for people.
+    Text,
+    /// `message/delivery-status`, and its international twin.
+    DeliveryStatus,
+    /// `message/feedback-report`.
+    FeedbackReport,
+    /// A returned message, or its header.
+    Returned,
+}
+
+/// One part with its text, decoded, line ends LF.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub kind: PartKind,
+    pub text: String,
+}
+
+/// The opened message.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Header fields in order: lower-case name, unfolded and decoded value.
+    headers: Vec<(String, String)>,
+    pub parts: Vec<Part>,
+    /// `Content-Type` of the whole, lower case, with its parameters.
+    pub content_type: String,
+}
+
+impl Opened {
+    /// `None` when there is no header to speak of.
+    pub(crate) fn new(octets: &[u8]) -> Option<Self> {
+        let octets = unix_line_ends(octets);
+        let octets = without_envelope_line(&octets);
+        let message = MessageParser::default().parse(octets)?;
+        let headers = fields(&message);
+        if headers.is_empty() {
+            return None;
+        }
+        let content_type = headers
+            .iter()
+            .find(|(name, _)| name == "content-type")
+            .map(|(_, value)| value.to_ascii_lowercase())
+            .unwrap_or_default();
+        let mut parts = Vec::new();
+        collect(&message, 0, &mut parts);
+        Some(Self { headers, parts, content_type })
+    }
+
+    /// The first field of that name; lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Every field of that name.
+    pub(crate) fn headers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        self.headers.iter().filter(move |(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The parts of that kind.
+    pub(crate) fn of(&self, kind: PartKind) -> impl Iterator<Item = &str> + '_ {
+        self.parts.iter().filter(move |part| part.kind == kind).map(|part| part.text.as_str())
+    }
+
+    /// A field of the returned message's header.
+    pub(crate) fn returned_header(&self, name: &str) -> Option<String> {
+        self.of(PartKind::Returned).find_map(|text| field_in(text, name))
+    }
+}
+
+/// The first field of that name (lower case) in a block of text that begins with a header.
+pub(crate) fn field_in(text: &str, name: &str) -> Option<String> {
+    let mut found: Option<String> = None;
+    for line in text.lines() {
+        if line.trim().is_empty() {
+            if found.is_some() {
+                break;
+            }
+            continue;
+        }
+        if let Some(value) = &mut found {
+            if line.starts_with([' ', '\t']) {
+                value.push(' ');
+                value.push_str(line.trim());
+                continue;
+            }
+            break;
+        }
+        if let Some((own, value)) = line.split_once(':')
+            && own.trim().eq_ignore_ascii_case(name)
+        {
+            found = Some(value.trim().to_owned());
+        }
+    }
+    found
+}
+
+fn fields(message: &Message<'_>) -> Vec<(String, String)> {
+    message
+        .headers_raw()
+        .map(|(name, value)| {
+            let unfolded = value.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+            (name.trim().to_ascii_lowercase(), unfolded.trim().to_owned())
+        })
+        .collect()
+}
+
+fn collect(message: &Message<'_>, depth: usize, out: &mut Vec<Part>) {
+    for part in &message.parts {
+        if out.len() >= MOST_PARTS {
+            return;
+        }
+        let kind = part
+            .content_type()
+            .map(|kind| format!("{}/{}", kind.ctype(), kind.subtype().unwrap_or_default()).to_ascii_lowercase())
+            .unwrap_or_default();
+        let special = match kind.as_str() {
+            "message/delivery-status" | "message/global-delivery-status" => Some(PartKind::DeliveryStatus),
+            "message/feedback-report" => Some(PartKind::FeedbackReport),
+            "text/rfc822-headers" | "message/global-headers" | "message/rfc822-headers" | "text/rfc822" => {
+                Some(PartKind::Returned)
+            }
+            _ => None,
+        };
+        match (&part.body, special) {
+            (PartType::Message(inner), special) => {
+                // What claims to be a report and is parsed as a message is read as it stands.
+                let raw = String::from_utf8_lossy(inner.raw_message.as_ref());
+                push(out, special.unwrap_or(PartKind::Returned), &raw);
+            }
+            (PartType::Multipart(_), _) => {}
+            (_, Some(kind)) => push(out, kind, &String::from_utf8_lossy(part.contents())),
+            (PartType::Text(text), None) => push(out, PartKind::Text, text),
+            (PartType::Html(html), None) => {
+                push(out, PartKind::Text, &mail_parser::decoders::html::html_to_text(html));
+            }
+            (PartType::Binary(_) | PartType::InlineBinary(_), None) => {
+                // A report in a part of a type that nobody knows is still a report.
+                let text = String::from_utf8_lossy(part.contents());
+                if kind.starts_with("message/") {
+                    push(out, PartKind::Returned, &text);
+                } else if depth < DEPTH && text.contains("Final-Recipient:") {
+                    push(out, PartKind::DeliveryStatus, &text);
+                }
+            }
+        }
+    }
+}
+
+fn push(out: &mut Vec<Part>, kind: PartKind, text: &str) {
+    let mut end = text.len().min(LONGEST_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let text = text.get(..end).unwrap_or_default();
+    out.push(Part { kind, text: text.replace("\r\n", "\n").replace('\r', "\n") });
+}
+
+fn unix_line_ends(octets: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(b'\r', octets).is_none() {
+        return Cow::Borrowed(octets);
+    }
+    let mut out = Vec::with_capacity(octets.len());
+    let mut octets = octets.iter().peekable();
+    while let Some(octet) = octets.next() {
+        if *octet == b'\r' {
+            if octets.peek() == Some(&&b'\n') {
+                octets.next();
+            }
+            out.push(b'\n');
+        } else {
+            out.push(*octet);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// A mailbox file begins each message with `From `.
+fn without_envelope_line(octets: &[u8]) -> &[u8] {
+    let mut rest = octets;
+    while rest.first().is_some_and(u8::is_ascii_whitespace) {
+        rest = rest.get(1..).unwrap_or_default();
+    }
+    if rest.starts_with(b"From ") || rest.starts_with(b">From ") {
+        let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+        rest = rest.get(end..).unwrap_or_default();
+    }
+    rest
+}
