@@ -133,3 +133,27 @@ fn the_command_line_explains_replies_and_checks_rules() {
     let said = daemon.postkeep(&["reply", "check", "--rules", &ground.path("wrong.toml").display().to_string()]);
     assert!(said.status == 1 && said.out.contains("does not meet it"), "{said:?}");
 }
+
+#[test]
+fn bounces_are_classified_line_by_line_and_one_bad_file_does_not_stop_the_rest() {
+    let ground = Ground::claim();
+    let daemon = Daemon::start(&ground, &Settings::new(&ground));
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/bounces/sisimai/");
+    let files =
+        [format!("{corpus}lhost-opensmtpd-17.eml"), "/nonexistent.eml".to_owned(), format!("{corpus}arf-01.eml")];
+    let arguments: Vec<&str> = ["bounce", "classify"].into_iter().chain(files.iter().map(String::as_str)).collect();
+    let said = daemon.postkeep(&arguments);
+    assert_eq!(said.status, 2);
+    assert!(said.err.contains("cannot read /nonexistent.eml"), "{}", said.err);
+    let lines: Vec<serde_json::Value> =
+        said.out.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+    assert_eq!(lines.len(), 3, "{}", said.out);
+    let keys = ["file", "recipient", "kind", "status", "class", "scope", "suppress", "reason"];
+    for line in &lines {
+        assert!(keys.iter().all(|key| line.get(key).is_some()), "{line}");
+    }
+    let gist = |line: &serde_json::Value| (line["kind"].clone(), line["status"].clone(), line["suppress"].clone());
+    assert_eq!(gist(&lines[0]), ("bounce".into(), "5.1.1".into(), true.into()));
+    assert_eq!(gist(&lines[1]), ("bounce".into(), "5.2.2".into(), false.into()));
+    assert_eq!(lines[2]["kind"], "complaint");
+}
