@@ -434,7 +434,7 @@ pub struct Replies {
     /// Files of your own rules; they are tried before the shipped ones (`postkeep reply check` tries them out).
     #[schemars(extend("x-type" = "list of paths"))]
     pub rules: Vec<PathBuf>,
-    /// The times for which rules stay away are multiplied by this, 0.001 to 10.
+    /// The times for which rules stay away are multiplied by this, 0.00001 to 10.
     pub hold_scale: f64,
 }
 

@@ -254,9 +254,15 @@ fn sources_of(configuration: &mut Configuration, owner: &mut Owner, notes: &mut 
     notes.push(format!("sources on loopback: {}", mapped.join(", ")));
 }
 
+/// The longest time for which a shipped rule stays away.
+const LONGEST_HOLD: Duration = Duration::from_secs(86_400);
+
 /// Divides waits by `hurry`.
 fn hurried(configuration: &mut Configuration, hurry: f64, longest: Duration, notes: &mut Vec<String>) {
-    configuration.replies.hold_scale = (configuration.replies.hold_scale / hurry.max(1.0)).max(0.001);
+    // The longest hold of the shipped rules is a day; it must end before the mail does that waits for it.
+    let shortened = longest.as_micros() as f64 / 4.0 / LONGEST_HOLD.as_micros() as f64;
+    let replies = &mut configuration.replies;
+    replies.hold_scale = (replies.hold_scale / hurry.max(1.0)).min(shortened).clamp(0.000_01, 10.0);
     let divide = |length: units::Duration| {
         let micros = (length.as_micros() as f64 / hurry.max(1.0)) as u64;
         units::Duration::from_micros(micros).max(SHORTEST).min(length.max(SHORTEST))

@@ -53,7 +53,7 @@ fn backoff(configuration: &Configuration, report: &mut Report) {
     }
     report.within(path.key("slow-share"), backoff.slow_share, 0.05, 1.0);
     let replies = &configuration.replies;
-    report.within(KeyPath::root().key("replies").key("hold-scale"), replies.hold_scale, 0.001, 10.0);
+    report.within(KeyPath::root().key("replies").key("hold-scale"), replies.hold_scale, 0.000_01, 10.0);
     report.at_least_one(path.key("successes"), backoff.successes);
     report.within(path.key("unbindable-pause"), backoff.unbindable_pause, least, most);
 }

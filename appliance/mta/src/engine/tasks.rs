@@ -18,7 +18,7 @@ use crate::routing::{self, Route, RouteError};
 /// Queues, domains and lanes that hold nothing are forgotten this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// Mail whose time is up has this long, in seconds, for the last attempt that its schedule gives it.
-const HELD_FOR: u32 = 3600;
+const HELD_FOR: u32 = 600;
 
 impl Inner {
     pub(super) async fn schedule(self: Arc<Self>) {
