@@ -137,8 +137,13 @@ fn settled(rule: &Rule, stage: Stage, reply: &Reply, fallback: Verdict) -> Verdi
     if ends_the_message && (stage < Stage::Mail || is_later(stage, reply, enhanced_of(reply))) {
         (verdict.scope, verdict.reaction) = (fallback.scope, fallback.reaction);
     }
-    // A recipient that is refused together with the others has not been judged by itself.
-    if verdict.reaction == Reaction::Suppress && matches!(stage, Stage::Data | Stage::Final) {
+    // Only an answer to RCPT is about one recipient: at MAIL none has been named, after DATA all of them.
+    if verdict.reaction == Reaction::Suppress && stage != Stage::Rcpt {
+        (verdict.scope, verdict.reaction) = (Scope::Message, Reaction::Bounce);
+    }
+    // "User unknown" under a code of policy, content or the mailbox is said for other reasons, too.
+    let is_users_code = enhanced_of(reply).is_none_or(|status| matches!(status.subject, 0 | 1 | 5));
+    if verdict.reaction == Reaction::Suppress && !is_users_code && verdict.class != "mailbox-disabled" {
         verdict.reaction = Reaction::Bounce;
     }
     // 421 ends the session, whatever else it says (RFC 5321 §3.8).

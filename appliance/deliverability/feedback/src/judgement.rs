@@ -20,8 +20,12 @@ pub(crate) struct Evidence<'a> {
     pub said: &'a str,
     /// It is a diagnostic: the receiver's own words.
     pub is_quoted: bool,
-    /// All the words of the report, for the command that was refused.
-    pub around: &'a str,
+    /// The command that was refused, as the words of the report tell.
+    pub stage: Option<Stage>,
+    /// What was said is about this recipient, and not about several together.
+    pub is_own: bool,
+    /// A mail server speaks, and not a person.
+    pub is_machine: bool,
     /// The `Status` field.
     pub status_field: Option<&'a str>,
     /// It is a delivery status notification.
@@ -47,7 +51,7 @@ pub(crate) fn judge(recipient: Option<String>, evidence: &Evidence<'_>, book: &R
         (own, field) => own.or(field),
     };
     let code = first_code(&said).filter(|code| *code >= 400 || evidence.kind == Kind::None);
-    let stage = stage_of(evidence.around).or_else(|| stage_of(&said));
+    let stage = stage_of(&said).or(evidence.stage);
 
     let mut kind = evidence.kind;
     if kind == Kind::Bounce
@@ -86,7 +90,17 @@ pub(crate) fn judge(recipient: Option<String>, evidence: &Evidence<'_>, book: &R
         && (field.is_none() || (evidence.is_quoted && code.is_none()));
     let is_permanent =
         kind == Kind::Bounce && code.is_none_or(|code| code >= 500) && status.is_none_or(|status| status.class == 5);
-    let suppress = is_permanent && reaction == Reaction::Suppress && !is_filter && !is_hearsay && recipient.is_some();
+    // Who reports has looked the domain up; a receiver that speaks of one may mean the sender's.
+    let is_no_domain = class == "bad-domain" && !is_after_content;
+    // Prose without a code is a mail server's word, or nobody's.
+    let is_attested = evidence.is_report || code.is_some() || status.is_some() || evidence.is_machine;
+    let suppress = is_permanent
+        && is_attested
+        && evidence.is_own
+        && (reaction == Reaction::Suppress || is_no_domain)
+        && !is_filter
+        && !is_hearsay
+        && recipient.is_some();
     if kind == Kind::None {
         class = "delivered";
     }
@@ -134,7 +148,7 @@ fn fallback(code: Option<u16>, status: Option<EnhancedCode>) -> (&'static str, S
     )
 }
 
-fn stage_of(text: &str) -> Option<Stage> {
+pub(crate) fn stage_of(text: &str) -> Option<Stage> {
     let pattern = COMMAND.as_ref()?;
     let found = pattern.captures_iter(text).last()?;
     let word = found.get(1).or_else(|| found.get(2))?.as_str().to_ascii_lowercase();
@@ -145,6 +159,11 @@ fn stage_of(text: &str) -> Option<Stage> {
         "ehlo" | "helo" => Stage::Ehlo,
         _ => Stage::Connect,
     })
+}
+
+/// Whether somebody's code stands in the text.
+pub(crate) fn has_code(text: &str) -> bool {
+    first_code(text).is_some_and(|code| code >= 400) || first_status(text).is_some()
 }
 
 fn first_status(text: &str) -> Option<EnhancedCode> {

@@ -9,12 +9,30 @@ use std::sync::LazyLock;
 use postkeep_deliverability::reply::RuleBook;
 use regex::Regex;
 
-use crate::judgement::{Evidence, judge};
+use crate::judgement::{Evidence, has_code, judge, stage_of};
 use crate::opened::{Opened, PartKind, field_in};
-use crate::{Finding, Kind};
+use crate::{Finding, Kind, MOST_FINDINGS};
 
 /// Octets of words that are looked at.
 const LONGEST_WORDS: usize = 64 << 10;
+/// Places where an address stands that are looked at.
+const MENTIONS: usize = 20;
+/// What mail servers call themselves.
+const MACHINES: [&str; 11] = [
+    "mailer-daemon",
+    "postmaster",
+    "mail delivery",
+    "mailerdaemon",
+    "mail-daemon",
+    "maildaemon",
+    "ndr",
+    "administrator",
+    "mail system",
+    "post_master",
+    "delivery",
+];
+/// Octets of one line that are looked at.
+const LONGEST_LINE: usize = 2000;
 /// Octets of words that say something about one recipient.
 const LONGEST_EXCERPT: usize = 2000;
 
@@ -28,6 +46,8 @@ struct Patterns {
     words: Regex,
     /// It is still being tried.
     delay: Regex,
+    /// It is not.
+    last: Regex,
     /// What stands before the address of a failed recipient.
     before: Regex,
     /// What stands after it.
@@ -54,6 +74,7 @@ static PATTERNS: LazyLock<Option<Patterns>> = LazyLock::new(|| {
         delay: pattern(
             r"(?i)(will|is|are) (be |being )?(re-?tried|re-?tr(y|ies)|still (being )?(tried|trying)|continue)|not (yet )?been (yet )?delivered|has been delayed|delivery (is |was |has been |temporarily )?(delayed|deferred|suspended)|still (be )?(trying|tried)|(this is a |a )?warning (message )?only|no action is required|do(es)? not need to resend|delayed \d+ hours|not yet (been )?delivered|keep trying|retry(ing)? for (up to )?\d|temporary (failure|problem|error)s?.{0,40}(again|retr)",
         )?,
+        last: pattern(r"(?i)permanent|giving up|fatal|returned to sender|undeliverable|could not be delivered")?,
         before: pattern(
             r"(?i)(unknown (user|address|recipient)|no such (user|address|recipient)|user|recipient(s)?|address(ee)?(s|\(es\))?|mailbox|account|delivering (your )?(mail|message) to|deliver(y|ed)? (of .{0,40})?(to|for)|rcpt to|reach|mail to|message to|for|to|gateway for|failed|destination|unable to deliver .{0,30}to|could not .{0,60}(to|for|at))\s*[:=]?\s*[<(\[“'\x22]?\s*$",
         )?,
@@ -90,23 +111,7 @@ pub(crate) fn read(opened: &Opened, book: &RuleBook) -> Vec<Finding> {
     let Some(patterns) = PATTERNS.as_ref() else { return Vec::new() };
     let words = words(opened);
     let header = |name: &str| opened.header(name).unwrap_or_default().to_ascii_lowercase();
-    let sender = header("from") + &header("return-path") + &header("sender");
-    let is_machine = header("return-path").trim() == "<>"
-        || [
-            "mailer-daemon",
-            "postmaster",
-            "mail delivery",
-            "mailerdaemon",
-            "mail-daemon",
-            "maildaemon",
-            "ndr",
-            "administrator",
-            "mail system",
-            "post_master",
-            "delivery",
-        ]
-        .iter()
-        .any(|name| sender.contains(name));
+    let is_machine = is_machine(opened);
     let is_report = opened.content_type.contains("multipart/report");
     let by_subject = patterns.subject.is_match(&header("subject"));
     let by_words = patterns.words.is_match(&words);
@@ -118,35 +123,45 @@ pub(crate) fn read(opened: &Opened, book: &RuleBook) -> Vec<Finding> {
     findings(opened, named, &words, book)
 }
 
+/// Whether a mail server sent it: the null return path, or a name that only they have.
+pub(crate) fn is_machine(opened: &Opened) -> bool {
+    let header = |name: &str| opened.header(name).unwrap_or_default().to_ascii_lowercase();
+    let sender = header("from") + &header("return-path") + &header("sender");
+    header("return-path").trim() == "<>" || MACHINES.iter().any(|name| sender.contains(name))
+}
+
 fn findings(opened: &Opened, named: Vec<String>, words: &str, book: &RuleBook) -> Vec<Finding> {
     let Some(patterns) = PATTERNS.as_ref() else { return Vec::new() };
     let subject = opened.header("subject").unwrap_or_default();
-    let is_final = Regex::new(
-        r"(?i)permanent|giving up|failed permanently|fatal|returned to sender|undeliverable|could not be delivered",
-    )
-    .is_ok_and(|pattern| pattern.is_match(words));
-    let kind = if (patterns.delay.is_match(words) || patterns.delay.is_match(subject)) && !is_final {
-        Kind::Delay
-    } else {
-        Kind::Bounce
-    };
-    let finding = |recipient: Option<String>| {
-        let said = near(words, recipient.as_deref());
-        let evidence =
-            Evidence { kind, said: &said, is_quoted: false, around: words, status_field: None, is_report: false };
-        judge(recipient, &evidence, book)
-    };
-    match named.len() {
-        0 => vec![finding(None)],
-        1 => {
+    let is_delay = patterns.delay.is_match(words) || patterns.delay.is_match(subject);
+    let kind = if is_delay && !patterns.last.is_match(words) { Kind::Delay } else { Kind::Bounce };
+    let (stage, is_machine) = (stage_of(words), is_machine(opened));
+    let is_one = named.len() <= 1;
+    let recipients: Vec<Option<String>> =
+        if named.is_empty() { vec![None] } else { named.into_iter().map(Some).collect() };
+    recipients
+        .into_iter()
+        .take(MOST_FINDINGS)
+        .map(|recipient| {
             // All of it is about the one.
-            let said: String = words.chars().take(4 * LONGEST_EXCERPT).collect();
-            let evidence =
-                Evidence { kind, said: &said, is_quoted: false, around: words, status_field: None, is_report: false };
-            vec![judge(named.into_iter().next(), &evidence, book)]
-        }
-        _ => named.into_iter().map(|recipient| finding(Some(recipient))).collect(),
-    }
+            let (said, is_own) = if is_one {
+                (head(words, 4 * LONGEST_EXCERPT).to_owned(), true)
+            } else {
+                near(words, recipient.as_deref())
+            };
+            let evidence = Evidence {
+                kind,
+                said: &said,
+                is_quoted: false,
+                stage,
+                is_own,
+                is_machine,
+                status_field: None,
+                is_report: false,
+            };
+            judge(recipient, &evidence, book)
+        })
+        .collect()
 }
 
 /// The words for people, up to the returned message.
@@ -200,8 +215,15 @@ fn named(opened: &Opened, words: &str, patterns: &Patterns) -> Vec<String> {
             list.push(address.to_owned());
         }
     };
-    for line in words.lines() {
+    for line in words.lines().map(|line| head(line, LONGEST_LINE)) {
+        if !line.contains('@') {
+            continue;
+        }
+        let is_foreign = patterns.foreign.is_match(line);
         for found in patterns.address.find_iter(line) {
+            if strong.len() + weak.len() >= MOST_FINDINGS {
+                break;
+            }
             let address = found.as_str().trim_matches('.');
             let address = match address.split_at_checked(5) {
                 Some((kind, rest)) if kind.eq_ignore_ascii_case("smtp=") => rest,
@@ -214,8 +236,8 @@ fn named(opened: &Opened, words: &str, patterns: &Patterns) -> Vec<String> {
                 (line.get(..found.start()).unwrap_or_default(), line.get(found.end()..).unwrap_or_default());
             let begins = before.chars().all(|c| c.is_whitespace() || "<*-•·>[(\"'+".contains(c))
                 || before.trim_start().starts_with(|c: char| c.is_ascii_digit()) && before.trim_end().ends_with('<');
-            let is_foreign = patterns.foreign.is_match(line);
-            let is_named = begins && patterns.after.is_match(after) || patterns.before.is_match(before) && !is_foreign;
+            let is_named =
+                begins && patterns.after.is_match(after) || patterns.before.is_match(tail(before, 200)) && !is_foreign;
             if is_named {
                 add(&mut strong, address);
             } else if !is_foreign {
@@ -253,29 +275,55 @@ fn returned_in_text(opened: &Opened, name: &str) -> Option<String> {
     rest.split("\n\n").take(4).find_map(|block| field_in(block, name))
 }
 
-/// What the words say about an address: from where it stands to the next one, or all of them.
-pub(crate) fn near(words: &str, address: Option<&str>) -> String {
-    let cut = |text: &str| text.chars().take(LONGEST_EXCERPT).collect::<String>();
-    let Some(address) = address else { return cut(words) };
-    let Some(patterns) = PATTERNS.as_ref() else { return cut(words) };
+/// What the words say about an address, and whether it is about that address alone: from a line where
+/// it stands to the next address, best where a code is; all the words where there is nothing else.
+pub(crate) fn near(words: &str, address: Option<&str>) -> (String, bool) {
+    let common = || (head(words, LONGEST_EXCERPT).to_owned(), false);
+    let (Some(address), Some(patterns)) = (address, PATTERNS.as_ref()) else { return common() };
     let lower = words.to_ascii_lowercase();
-    let Some(start) = lower.find(&address.to_ascii_lowercase()) else { return cut(words) };
-    let line_start = words.get(..start).and_then(|before| before.rfind('\n')).map_or(0, |place| place + 1);
-    let rest = words.get(line_start..).unwrap_or_default();
-    // Up to a line that begins with another address.
-    let mut out = String::new();
-    for line in rest.lines() {
-        let another = patterns.address.find(line).is_some_and(|found| {
-            !found.as_str().eq_ignore_ascii_case(address)
-                && line.get(..found.start()).unwrap_or_default().chars().all(|c| c.is_whitespace() || "<*-".contains(c))
-        });
-        if another && !out.is_empty() {
-            break;
+    let mut best: Option<String> = None;
+    for (start, _) in lower.match_indices(&address.to_ascii_lowercase()).take(MENTIONS) {
+        let line_start = words.get(..start).and_then(|before| before.rfind('\n')).map_or(0, |place| place + 1);
+        let mut excerpt = String::new();
+        for line in words.get(line_start..).unwrap_or_default().lines().map(|line| head(line, LONGEST_LINE)) {
+            let another = patterns.address.find(line).is_some_and(|found| {
+                let before = line.get(..found.start()).unwrap_or_default();
+                !found.as_str().eq_ignore_ascii_case(address)
+                    && before.chars().all(|c| c.is_whitespace() || c.is_ascii_digit() || "<*-(.".contains(c))
+            });
+            if (another && !excerpt.is_empty()) || excerpt.len() > LONGEST_EXCERPT {
+                break;
+            }
+            excerpt.push_str(line);
+            excerpt.push('\n');
         }
-        out.push_str(line);
-        out.push('\n');
+        let is_bare = excerpt.trim().len() <= address.len() + 4;
+        if has_code(&excerpt) {
+            return (excerpt, true);
+        }
+        if !is_bare && best.is_none() {
+            best = Some(excerpt);
+        }
     }
-    if out.lines().count() <= 1 && out.trim().len() <= address.len() + 4 { cut(words) } else { cut(&out) }
+    best.map_or_else(common, |excerpt| (excerpt, true))
+}
+
+/// The beginning of a text, cut at a character.
+pub(crate) fn head(text: &str, longest: usize) -> &str {
+    let mut end = text.len().min(longest);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+/// The end of a text, cut at a character.
+fn tail(text: &str, longest: usize) -> &str {
+    let mut start = text.len().saturating_sub(longest);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    text.get(start..).unwrap_or_default()
 }
 
 /// Every address in a piece of text, each once.

@@ -1,21 +1,25 @@
 //! `message/delivery-status` (RFC 3464): a block about the message, then one for each recipient.
 
-use postkeep_deliverability::reply::RuleBook;
+use postkeep_deliverability::reply::{RuleBook, Stage};
 
-use crate::judgement::{Evidence, judge};
+use crate::judgement::{Evidence, judge, stage_of};
 use crate::opened::{Opened, PartKind};
 use crate::prose;
-use crate::{Finding, Kind};
+use crate::{Finding, Kind, MOST_FINDINGS};
 
 /// The recipients of the first report in the message.
 pub(crate) fn read(opened: &Opened, book: &RuleBook) -> Vec<Finding> {
-    let words: String = opened.of(PartKind::Text).collect::<Vec<_>>().join("\n");
+    let words = prose::words(opened);
+    let stage = stage_of(&words);
     let mut findings: Vec<Finding> = Vec::new();
     for text in opened.of(PartKind::DeliveryStatus) {
         let blocks = blocks(text);
         let is_one = blocks.iter().filter(|block| block.iter().any(|(name, _)| name == "final-recipient")).count() <= 1;
         for block in blocks {
-            findings.extend(recipient(opened, &block, &words, is_one, book));
+            if findings.len() >= MOST_FINDINGS {
+                break;
+            }
+            findings.extend(recipient(opened, &block, (&words, stage), is_one, book));
         }
         if !findings.is_empty() {
             break;
@@ -53,7 +57,13 @@ fn blocks(text: &str) -> Vec<Block> {
     blocks
 }
 
-fn recipient(opened: &Opened, block: &Block, words: &str, is_one: bool, book: &RuleBook) -> Option<Finding> {
+fn recipient(
+    opened: &Opened,
+    block: &Block,
+    (words, stage): (&str, Option<Stage>),
+    is_one: bool,
+    book: &RuleBook,
+) -> Option<Finding> {
     let field = |name: &str| block.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
     // Whom we wrote to counts, not whom it was forwarded to.
     let named = ["original-recipient", "final-recipient", "x-actual-recipient"];
@@ -79,16 +89,18 @@ fn recipient(opened: &Opened, block: &Block, words: &str, is_one: bool, book: &R
             _ => Kind::Bounce,
         },
     };
-    let said = match (diagnostic.is_empty(), is_one && kind == Kind::Bounce) {
-        (false, _) => diagnostic.to_owned(),
-        (true, true) => prose::near(&prose::words(opened), None),
+    let (said, is_own) = match (diagnostic.is_empty(), is_one && kind == Kind::Bounce) {
+        (false, _) => (diagnostic.to_owned(), true),
+        (true, true) => (prose::near(words, None).0, true),
         (true, false) => prose::near(words, address.as_deref()),
     };
     let evidence = Evidence {
         kind,
         said: &said,
         is_quoted: !diagnostic.is_empty(),
-        around: words,
+        stage,
+        is_own,
+        is_machine: true,
         status_field: field("status"),
         is_report: true,
     };

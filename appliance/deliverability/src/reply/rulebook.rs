@@ -1,6 +1,7 @@
 //! The rule book: receivers' texts and codes, and what they mean. Rules are data
 //! (`appliance/deliverability/rules`, its README has the keys); the first that fits decides.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -195,8 +196,8 @@ impl RuleBook {
 
     /// The first rule that fits.
     pub fn find(&self, subject: &Subject<'_>) -> Option<&Rule> {
-        let text = cut(subject.text);
-        self.rules.iter().find(|rule| rule.fits(subject, text)).map(|rule| &rule.rule)
+        let text = without_addresses(cut(subject.text));
+        self.rules.iter().find(|rule| rule.fits(subject, &text)).map(|rule| &rule.rule)
     }
 
     /// Judges a reply that refused something at this stage.
@@ -322,6 +323,23 @@ fn one_line(reply: &Reply) -> String {
         text.push_str(line.trim());
     }
     text
+}
+
+/// What an address is called says nothing about it: `<spam@example.org>` is no spam.
+fn without_addresses(text: &str) -> Cow<'_, str> {
+    if !text.contains('@') {
+        return Cow::Borrowed(text);
+    }
+    let is_part = |character: char| !character.is_whitespace() && !"<>()[],;\"".contains(character);
+    let mut out = String::with_capacity(text.len());
+    for piece in text.split_inclusive(|character| !is_part(character)) {
+        let word = piece.trim_end_matches(|character| !is_part(character));
+        match word.contains('@') {
+            true => out.push_str(piece.get(word.len()..).unwrap_or_default()),
+            false => out.push_str(piece),
+        }
+    }
+    Cow::Owned(out)
 }
 
 fn cut(text: &str) -> &str {

@@ -170,6 +170,30 @@ fn rules_know_what_codes_cannot_say() {
     // An unknown user is suppressed when it is the answer to RCPT, and not when all recipients share the answer.
     assert_eq!(judged(Stage::Rcpt, None, "550 no such user"), (Scope::Recipient, "suppress", "bad-mailbox"));
     assert_eq!(judged(Stage::Final, None, "550 no such user").1, "bounce");
+    // The same words under a code of policy prove nothing; what an MX says about its domain neither.
+    assert_eq!(judged(Stage::Rcpt, None, "550 5.7.1 user unknown").1, "bounce");
+    assert_eq!(judged(Stage::Rcpt, None, "550 5.1.1 domain does not exist").1, "bounce");
+    assert_eq!(
+        judged(Stage::Rcpt, None, "450 4.7.1 <mx.us.example>: Helo command rejected: Host not found").1,
+        "alarm"
+    );
+    // What is wrong with one message does not hold its lane.
+    for text in [
+        "552 5.7.0 This message was blocked because its content presents a potential security issue",
+        "571 5.7.1 Message blocked due to local policy",
+        "550 5.7.1 You have been blocked by the recipient",
+    ] {
+        assert_eq!(
+            judged(Stage::Final, Some("google"), text),
+            (Scope::Message, "bounce", judged(Stage::Final, None, text).2)
+        );
+    }
+    // What an address is called says nothing.
+    let dmarc = "550 5.1.1 <dmarc@example.org>: Recipient address rejected: User unknown in virtual mailbox table";
+    assert_eq!(judged(Stage::Rcpt, None, dmarc), (Scope::Recipient, "suppress", "bad-mailbox"));
+    // Nobody has been named at MAIL.
+    assert_eq!(judged(Stage::Mail, None, "550 no such user").1, "bounce");
+    assert_eq!(judged(Stage::Mail, None, "553 5.1.2 invalid address").1, "bounce");
     // "Later" wins over a word that usually means "never".
     assert_eq!(judged(Stage::Rcpt, None, "450 4.1.1 user unknown"), (Scope::Recipient, "retry", "bad-mailbox"));
 }

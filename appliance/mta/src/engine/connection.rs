@@ -95,7 +95,8 @@ pub(crate) async fn run(engine: Arc<Inner>, permit: ConnectionPermit, batch: Bat
             }
         }
         Err(NotOpened::Failed { error, journey }) => {
-            let judged = engine.connection_failed(lane, job.batch().map(|batch| batch.stream), &error);
+            let judged =
+                engine.connection_failed(lane, job.batch().map(|batch| batch.stream), journey.host.as_deref(), &error);
             if let Some(batch) = job.batch.take() {
                 let fate = Fate::Retry {
                     reply: error.reply,
@@ -122,8 +123,14 @@ async fn serve(engine: &Arc<Inner>, place: &mut Place, opened: &mut Opened, firs
                 None => return,
             },
         };
-        carried += 1;
-        let alive = transmit(engine, opened, job, carried > 1).await;
+        let alive = match transmit(engine, opened, job, carried > 0).await {
+            Sent::Nothing => true,
+            Sent::Alive => {
+                carried += 1;
+                true
+            }
+            Sent::Dead => false,
+        };
         if !alive || carried >= engine.messages_per_connection(place.lane) {
             return;
         }
@@ -168,10 +175,19 @@ async fn wait_for_work(engine: &Arc<Inner>, place: &mut Place, connection: &mut 
     }
 }
 
-/// Sends one batch and settles it; false when the connection is of no more use. `is_used`: the
-/// connection has carried mail before.
-async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_used: bool) -> bool {
-    let Some(batch) = job.batch() else { return true };
+/// What became of the connection.
+enum Sent {
+    /// Nothing was said on it.
+    Nothing,
+    /// It carried mail and may carry more.
+    Alive,
+    /// It is of no more use.
+    Dead,
+}
+
+/// Sends one batch and settles it. `is_used`: the connection has carried mail before.
+async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_used: bool) -> Sent {
+    let Some(batch) = job.batch() else { return Sent::Nothing };
     let (lane, stream) = (batch.lane, batch.stream);
     let message = match engine.load(batch).await {
         Ok(message) => message,
@@ -180,18 +196,20 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
                 engine.unreadable(batch.queue, &batch.entries, &detail);
             }
             engine.message_done(lane, stream);
-            return true;
+            return Sent::Nothing;
         }
     };
     if let Some((until, why)) = engine.suspended(lane, stream, &message.metadata.from_domain) {
         engine.message_done(lane, stream);
-        let at_least = Some(until.saturating_sub(clock::now()));
+        // Spread, so that not everything comes back in the same second.
+        let wait = until.saturating_sub(clock::now());
+        let at_least = Some(wait + fastrand::u64(0..=wait / 8));
         let fate = Fate::Retry { reply: None, detail: Some(why), stage: "local", at_least, judged: None };
         if let Some(batch) = job.batch.take() {
             let fates = batch.entries.iter().map(|entry| (*entry, fate.clone())).collect();
             engine.settle(batch.queue, batch.stream, &message, &Journey::default(), fates).await;
         }
-        return true;
+        return Sent::Nothing;
     }
     let started = clock::now();
     let result = send(engine, &mut opened.connection, batch, &message).await;
@@ -199,7 +217,7 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
         // The host has had enough of this connection, not of this message: another one will do.
         log::debug!("{:?}: {}", opened.journey.host, result.end.as_deref().unwrap_or("closed"));
         drop(job);
-        return false;
+        return Sent::Dead;
     }
     engine.message_done(lane, stream);
     if let (Some(fault), Some(host)) = (&result.chunking_fault, &opened.journey.host) {
@@ -207,7 +225,7 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
         engine.host_faults.insert(host, Fault::Chunking, fault, clock::now(), CHUNKING_MEMORY);
     }
 
-    let provider = engine.provider(lane);
+    let provider = engine.provider_of(opened.journey.host.as_deref());
     let speaks_dsn = opened.connection.capabilities().dsn;
     let book = engine.replies.load_full();
     let mut troubles: Vec<Trouble> = Vec::new();
@@ -243,7 +261,7 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
     if let Some(batch) = job.batch.take() {
         engine.settle(batch.queue, batch.stream, &message, &journey, fates).await;
     }
-    result.alive
+    if result.alive { Sent::Alive } else { Sent::Dead }
 }
 
 async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, message: &Message) -> TransactionResult {

@@ -355,8 +355,8 @@ impl Inner {
     pub(crate) fn give_back(&self, batch: Batch) {
         let mut state = self.state.lock();
         let site = state.lane(batch.lane).site;
-        state.put_back(batch);
         let mut work = Work::default();
+        state.put_back(batch, clock::now(), &mut work);
         state.wake_at(site, clock::now() + 1_000_000, &mut work);
         drop(state);
         self.perform(work);
@@ -496,7 +496,7 @@ impl Inner {
         let mut state = self.state.lock();
         let source = state.lane(lane).source;
         let plan = &mut state.sources[usize::from(source.0)];
-        plan.out_until = clock::now() + pause.as_micros();
+        plan.out_until = plan.out_until.max(clock::now() + pause.as_micros());
         let name = Arc::clone(&plan.name);
         drop(state);
         log::error!(

@@ -48,8 +48,17 @@ pub(crate) struct SourcePlan {
     pub ehlo: Arc<str>,
     /// Not used before this: its address could not be bound.
     pub out_until: Micros,
+    /// Not used before this: a receiver has said what is wrong with it.
+    pub suspended_until: Micros,
     /// Still in the configuration.
     pub configured: bool,
+}
+
+impl SourcePlan {
+    /// When it may be used again.
+    pub(crate) fn back_at(&self) -> Micros {
+        self.out_until.max(self.suspended_until)
+    }
 }
 
 /// Where a domain's mail goes, as far as is known.

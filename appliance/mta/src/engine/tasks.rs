@@ -136,9 +136,9 @@ impl Inner {
         };
         match answer {
             Ok(route) => self.bind(domain, route, epoch),
-            Err(RouteError::Permanent(reply)) => self.refuse_domain(domain, Fate::failed(reply, "dns")).await,
+            Err(RouteError::Permanent(reply)) => self.refuse_domain(domain, Fate::failed(reply, "dns"), epoch).await,
             Err(RouteError::Temporary(detail)) => {
-                self.refuse_domain(domain, Fate::retry_unanswered(detail, "dns")).await;
+                self.refuse_domain(domain, Fate::retry_unanswered(detail, "dns"), epoch).await;
             }
         }
     }
@@ -148,11 +148,7 @@ impl Inner {
         {
             let mut state = self.state.lock();
             if state.route_epoch != epoch {
-                // It was found by a configuration that is no longer in force.
-                state.forget_route_of(domain);
-                let queues = state.domains.get(&domain).map(|domain| domain.queues.to_vec()).unwrap_or_default();
-                let ready = queues.into_iter().filter(|queue| state.queues.ready(*queue) > 0).collect();
-                state.gained(ready, clock::now(), &mut work);
+                state.ask_again(domain, clock::now(), &mut work);
                 drop(state);
                 self.perform(work);
                 return;
@@ -164,10 +160,17 @@ impl Inner {
     }
 
     /// All ready mail of a domain meets the same fate; what comes later asks again.
-    async fn refuse_domain(&self, domain: DomainId, fate: Fate) {
+    async fn refuse_domain(&self, domain: DomainId, fate: Fate, epoch: u64) {
         loop {
+            let mut work = Work::default();
             let taken: HashMap<(QueueId, StreamId), Vec<Entry>> = {
                 let mut state = self.state.lock();
+                if state.route_epoch != epoch {
+                    state.ask_again(domain, clock::now(), &mut work);
+                    drop(state);
+                    self.perform(work);
+                    return;
+                }
                 let taken = state.take_ready_of(domain, FATE_AT_ONCE);
                 if taken.is_empty() {
                     state.forget_route_of(domain);
@@ -185,6 +188,14 @@ impl Inner {
 }
 
 impl State {
+    /// An answer was found by a configuration that is no longer in force.
+    fn ask_again(&mut self, domain: DomainId, now: clock::Micros, work: &mut Work) {
+        self.forget_route_of(domain);
+        let queues = self.domains.get(&domain).map(|domain| domain.queues.to_vec()).unwrap_or_default();
+        let ready = queues.into_iter().filter(|queue| self.queues.ready(*queue) > 0).collect();
+        self.gained(ready, now, work);
+    }
+
     /// Takes up to `most` ready recipients of a domain, by queue. What is rerouted does not go by the
     /// domain's own route, and what is paused is left alone.
     fn take_ready_of(&mut self, domain: DomainId, most: usize) -> HashMap<(QueueId, StreamId), Vec<Entry>> {

@@ -107,13 +107,14 @@ impl Inner {
         &self,
         lane: LaneId,
         stream: Option<StreamId>,
+        host: Option<&str>,
         error: &OpenError,
     ) -> Option<Judged> {
         let Some(reply) = &error.reply else {
             self.lane_trouble(lane, None, &format!("{}: {}", error.stage.as_str(), error.detail));
             return None;
         };
-        let verdict = self.replies.load().judge(error.stage, reply, self.provider(lane).as_deref());
+        let verdict = self.replies.load().judge(error.stage, reply, self.provider_of(host).as_deref());
         let mut trouble = trouble(&verdict, || code_and_line(reply)).unwrap_or_else(|| Trouble {
             scope: Scope::Lane,
             length: None,
@@ -126,6 +127,13 @@ impl Inner {
         }
         self.trouble(Whom { lane, stream: stream.unwrap_or(StreamId(0)), sender_domain: "" }, &trouble);
         Some(Judged::new(&verdict))
+    }
+
+    /// Whose host it is that speaks. Not whose site it is: anybody can name a provider's host as
+    /// first MX and their own as second.
+    pub(crate) fn provider_of(&self, host: Option<&str>) -> Option<Arc<str>> {
+        let state = self.state.lock();
+        state.rules.providers.provider_of_host(host?).map(|provider| Arc::clone(&provider.name))
     }
 
     /// Does what a trouble asks for.
@@ -170,11 +178,14 @@ impl Inner {
                     suspension.sender_domain = Some(whom.sender_domain.to_owned());
                 }
             }
-            log::warn!("{suspension}");
-            state.suspend(suspension, now);
-            state.suspensions_as_note()
+            let text = suspension.to_string();
+            let is_news = state.suspend(suspension, now);
+            is_news.then(|| (text, state.suspensions_as_note()))
         };
-        self.keep_suspensions(note);
+        if let Some((text, note)) = note {
+            log::warn!("{text}");
+            self.keep_suspensions(note);
+        }
     }
 
     /// Hands the list to the spool; it need not be waited for: what is lost in a crash is said again.

@@ -192,7 +192,10 @@ impl State {
                     continue;
                 }
                 // A connection was asked for, so there is a permit with every batch.
-                Ok((None, batch)) => self.put_back(batch),
+                Ok((None, batch)) => {
+                    self.message_done(batch.lane, batch.stream);
+                    self.queues.give_back(batch.queue, Taken { entries: batch.entries, message: batch.message });
+                }
                 Err(NotTaken::Held(hold)) => self.note_hold(site_id, &hold, now, &mut wake, work),
                 Err(NotTaken::Until(until)) => wake = Some(wake.unwrap_or(Micros::MAX).min(until)),
                 Err(NotTaken::Nothing) => {}
@@ -204,13 +207,12 @@ impl State {
         }
     }
 
-    /// Nothing was tried for this batch: it goes back to the front of its queue, and the queue into
-    /// the line of its site, which it may have left meanwhile.
-    pub(crate) fn put_back(&mut self, batch: Batch) {
+    /// Nothing was tried for this batch: it goes back to the front of its queue, and the queue is
+    /// placed anew: it may have left its line meanwhile, or its domain may have another route by now.
+    pub(crate) fn put_back(&mut self, batch: Batch, now: Micros, work: &mut Work) {
         self.message_done(batch.lane, batch.stream);
         self.queues.give_back(batch.queue, Taken { entries: batch.entries, message: batch.message });
-        let site = self.lane(batch.lane).site;
-        self.list(batch.queue, site);
+        self.gained(vec![batch.queue], now, work);
     }
 
     /// More connections are open than the limits allow since they were lowered.
@@ -298,7 +300,7 @@ impl State {
                     continue;
                 }
                 if !self.source_usable(*source, now) {
-                    let out = self.source(*source).out_until;
+                    let out = self.source(*source).back_at();
                     later = later.into_iter().chain((out > now).then_some(out)).min();
                     continue;
                 }

@@ -98,6 +98,7 @@ impl State {
             settings: postkeep_configuration::Source { ipv4: None, ipv6: None, ehlo: None, freebind: false },
             ehlo: "".into(),
             out_until: 0,
+            suspended_until: 0,
             configured: false,
         });
         self.source_ids.insert(name, id);

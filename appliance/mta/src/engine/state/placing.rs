@@ -186,7 +186,7 @@ impl State {
 
     pub(crate) fn source_usable(&self, source: SourceId, now: Micros) -> bool {
         let source = self.source(source);
-        source.configured && source.out_until <= now
+        source.configured && source.back_at() <= now
     }
 
     /// The next ready mail of this domain asks the DNS again.

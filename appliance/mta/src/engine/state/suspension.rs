@@ -10,7 +10,9 @@ use crate::clock::{Micros, timestamp};
 use crate::queue::StreamId;
 
 /// Suspensions kept at most; beyond this the soonest to end go.
-const MOST: usize = 10_000;
+const MOST: usize = 1000;
+/// A suspension that grows by less is not written again.
+const WORTH_WRITING: Micros = 60_000_000;
 
 /// One of them. An absent part means everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,8 +54,8 @@ impl fmt::Display for Suspension {
 }
 
 impl State {
-    /// Adds one, or prolongs the one that is there.
-    pub(crate) fn suspend(&mut self, suspension: Suspension, now: Micros) {
+    /// Adds one, or prolongs the one that is there. Whether the list is worth writing again.
+    pub(crate) fn suspend(&mut self, suspension: Suspension, now: Micros) -> bool {
         self.suspensions.retain(|known| known.until > now);
         let same = |known: &Suspension| {
             known.site == suspension.site
@@ -64,11 +66,16 @@ impl State {
         if let Some(name) = &suspension.source {
             let id = self.source_id(name);
             let source = &mut self.sources[usize::from(id.0)];
-            source.out_until = source.out_until.max(suspension.until);
+            source.suspended_until = source.suspended_until.max(suspension.until);
         }
         match self.suspensions.iter_mut().find(|known| same(known)) {
-            Some(known) if known.until >= suspension.until => {}
-            Some(known) => *known = suspension,
+            Some(known) => {
+                let grows = suspension.until.saturating_sub(known.until);
+                if grows > 0 {
+                    *known = suspension;
+                }
+                grows > WORTH_WRITING
+            }
             None => {
                 if self.suspensions.len() >= MOST
                     && let Some(soonest) =
@@ -77,6 +84,7 @@ impl State {
                     self.suspensions.swap_remove(soonest);
                 }
                 self.suspensions.push(suspension);
+                true
             }
         }
     }
@@ -120,8 +128,13 @@ impl State {
 
     /// Lifts what concerns these sites or sources; how many.
     pub(crate) fn lift_suspensions(&mut self, mut concerns: impl FnMut(&Suspension) -> bool) -> usize {
-        let before = self.suspensions.len();
-        self.suspensions.retain(|known| !concerns(known));
-        before - self.suspensions.len()
+        let (lifted, left) = std::mem::take(&mut self.suspensions).into_iter().partition(|known| concerns(known));
+        self.suspensions = left;
+        let lifted: Vec<Suspension> = lifted;
+        for name in lifted.iter().filter_map(|suspension| suspension.source.as_deref()) {
+            let id = self.source_id(name);
+            self.sources[usize::from(id.0)].suspended_until = 0;
+        }
+        lifted.len()
     }
 }

@@ -155,10 +155,36 @@ fn mail_that_is_put_back_is_served_although_its_queue_had_left_the_line() {
     let (lane, batch) = (batch.as_ref().unwrap().lane, batch.unwrap());
     // Somebody else looks meanwhile and finds the queue empty.
     assert!(matches!(house.state.next(lane, house.now, &mut Work::default()), Next::Idle(..)));
-    house.state.put_back(batch);
+    let mut work = Work::default();
+    house.state.put_back(batch, house.now, &mut work);
+    house.take_over(work);
     let mut work = Work::default();
     house.state.lanes[lane.0 as usize].idle.clear();
     house.state.closed(lane, Some(permit), false, house.now, &mut work);
+    house.take_over(work);
+    assert_eq!(house.run(1), 1);
+}
+
+#[test]
+fn mail_that_is_put_back_after_its_route_was_forgotten_asks_for_it_again() {
+    let mut house = House::new(ONE_POOL);
+    house.mail("news", "one.example", "old");
+    let (permit, batch) = house.open.pop().unwrap();
+    let batch = batch.unwrap();
+    let lane = batch.lane;
+    // The configuration is read again while the message is under way, and the host hangs up.
+    house.state.forget_all_routes();
+    let mut work = Work::default();
+    house.state.put_back(batch, house.now, &mut work);
+    let domains = std::mem::take(&mut work.domains);
+    assert_eq!(domains.len(), 1, "the domain is asked for");
+    house.state.closed(lane, Some(permit), false, house.now, &mut work);
+    let route = Route {
+        hosts: vec![Host { name: "mx.new".into(), preference: 0, port: None }],
+        fixed: false,
+        valid_until: Instant::now() + Duration::from_secs(60),
+    };
+    house.state.bind(domains[0], &"new".into(), None, Arc::new(route), house.now, &mut work);
     house.take_over(work);
     assert_eq!(house.run(1), 1);
 }
