@@ -225,7 +225,9 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
         engine.host_faults.insert(host, Fault::Chunking, fault, clock::now(), CHUNKING_MEMORY);
     }
 
-    let provider = engine.provider_of(opened.journey.host.as_deref());
+    // Only a refusal is judged.
+    let is_refused = result.recipients.iter().any(|outcome| matches!(outcome, Outcome::Refused { .. }));
+    let provider = is_refused.then(|| engine.provider_of(opened.journey.host.as_deref())).flatten();
     let speaks_dsn = opened.connection.capabilities().dsn;
     let book = engine.replies.load_full();
     let mut troubles: Vec<Trouble> = Vec::new();

@@ -104,6 +104,13 @@ pub(crate) fn hash(password: &str) -> String {
     argon2.hash_password(password.as_bytes(), &salt).unwrap().to_string()
 }
 
+/// A hash that takes some tens of milliseconds to check, as a real one does.
+pub(crate) fn heavy_hash(password: &str) -> String {
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(19_456, 4, 1, None).unwrap());
+    let salt = SaltString::encode_b64(b"a salt for tests").unwrap();
+    argon2.hash_password(password.as_bytes(), &salt).unwrap().to_string()
+}
+
 pub(crate) fn make_certificate(folder: &Path) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(vec!["mx.example.com".to_owned()]).unwrap();
     std::fs::write(folder.join("chain.pem"), made.cert.pem()).unwrap();

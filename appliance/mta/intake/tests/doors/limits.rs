@@ -72,6 +72,40 @@ async fn a_client_that_never_falls_silent_has_an_end_too() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contents_for_which_there_is_no_memory_are_put_off_with_452_and_the_others_taken() {
+    let mut configuration = plain();
+    configuration.intake.message_size = ByteSize::mebibytes(64);
+    let (doors, gatekeeper) = open(&configuration);
+    let address = doors.addresses()[0];
+    // 300 MiB at once, where 256 MiB is all there is; nobody ends their message before all have sent it.
+    let line = [b"x".repeat(998), b"\r\n".to_vec()].concat();
+    let megabyte: Vec<u8> = line.iter().copied().cycle().take(line.len() * 1000).collect();
+    let sent = std::sync::Arc::new(tokio::sync::Barrier::new(5));
+    let mut running = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let (megabyte, sent) = (megabyte.clone(), std::sync::Arc::clone(&sent));
+        running.spawn(async move {
+            let mut client = Client::greeted(address).await;
+            client.data().await;
+            client.send(b"From: ann@example.com\r\n\r\n").await;
+            for _ in 0..60 {
+                client.send(&megabyte).await;
+            }
+            sent.wait().await;
+            codes(&client.say(".").await)
+        });
+    }
+    let replies = running.join_all().await;
+    let count = |code: &str| replies.iter().filter(|reply| *reply == code).count();
+    assert!(count("452 4.3.1") >= 1 && count("250 2.0.0") >= 3, "{replies:?}");
+    assert_eq!(count("452 4.3.1") + count("250 2.0.0"), 5, "{replies:?}");
+    assert_eq!(gatekeeper.submissions.lock().len(), count("250 2.0.0"));
+    // And the memory is there again.
+    let mut client = Client::greeted(address).await;
+    assert_eq!(codes(&client.message(MESSAGE).await), "250 2.0.0");
+}
+
 #[tokio::test]
 async fn a_network_of_mapped_addresses_is_the_ipv4_network() {
     let mut configuration = plain();

@@ -170,6 +170,34 @@ async fn malformed_lines_are_refused() {
     assert_eq!(client.next_codes(2).await, ["501 5.5.4", ""]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_logins_than_can_be_checked_are_put_off_with_454_and_none_is_let_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut configuration, certificate) = with_tls(folder.path());
+    configuration.credential[0].password_hash = heavy_hash(PASSWORD);
+    let (doors, _) = open(&configuration);
+    let address = doors.addresses()[1];
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let mut client = Client::over_tls(address, &certificate).await;
+        client.say("EHLO client.example").await;
+        clients.push(client);
+    }
+    let line = format!("AUTH PLAIN {}\r\n", plain_response("ann", "wrong"));
+    for client in &mut clients {
+        client.send(line.as_bytes()).await;
+    }
+    let (mut refused, mut put_off) = (0, 0);
+    for client in &mut clients {
+        match codes(&client.reply().await).as_str() {
+            "535 5.7.8" => refused += 1,
+            "454 4.7.0" => put_off += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(refused >= 60 && put_off >= 1 && refused + put_off == 100, "{refused} refused, {put_off} put off");
+}
+
 #[tokio::test]
 async fn a_door_without_tls_offers_neither_starttls_nor_auth() {
     let (doors, _) = open(&plain());
