@@ -2,7 +2,7 @@
 //! taken apart, one finding for each recipient.
 //!
 //! Read are delivery status notifications (RFC 3464), abuse reports (RFC 5965, 6591, 6650, redacted ones
-//! too), automatic replies (RFC 3834), and the prose of mail servers that know none of these. What a
+//! too), automatic replies (RFC 3834), notifications of Amazon SES, and the prose of mail servers that know none of these. What a
 //! finding means is asked of the rule book. Nothing in a message makes this panic; depth, parts and sizes are bounded.
 //!
 //! Suppression is the careful answer: it is said only where a receiver's own words and codes leave no doubt
@@ -10,6 +10,7 @@
 
 mod automatic;
 mod judgement;
+mod notification;
 mod opened;
 mod prose;
 mod report;
@@ -80,8 +81,8 @@ pub fn classify(message: &[u8], book: &RuleBook) -> Vec<Finding> {
     let Some(opened) = Opened::new(message.get(..LARGEST).unwrap_or(message)) else {
         return vec![Finding::nothing()];
     };
-    let readers: [fn(&Opened, &RuleBook) -> Vec<Finding>; 5] =
-        [report::read, status::read, prose::read_named, automatic::read, prose::read];
+    let readers: [fn(&Opened, &RuleBook) -> Vec<Finding>; 6] =
+        [report::read, status::read, notification::read, prose::read_named, automatic::read, prose::read];
     let mut findings =
         readers.iter().map(|read| read(&opened, book)).find(|findings| !findings.is_empty()).unwrap_or_default();
     findings.truncate(MOST_FINDINGS);

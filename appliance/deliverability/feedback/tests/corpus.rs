@@ -12,7 +12,7 @@ use postkeep_feedback::{Finding, Kind, classify};
 use proptest::prelude::*;
 
 /// Rows of Sisimai's table whose kind or first digit of the status is found.
-const CLASSES_FOUND: usize = 201;
+const CLASSES_FOUND: usize = 202;
 /// Of its hard bounces, those that are suppressed.
 const HARD_FOUND: usize = 57;
 /// Messages of flufl.bounce whose addresses and kind are found.
@@ -169,6 +169,22 @@ fn a_block_in_a_report_suppresses_nobody() {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].recipient.as_deref(), Some("user@example.net"));
         assert_eq!((found[0].kind, found[0].suppress), (Kind::Bounce, suppress), "{diagnostic}: {:?}", found[0]);
+    }
+}
+
+#[test]
+fn a_complaint_in_a_notification_of_amazons_is_read_also_inside_its_envelope() {
+    let book = RuleBook::shipped().expect("the shipped rules");
+    let event = r#"{"notificationType":"Complaint","complaint":{"complaintFeedbackType":"abuse","complainedRecipients":[{"emailAddress":"u@there.example"}]}}"#;
+    let envelope = format!("{{\"Type\":\"Notification\",\"Message\":{event:?}}}");
+    for body in [event, &envelope] {
+        let mail = format!(
+            "From: no-reply@sns.amazonaws.com\nTo: s@sender.example\nSubject: AWS Notification Message\n\n{body}\n\n--\nunsubscribe\n"
+        );
+        let found = classify(mail.as_bytes(), &book);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].recipient.as_deref(), found[0].kind), (Some("u@there.example"), Kind::Complaint));
+        assert!(found[0].suppress);
     }
 }
 
