@@ -141,9 +141,8 @@ fn settled(rule: &Rule, stage: Stage, reply: &Reply, fallback: Verdict) -> Verdi
     if verdict.reaction == Reaction::Suppress && stage != Stage::Rcpt {
         (verdict.scope, verdict.reaction) = (Scope::Message, Reaction::Bounce);
     }
-    // "User unknown" under a code of policy, content or the mailbox is said for other reasons, too.
-    let is_users_code = enhanced_of(reply).is_none_or(|status| matches!(status.subject, 0 | 1 | 5));
-    if verdict.reaction == Reaction::Suppress && !is_users_code && verdict.class != "mailbox-disabled" {
+    let may_be_gone = may_mean_user(enhanced_of(reply)) || verdict.class == "mailbox-disabled";
+    if verdict.reaction == Reaction::Suppress && !may_be_gone {
         verdict.reaction = Reaction::Bounce;
     }
     // 421 ends the session, whatever else it says (RFC 5321 §3.8).
@@ -153,7 +152,13 @@ fn settled(rule: &Rule, stage: Stage, reply: &Reply, fallback: Verdict) -> Verdi
     verdict
 }
 
-/// Judges a reply by its codes alone.
+/// Whether a status can stand with words about an unknown user: many hosts say "user unknown" under
+/// codes of policy, content or the mailbox when they refuse for another reason.
+pub fn may_mean_user(status: Option<EnhancedCode>) -> bool {
+    status.is_none_or(|status| matches!(status.subject, 0 | 1 | 5))
+}
+
+/// Judges a reply by its codes alone; that suppresses nobody.
 pub fn judge_by_codes(stage: Stage, reply: &Reply) -> Verdict {
     let enhanced = enhanced_of(reply);
     // RFC 5321 §3.8: the server closes the channel. Whatever else it says, the lane should slow down.

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use postkeep_deliverability::reply::{Reaction, RuleBook, Scope, Stage, Subject, judge_by_codes};
+use postkeep_deliverability::reply::{Reaction, RuleBook, Scope, Stage, Subject, judge_by_codes, may_mean_user};
 use postkeep_smtp::reply::{EnhancedCode, Reply};
 use regex::Regex;
 
@@ -79,7 +79,7 @@ pub(crate) fn judge(recipient: Option<String>, evidence: &Evidence<'_>, book: &R
     let is_filter = is_about_user
         && !is_users
         && !(is_closed && stage == Some(Stage::Rcpt))
-        && (is_after_content || !is_users_status(status));
+        && (is_after_content || !may_mean_user(status));
     if is_filter {
         class = "mailbox-filtered";
     }
@@ -129,23 +129,12 @@ fn is_vague(status: EnhancedCode) -> bool {
     (status.subject, status.detail) == (0, 0)
 }
 
-/// Whether a status can stand with words about an unknown user: many hosts say "user unknown" under
-/// codes of policy or of the mailbox when they refuse for another reason.
-fn is_users_status(status: Option<EnhancedCode>) -> bool {
-    status.is_none_or(|status| matches!(status.subject, 0 | 1 | 5))
-}
-
 fn fallback(code: Option<u16>, status: Option<EnhancedCode>) -> (&'static str, Scope, Reaction) {
     let code = code.or(status.map(|status| u16::from(status.class) * 100 + 50)).unwrap_or(550);
     let mut reply = Reply::plain(code, "");
     reply.enhanced = status;
     let verdict = judge_by_codes(Stage::Rcpt, &reply);
-    // Codes alone suppress nobody.
-    (
-        verdict.class,
-        verdict.scope,
-        if verdict.reaction == Reaction::Suppress { Reaction::Bounce } else { verdict.reaction },
-    )
+    (verdict.class, verdict.scope, verdict.reaction)
 }
 
 pub(crate) fn stage_of(text: &str) -> Option<Stage> {

@@ -162,11 +162,7 @@ fn collect(message: &Message<'_>, depth: usize, out: &mut Vec<Part>) {
 }
 
 fn push(out: &mut Vec<Part>, kind: PartKind, text: &str) {
-    let mut end = text.len().min(LONGEST_TEXT);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let text = text.get(..end).unwrap_or_default();
+    let text = text.get(..text.floor_char_boundary(LONGEST_TEXT)).unwrap_or_default();
     out.push(Part { kind, text: text.replace("\r\n", "\n").replace('\r', "\n") });
 }
 

@@ -188,11 +188,7 @@ pub(crate) fn words(opened: &Opened) -> String {
             .map(|found| found.start())
             .find(|start| !words.get(..*start).unwrap_or_default().trim().is_empty())
     });
-    let mut end = end.unwrap_or(words.len()).min(LONGEST_WORDS);
-    while !words.is_char_boundary(end) {
-        end -= 1;
-    }
-    words.truncate(end);
+    words.truncate(words.floor_char_boundary(end.unwrap_or(words.len()).min(LONGEST_WORDS)));
     words
 }
 
@@ -310,20 +306,12 @@ pub(crate) fn near(words: &str, address: Option<&str>) -> (String, bool) {
 
 /// The beginning of a text, cut at a character.
 pub(crate) fn head(text: &str, longest: usize) -> &str {
-    let mut end = text.len().min(longest);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default()
+    text.get(..text.floor_char_boundary(longest)).unwrap_or_default()
 }
 
 /// The end of a text, cut at a character.
 fn tail(text: &str, longest: usize) -> &str {
-    let mut start = text.len().saturating_sub(longest);
-    while !text.is_char_boundary(start) {
-        start += 1;
-    }
-    text.get(start..).unwrap_or_default()
+    text.get(text.ceil_char_boundary(text.len().saturating_sub(longest))..).unwrap_or_default()
 }
 
 /// Every address in a piece of text, each once.

@@ -343,11 +343,7 @@ fn without_addresses(text: &str) -> Cow<'_, str> {
 }
 
 fn cut(text: &str) -> &str {
-    let mut end = text.len().min(LONGEST_TEXT);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default()
+    text.get(..text.floor_char_boundary(LONGEST_TEXT)).unwrap_or_default()
 }
 
 fn read(file: &Path) -> Result<String, RuleError> {
