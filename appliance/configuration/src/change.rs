@@ -21,8 +21,18 @@ pub enum TakesEffect {
 }
 
 /// Keys whose change needs a restart: what is opened once, when the daemon starts.
-pub const RESTART: [&str; 6] =
-    ["spool.directory", "spool.segment-size", "spool.minimum-free", "records", "metrics", "control.socket"];
+pub const RESTART: [&str; 10] = [
+    "spool.directory",
+    "spool.segment-size",
+    "spool.minimum-free",
+    "suppression.directory",
+    "suppression.seal-to",
+    "suppression.cache",
+    "suppression.segment-size",
+    "records",
+    "metrics",
+    "control.socket",
+];
 
 /// One key that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

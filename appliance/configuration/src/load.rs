@@ -231,6 +231,7 @@ fn resolve_paths(configuration: &mut Configuration, tree: &Node, sources: &Sourc
     };
     resolve(root.key("spool").key("directory"), &mut configuration.spool.directory);
     resolve(root.key("records").key("directory"), &mut configuration.records.directory);
+    resolve(root.key("suppression").key("directory"), &mut configuration.suppression.directory);
     resolve(root.key("control").key("socket"), &mut configuration.control.socket);
     if let Some(extra_roots) = &mut configuration.delivery.extra_roots {
         resolve(root.key("delivery").key("extra-roots"), extra_roots);

@@ -63,6 +63,9 @@ pub struct Configuration {
     /// What receivers' replies mean, beyond what is shipped.
     #[serde(default)]
     pub replies: Replies,
+    /// Whom not to write to.
+    #[serde(default)]
+    pub suppression: Suppression,
     /// Signing keys, one table each. All keys that match a message sign it.
     #[serde(default)]
     pub dkim: Vec<DkimKey>,
@@ -441,6 +444,52 @@ pub struct Replies {
 impl Default for Replies {
     fn default() -> Self {
         Self { rules: Vec::new(), hold_scale: 1.0 }
+    }
+}
+
+/// For which mail an address is suppressed that the box learns of by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum LearntScope {
+    /// All mail.
+    #[default]
+    All,
+    /// Mail of the stream that it happened to.
+    Stream,
+    /// None: it is only recorded.
+    None,
+}
+
+/// `[suppression]`: whom not to write to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Suppression {
+    /// Folder of journal and index, made if absent; readable for nobody else.
+    #[schemars(extend("x-type" = "path"))]
+    pub directory: PathBuf,
+    /// Public keys (`age1…`) of those who can read the addresses of the journal. Empty: the box can, with an
+    /// identity of its own in the folder; otherwise only they can, and the box cannot list addresses.
+    pub seal_to: Vec<String>,
+    /// What a mailbox that does not exist is suppressed for.
+    pub hard_bounces: LearntScope,
+    /// What a recipient who called mail spam is suppressed for.
+    pub complaints: LearntScope,
+    /// Memory for parts of the index, 1MiB or more; the filter comes on top, about two octets an entry.
+    pub cache: ByteSize,
+    /// A file of the journal is closed beyond this size, 1MiB to 64GiB.
+    pub segment_size: ByteSize,
+}
+
+impl Default for Suppression {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("/var/lib/postkeep/suppression"),
+            seal_to: Vec::new(),
+            hard_bounces: LearntScope::All,
+            complaints: LearntScope::All,
+            cache: ByteSize::mebibytes(64),
+            segment_size: ByteSize::mebibytes(256),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) fn check(configuration: &Configuration, report: &mut Report) {
     backoff(configuration, report);
     delivery(configuration, report);
     resolver(configuration, report);
+    suppression(configuration, report);
     records(configuration, report);
     doors_of_the_house(configuration, report);
 }
@@ -110,6 +111,40 @@ fn resolver(configuration: &Configuration, report: &mut Report) {
     report.within(path.key("timeout"), resolver.timeout, Duration::from_millis(50), Duration::from_secs(60));
     report.within(path.key("attempts"), resolver.attempts, 0, 10);
     report.within(path.key("cache-entries"), resolver.cache_entries, 0, 10_000_000);
+}
+
+fn suppression(configuration: &Configuration, report: &mut Report) {
+    let suppression = &configuration.suppression;
+    let path = KeyPath::root().key("suppression");
+    if suppression.directory.as_os_str().is_empty() {
+        report.error(
+            path.key("directory"),
+            "the folder has no name",
+            "write directory = \"/var/lib/postkeep/suppression\"",
+        );
+    } else if [&configuration.spool.directory, &configuration.records.directory].contains(&&suppression.directory) {
+        report.error(
+            path.key("directory"),
+            "the suppression list cannot share a folder with spool or records",
+            "give each its own",
+        );
+    }
+    report.within(path.key("cache"), suppression.cache, ByteSize::mebibytes(1), ByteSize::mebibytes(1 << 20));
+    report.within(
+        path.key("segment-size"),
+        suppression.segment_size,
+        ByteSize::mebibytes(1),
+        ByteSize::mebibytes(64 << 10),
+    );
+    for (position, recipient) in suppression.seal_to.iter().enumerate() {
+        if !recipient.starts_with("age1") {
+            report.error(
+                path.key("seal-to").at(position),
+                "this is no age recipient",
+                "write the public key that age-keygen prints, age1…",
+            );
+        }
+    }
 }
 
 fn records(configuration: &Configuration, report: &mut Report) {
