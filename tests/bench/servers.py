@@ -29,6 +29,8 @@ hostname = "postkeep.sender.example"
 [spool]
 directory = "{scratch}/spool"
 
+[suppression]
+directory = "{scratch}/suppression"
 [records]
 directory = "{scratch}/records"
 

@@ -309,14 +309,14 @@ impl Daemon {
             .collect()
     }
 
-    /// Runs `postkeep`; `queue …` and `reload` are told which socket.
+    /// Runs `postkeep`; `queue …`, `suppression …` and `reload` are told which socket.
     ///
     /// # Panics
     /// When it cannot be run.
     pub fn postkeep(&self, arguments: &[&str]) -> Said {
         let mut command = Command::new(tools::program("postkeep"));
         command.args(arguments);
-        if matches!(arguments.first(), Some(&("queue" | "reload"))) {
+        if matches!(arguments.first(), Some(&("queue" | "reload" | "suppression"))) {
             command.arg("--socket").arg(&self.socket);
         }
         run(&mut command)

@@ -66,6 +66,8 @@ impl Settings {
             servers = ["{names}"]
             timeout = "500ms"
             attempts = 1
+            [suppression]
+            directory = "{folder}/suppression"
             [records]
             directory = "{folder}/records"
             [metrics]

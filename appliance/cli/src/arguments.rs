@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use postkeep_suppression::{Reason, Scope};
 
 /// Runs, watches and rehearses a Postkeep mail core.
 #[derive(Debug, Parser)]
@@ -27,6 +28,9 @@ pub(crate) enum Command {
     /// Check and explain configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Whom not to write to.
+    #[command(subcommand)]
+    Suppression(SuppressionCommand),
     /// Make credentials.
     #[command(subcommand)]
     Credential(CredentialCommand),
@@ -216,6 +220,116 @@ pub(crate) enum ReplyCommand {
         #[arg(long, value_name = "FILE")]
         rules: Vec<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SuppressionCommand {
+    /// Put addresses into the list; done when no delivery to them is under way any more.
+    #[command(
+        after_help = "Examples: postkeep suppression add ann@example.org\n          postkeep suppression add ann@example.org --reason unsubscribe --scope stream:news"
+    )]
+    Add {
+        /// Whom not to write to.
+        #[arg(required = true)]
+        addresses: Vec<String>,
+        /// Why: complaint, unsubscribe, hard-bounce, manual or block (recorded only).
+        #[arg(long, default_value = "manual", value_parser = reason)]
+        reason: Reason,
+        /// For which mail: all, stream:NAME or list:NAME; default: all.
+        #[arg(long)]
+        scope: Option<Scope>,
+        /// Kept sealed with the address.
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// Take an address out, or only its entries of one reason or scope; exit code 1 when it has none.
+    #[command(after_help = "Example: postkeep suppression remove ann@example.org --reason hard-bounce")]
+    Remove {
+        /// Who may be written to again.
+        address: String,
+        /// Only entries with this reason.
+        #[arg(long, value_parser = reason)]
+        reason: Option<Reason>,
+        /// Only entries of this scope.
+        #[arg(long)]
+        scope: Option<Scope>,
+    },
+    /// What is known about an address.
+    Show {
+        /// The address.
+        address: String,
+    },
+    /// How many entries there are, and what they need.
+    Status,
+    /// Read a CSV file of ours or of another service into the list.
+    #[command(
+        after_help = "A line that cannot be used is told and stops no other; exit code 1 then. An import that was cut short is\nbegun again from the start: what is known already is only counted.\n\nExamples: postkeep suppression import bounces.csv --format sendgrid --reason hard-bounce --refused bad.txt\n          zcat list.csv.gz | postkeep suppression import -"
+    )]
+    Import(ImportArguments),
+    /// Write the list as CSV. Reads the journal's files, not the daemon: works on a copy, too.
+    #[command(
+        after_help = "Examples: postkeep suppression export > list.csv\n          postkeep suppression export --format mailgun --reason hard-bounce --identity owner.txt --output bounces.csv"
+    )]
+    Export(ExportArguments),
+    /// Get the secret back out of the journal, for a box that has lost it.
+    RestoreSecret {
+        /// The `[suppression] directory`.
+        #[arg(default_value = "/var/lib/postkeep/suppression")]
+        directory: PathBuf,
+        /// age identity that opens the journal; may be repeated; default: the box's own.
+        #[arg(long, value_name = "FILE")]
+        identity: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArguments {
+    /// The file; `-` is standard input.
+    pub file: PathBuf,
+    /// auto, postkeep, sendgrid, mailgun, postmark or ses.
+    #[arg(long, default_value = "auto")]
+    pub format: String,
+    /// What its entries are, where the file does not say.
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<Reason>,
+    /// For which mail they hold, where the file does not say; default: all.
+    #[arg(long)]
+    pub scope: Option<Scope>,
+    /// Kept sealed with entries that have no note of their own.
+    #[arg(long)]
+    pub note: Option<String>,
+    /// Write refused lines, number and reason, to this file.
+    #[arg(long, value_name = "FILE")]
+    pub refused: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// The `[suppression] directory`, or a copy of it.
+    #[arg(long, default_value = "/var/lib/postkeep/suppression")]
+    pub directory: PathBuf,
+    /// age identity that opens the journal; may be repeated; default: the box's own.
+    #[arg(long, value_name = "FILE")]
+    pub identity: Vec<PathBuf>,
+    /// postkeep, sendgrid, mailgun, postmark or ses.
+    #[arg(long, default_value = "postkeep")]
+    pub format: String,
+    /// Only entries with this reason; formats with a file for each reason need it.
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<Reason>,
+    /// Only entries of this scope.
+    #[arg(long)]
+    pub scope: Option<Scope>,
+    /// Where to; must not exist. Default: standard output.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+fn reason(word: &str) -> Result<Reason, String> {
+    Reason::ALL
+        .into_iter()
+        .find(|reason| reason.as_str() == word)
+        .ok_or_else(|| "write complaint, unsubscribe, hard-bounce, manual or block".to_owned())
 }
 
 #[derive(Debug, Subcommand)]

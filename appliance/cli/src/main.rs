@@ -8,6 +8,7 @@ mod rehearse;
 mod reply;
 mod show;
 mod spool;
+mod suppression;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -83,6 +84,7 @@ async fn run(arguments: Arguments) -> Outcome {
         },
         Command::Bounce(BounceCommand::Classify { files, rules }) => bounce::classify(&files, &rules),
         Command::Reply(command) => reply::run(&command, json),
+        Command::Suppression(command) => suppression::run(&client, command, json).await,
         Command::Spool(SpoolCommand::Inspect { directory, messages }) => spool::inspect(&directory, messages, json),
         Command::Rehearse(options) => rehearse::run(*options, json).await,
     }

@@ -44,6 +44,6 @@ fn selector(selection: Selection) -> Selector {
 }
 
 /// Who types, for the records.
-fn actor() -> String {
+pub(crate) fn actor() -> String {
     std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned())
 }

@@ -1,23 +1,32 @@
 //! The client's side: what `postkeep` uses to talk to a running daemon.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use http_body_util::{BodyExt, Limited};
-use hyper::{Method, Request};
+use http_body_util::{BodyExt, Channel, Limited};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use postkeep_mta::engine::{QueueAction, QueueReport, QueueStatus};
 use postkeep_mta::selector::Selector;
+use postkeep_suppression::{ImportReport, Outcome, Reason, Scope, Statistics};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
 
-use crate::api::{ActionRequest, Problem, ReloadReport, Status};
+use crate::api::{ActionRequest, ImportLine, Problem, ReloadReport, Status, SuppressionAdditions, SuppressionView};
 
 /// Largest answer read: a queue of a million domains fits.
 const ANSWER_LIMIT: usize = 512 * 1024 * 1024;
+/// Octets of a file sent in one piece.
+const PIECE: usize = 256 * 1024;
+/// Pieces that wait for the daemon.
+const PIECES_WAITING: usize = 4;
+/// Longest line of an answer that comes line by line.
+const LONGEST_LINE: usize = 1024 * 1024;
 /// Deleting millions takes its time; a daemon that is gone answers nothing at all.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -92,6 +101,87 @@ impl Client {
         self.ask::<(), _>(Method::POST, "/v1/reload", None).await
     }
 
+    /// What is known about an address.
+    pub async fn suppressions(&self, address: &str) -> Result<SuppressionView, ClientError> {
+        self.ask::<(), _>(Method::GET, &format!("/v1/suppressions?address={}", encode(address)), None).await
+    }
+
+    /// Puts addresses into the suppression list. On return no delivery to them is under way any more.
+    pub async fn suppress(&self, additions: &SuppressionAdditions) -> Result<Outcome, ClientError> {
+        self.ask(Method::POST, "/v1/suppressions", Some(additions)).await
+    }
+
+    /// Takes an address out of the suppression list, or only entries of a scope or reason.
+    pub async fn unsuppress(
+        &self,
+        address: &str,
+        scope: Option<&Scope>,
+        reason: Option<Reason>,
+        actor: &str,
+    ) -> Result<Outcome, ClientError> {
+        let mut query = format!("address={}&actor={}", encode(address), encode(actor));
+        if let Some(scope) = scope {
+            query.push_str(&format!("&scope={}", encode(&scope.to_string())));
+        }
+        if let Some(reason) = reason {
+            query.push_str(&format!("&reason={}", reason.as_str()));
+        }
+        self.ask::<(), _>(Method::DELETE, &format!("/v1/suppressions?{query}"), None).await
+    }
+
+    /// Numbers about the suppression list.
+    pub async fn suppression_statistics(&self) -> Result<Statistics, ClientError> {
+        self.ask::<(), _>(Method::GET, "/v1/suppressions/statistics", None).await
+    }
+
+    /// Reads a file into the suppression list; `on` hears of refused lines and of progress.
+    pub async fn import(
+        &self,
+        mut file: impl Read + Send + 'static,
+        options: &FileOptions,
+        mut on: impl FnMut(&ImportLine),
+    ) -> Result<ImportReport, ClientError> {
+        let answer = |error: &dyn std::fmt::Display| ClientError::Answer(error.to_string());
+        let (mut pieces, channel) = Channel::<Bytes, std::io::Error>::new(PIECES_WAITING);
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            loop {
+                let mut piece = vec![0; PIECE];
+                match file.read(&mut piece) {
+                    Ok(0) => return,
+                    Ok(length) => {
+                        piece.truncate(length);
+                        if runtime.block_on(pieces.send_data(piece.into())).is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(error) => return pieces.abort(error),
+                }
+            }
+        });
+        let path = format!("/v1/suppressions/import?{}", options.query());
+        let mut response = self.send(Method::POST, &path, Body::new(channel)).await?;
+        let mut waiting = Vec::new();
+        while let Some(frame) = response.body_mut().frame().await {
+            let Ok(piece) = frame.map_err(|error| answer(&error))?.into_data() else { continue };
+            waiting.extend_from_slice(&piece);
+            while let Some(end) = waiting.iter().position(|octet| *octet == b'\n') {
+                let line: ImportLine = serde_json::from_slice(&waiting[..end]).map_err(|error| answer(&error))?;
+                waiting.drain(..=end);
+                match line {
+                    ImportLine::Report(report) => return Ok(report),
+                    ImportLine::Problem(problem) => return Err(ClientError::Refused(problem)),
+                    other => on(&other),
+                }
+            }
+            if waiting.len() > LONGEST_LINE {
+                return Err(answer(&"a line without end"));
+            }
+        }
+        Err(answer(&"the answer ended before the report; what was counted until then holds"))
+    }
+
     async fn ask<T: Serialize, A: DeserializeOwned>(
         &self,
         method: Method,
@@ -99,42 +189,80 @@ impl Client {
         body: Option<&T>,
     ) -> Result<A, ClientError> {
         let answer = |error: &dyn std::fmt::Display| ClientError::Answer(error.to_string());
+        let bytes = match body {
+            Some(body) => serde_json::to_vec(body).map_err(|error| answer(&error))?,
+            None => Vec::new(),
+        };
+        let bytes = collected(self.send(method, path, Body::from(bytes)).await?).await?;
+        serde_json::from_slice(&bytes).map_err(|error| answer(&error))
+    }
+
+    /// Sends a request; the answer is a success.
+    async fn send(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>, ClientError> {
+        let answer = |error: &dyn std::fmt::Display| ClientError::Answer(error.to_string());
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| ClientError::Unreachable { path: self.socket.clone(), error })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| answer(&error))?;
         tokio::spawn(connection);
-        let bytes = match body {
-            Some(body) => serde_json::to_vec(body).map_err(|error| answer(&error))?,
-            None => Vec::new(),
-        };
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "postkeepd")
             .header("content-type", "application/json")
-            .body(Body::from(bytes))
+            .body(body)
             .map_err(|error| answer(&error))?;
         let response = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request))
             .await
             .map_err(|error| answer(&error))?
             .map_err(|error| answer(&error))?;
         let status = response.status();
-        let bytes: Bytes = Limited::new(response.into_body(), ANSWER_LIMIT)
-            .collect()
-            .await
-            .map_err(|error| answer(&error))?
-            .to_bytes();
         if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(|error| answer(&error));
+            return Ok(response);
         }
+        let bytes = collected(response).await?;
         let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_| Problem {
             title: "postkeepd refused the request".into(),
             status: status.as_u16(),
             detail: String::from_utf8_lossy(&bytes).into_owned(),
         });
         Err(ClientError::Refused(problem))
+    }
+}
+
+async fn collected(response: Response<Incoming>) -> Result<Bytes, ClientError> {
+    let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
+    body.map(|body| body.to_bytes()).map_err(|error| ClientError::Answer(error.to_string()))
+}
+
+/// How a file is to be read into the suppression list.
+#[derive(Debug, Clone, Default)]
+pub struct FileOptions {
+    /// Its format; absent: what its first line says.
+    pub format: Option<String>,
+    /// What its entries are, where it does not say.
+    pub reason: Option<Reason>,
+    /// For which mail they hold, where it does not say.
+    pub scope: Option<Scope>,
+    /// Kept sealed with entries that have no note of their own.
+    pub note: Option<String>,
+    /// Who asks.
+    pub actor: String,
+}
+
+impl FileOptions {
+    fn query(&self) -> String {
+        let parts = [
+            ("format", self.format.clone()),
+            ("reason", self.reason.map(|reason| reason.as_str().to_owned())),
+            ("scope", self.scope.as_ref().map(ToString::to_string)),
+            ("note", self.note.clone()),
+            ("actor", Some(self.actor.clone())),
+        ];
+        let parts: Vec<String> =
+            parts.iter().filter_map(|(key, value)| Some(format!("{key}={}", encode(value.as_deref()?)))).collect();
+        parts.join("&")
     }
 }
 

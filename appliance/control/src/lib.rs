@@ -5,7 +5,8 @@
 mod api;
 mod client;
 mod server;
+mod suppression;
 
-pub use api::{Problem, ReloadReport, Status};
-pub use client::{Client, ClientError};
+pub use api::{ImportLine, Problem, ReloadReport, Status, SuppressionAddition, SuppressionAdditions, SuppressionView};
+pub use client::{Client, ClientError, FileOptions};
 pub use server::{Control, ControlError, ReloadAnswer, Reloader};

@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use crate::api::{ActionRequest, Problem, ReloadReport, Status};
+use crate::suppression;
 
 /// Largest request body.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -72,8 +73,18 @@ pub struct Control {
 
 /// Who is at the other end of the socket, by the kernel's word.
 #[derive(Debug, Clone, Copy)]
-struct Peer {
+pub(crate) struct Peer {
     user: Option<u32>,
+}
+
+impl Peer {
+    /// Who it is: by their own word, and by the kernel's.
+    pub(crate) fn name(self, actor: &str) -> String {
+        match self.user {
+            Some(user) => format!("{actor} (uid {user})"),
+            None => actor.to_owned(),
+        }
+    }
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
@@ -83,8 +94,8 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 }
 
 #[derive(Clone)]
-struct Shared {
-    engine: Engine,
+pub(crate) struct Shared {
+    pub(crate) engine: Engine,
     reloader: Arc<dyn Reloader>,
 }
 
@@ -107,6 +118,7 @@ impl Control {
             .route("/v1/reload", post(reload))
             .route("/metrics", get(scrape))
             .layer(DefaultBodyLimit::max(BODY_LIMIT))
+            .merge(suppression::routes())
             .with_state(shared.clone())
             .into_make_service_with_connect_info::<Peer>();
         let mut tasks = vec![tokio::spawn(async move {
@@ -191,11 +203,7 @@ async fn act(
                       (--all) if it is meant";
         return Err(Refusal(Problem { title: "nothing was done".into(), status: 422, detail: detail.into() }));
     }
-    let actor = match peer.user {
-        Some(user) => format!("{} (uid {user})", request.actor),
-        None => request.actor,
-    };
-    match shared.engine.act(request.selector, request.action, &actor).await {
+    match shared.engine.act(request.selector, request.action, &peer.name(&request.actor)).await {
         Ok(report) => Ok(Json(report)),
         Err(detail) => Err(Refusal(Problem { title: "nothing was done".into(), status: 409, detail })),
     }
@@ -215,7 +223,7 @@ async fn scrape(State(shared): State<Shared>) -> Response {
         .into_response()
 }
 
-struct Refusal(Problem);
+pub(crate) struct Refusal(pub(crate) Problem);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {

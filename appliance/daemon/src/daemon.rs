@@ -9,6 +9,7 @@ use postkeep_configuration::{Configuration, TakesEffect};
 use postkeep_control::{Control, ReloadReport, Reloader, Status};
 use postkeep_intake::Doors;
 use postkeep_mta::{Engine, clock};
+use postkeep_suppression::Suppression;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long clients and transactions may take to finish after a signal to stop.
@@ -32,12 +33,16 @@ pub(crate) async fn run(
     let engine = {
         let configuration = Arc::clone(&configuration);
         // Reading a large spool back blocks for seconds.
-        tokio::task::block_in_place(|| Engine::start(configuration))?
+        tokio::task::block_in_place(|| -> Result<Engine, Failure> {
+            let suppression = Suppression::open(&configuration.load().suppression)?;
+            Ok(Engine::start(configuration, suppression)?)
+        })?
     };
     let served =
         serve(&path, &configuration, &engine, ready_file, [&mut hang_up, &mut terminate, &mut interrupt]).await;
     // Also when the doors could not be opened: mail that was left from before is on its way already.
     engine.stop(STOP_GRACE).await;
+    tokio::task::block_in_place(|| engine.suppression().close());
     log::info!("stopped");
     served
 }

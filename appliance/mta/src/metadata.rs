@@ -10,7 +10,9 @@ use postkeep_smtp::envelope::{BodyKind, Envelope, Notify, Recipient, Return};
 use thiserror::Error;
 
 /// First byte of the encoded form.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Before there were lists.
+const WITHOUT_LIST: u8 = 1;
 
 /// Everything about a message but its bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +27,8 @@ pub struct Metadata {
     pub from_domain: Box<str>,
     /// `Message-ID` with its angle brackets.
     pub message_id: Box<str>,
+    /// The list that `List-Id` names, lower case, without brackets.
+    pub list: Option<Box<str>>,
     /// Some line begins with a dot.
     pub has_dot_lines: bool,
     /// Some byte has its high bit set.
@@ -75,6 +79,7 @@ impl Metadata {
         for text in [&self.stream, &self.credential, &self.from_domain, &self.message_id] {
             put_text(&mut out, text);
         }
+        put_text(&mut out, self.list.as_deref().unwrap_or(""));
         if let Some(sender) = &envelope.sender {
             put_text(&mut out, sender.as_str());
         }
@@ -96,9 +101,9 @@ impl Metadata {
     /// A short, newer or damaged record.
     pub fn decode(bytes: &[u8]) -> Result<Self, MetadataError> {
         let mut reader = Reader(bytes);
-        match reader.byte()? {
-            VERSION => {}
-            other => return Err(MetadataError::Version(other)),
+        let version = reader.byte()?;
+        if !(WITHOUT_LIST..=VERSION).contains(&version) {
+            return Err(MetadataError::Version(version));
         }
         let flags = reader.byte()?;
         let header_length = u32::from_be_bytes(reader.array()?);
@@ -107,8 +112,9 @@ impl Metadata {
         let credential = reader.text("credential")?.into();
         let from_domain = reader.text("From domain")?.into();
         let message_id = reader.text("Message-ID")?.into();
+        let list = if version == WITHOUT_LIST { None } else { reader.optional("list")? };
         let sender = if flags & 8 != 0 { Some(reader.address("sender")?) } else { None };
-        let envelope_id = Some(reader.text("envelope id")?).filter(|id| !id.is_empty()).map(Into::into);
+        let envelope_id = reader.optional("envelope id")?;
         let count = u16::from_be_bytes(reader.array()?);
         let mut recipients = Vec::with_capacity(count.min(1024) as usize);
         for _ in 0..count {
@@ -130,6 +136,7 @@ impl Metadata {
             credential,
             from_domain,
             message_id,
+            list,
             has_dot_lines: flags & 1 != 0,
             eight_bit: flags & 2 != 0,
             header_length,
@@ -185,6 +192,11 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.take(length as usize)?).map_err(|_| MetadataError::Field(field))
     }
 
+    /// A text that is absent when it is empty.
+    fn optional(&mut self, field: &'static str) -> Result<Option<Box<str>>, MetadataError> {
+        Ok(Some(self.text(field)?).filter(|text| !text.is_empty()).map(Into::into))
+    }
+
     fn address(&mut self, field: &'static str) -> Result<Address, MetadataError> {
         Address::parse(self.text(field)?).map_err(|_| MetadataError::Field(field))
     }
@@ -220,6 +232,7 @@ mod tests {
             credential: "shop".into(),
             from_domain: "sender.example".into(),
             message_id: "<1@sender.example>".into(),
+            list: Some("weekly.sender.example".into()),
             has_dot_lines: true,
             eight_bit: true,
             header_length: 321,
@@ -233,10 +246,24 @@ mod tests {
         assert_eq!(Metadata::decode(&message.encode()), Ok(message));
         let mut bare = example();
         bare.envelope.sender = None;
+        bare.list = None;
         bare.envelope.ret = None;
         bare.envelope.envelope_id = None;
         bare.body_hash = None;
         assert_eq!(Metadata::decode(&bare.encode()), Ok(bare));
+    }
+
+    #[test]
+    fn a_record_from_before_there_were_lists_still_reads() {
+        let mut message = example();
+        let list = message.list.take().unwrap();
+        let mut old = message.encode().to_vec();
+        // Where the empty list stands: after the Message-ID.
+        let place = old.windows(18).position(|window| window == b"<1@sender.example>").unwrap() + 18;
+        old.drain(place..place + 2);
+        old[0] = 1;
+        assert_eq!(Metadata::decode(&old), Ok(message));
+        assert_eq!(&*list, "weekly.sender.example");
     }
 
     #[test]

@@ -44,6 +44,11 @@ struct StateLabel {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
 /// What the gauges are set to before a scrape.
 #[derive(Debug, Clone, Default)]
 pub struct Levels {
@@ -63,6 +68,8 @@ pub struct Levels {
     pub records_dropped: u64,
     /// Bodies held in memory for their first attempt, bytes.
     pub memory_bodies: u64,
+    /// Entries of the suppression list.
+    pub suppression: Vec<(postkeep_suppression::Reason, u64)>,
 }
 
 /// All metrics of the mail core.
@@ -80,6 +87,7 @@ pub struct Metrics {
     spool_messages: Gauge<u64, AtomicU64>,
     records_dropped: Gauge<u64, AtomicU64>,
     memory_bodies: Gauge<u64, AtomicU64>,
+    suppression: Family<ReasonLabel, Gauge>,
 }
 
 impl Default for Metrics {
@@ -98,6 +106,7 @@ impl Default for Metrics {
             spool_messages: Gauge::default(),
             records_dropped: Gauge::default(),
             memory_bodies: Gauge::default(),
+            suppression: Family::default(),
         };
         registry.register("messages_received", "Messages accepted and durable", metrics.received.clone());
         registry.register(
@@ -125,6 +134,11 @@ impl Default for Metrics {
             "memory_bodies_bytes",
             "Bodies in memory for their first attempt",
             metrics.memory_bodies.clone(),
+        );
+        registry.register(
+            "suppression_entries",
+            "Entries of the suppression list, by reason",
+            metrics.suppression.clone(),
         );
         *metrics.registry.write() = registry;
         metrics
@@ -171,6 +185,9 @@ impl Metrics {
         self.spool_messages.set(levels.spool_messages);
         self.records_dropped.set(levels.records_dropped);
         self.memory_bodies.set(levels.memory_bodies);
+        for (reason, count) in &levels.suppression {
+            self.suppression.get_or_create(&ReasonLabel { reason: reason.as_str() }).set(*count as i64);
+        }
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry.read());
@@ -187,6 +204,7 @@ fn word(event: Event) -> &'static str {
         Event::Delivered => "delivered",
         Event::Bounced => "bounced",
         Event::Expired => "expired",
+        Event::Suppressed => "suppressed",
         Event::Removed => "removed",
     }
 }

@@ -172,6 +172,15 @@ impl<M> Queues<M> {
         }
     }
 
+    /// Adds an entry whose end is decided already: it counts as taken until it is finished.
+    pub fn push_taken(&mut self, id: QueueId, entry: &Entry) {
+        self.entries += 1;
+        if let Some(queue) = self.get_mut(id) {
+            queue.oldest = queue.oldest.min(entry.received);
+            queue.taken += 1;
+        }
+    }
+
     /// Adds an entry that waits for `entry.due`.
     pub fn push_waiting(&mut self, id: QueueId, entry: Entry) {
         self.entries += 1;

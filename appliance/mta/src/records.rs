@@ -48,6 +48,8 @@ pub enum Event {
     Bounced,
     /// Given up on because its time ran out, the sender told.
     Expired,
+    /// Not tried, because the recipient is in the suppression list; the sender told.
+    Suppressed,
     /// Taken out by an administrator.
     Removed,
 }

@@ -16,4 +16,5 @@ mod reload;
 mod replies;
 mod reports;
 mod smuggling;
+mod suppression;
 mod tls;

@@ -27,6 +27,8 @@ pub use policy::SenderPolicy;
 
 /// A `Date` further ahead than this is refused, in seconds.
 const LATEST_DATE: i64 = 2 * 86_400;
+/// Longest list identifier, in octets (RFC 2919 §2).
+const LONGEST_LIST_ID: usize = 255;
 /// A `Date` before 1990 is refused.
 const EARLIEST_DATE: i64 = 631_152_000;
 
@@ -73,6 +75,8 @@ pub struct Admitted {
     pub from_domain: String,
     /// `Message-ID` with its brackets.
     pub message_id: String,
+    /// The list that `List-Id` names, lower case, without brackets.
+    pub list: Option<String>,
 }
 
 impl ContentRules {
@@ -106,6 +110,7 @@ impl ContentRules {
         let message_id = self.message_id(&fields)?;
         let date_is_missing = self.date_is_missing(&fields, arrival.now)?;
         let (stream, stream_range) = self.stream(&fields, policy)?;
+        let list = fields.list.as_ref().and_then(|field| list_id(&field.unfolded()));
 
         let mut prefix = BytesMut::with_capacity(320);
         received::write(&mut prefix, &self.hostname, arrival);
@@ -125,7 +130,7 @@ impl ContentRules {
         if let Some(range) = stream_range {
             content.cut(range);
         }
-        Ok(Admitted { stream, prefix: prefix.freeze(), from_domain, message_id })
+        Ok(Admitted { stream, prefix: prefix.freeze(), from_domain, message_id, list })
     }
 
     fn message_id(&self, fields: &Fields<'_>) -> Result<Option<String>, Reply> {
@@ -220,6 +225,16 @@ fn from_domain(fields: &Fields<'_>, policy: &SenderPolicy) -> Result<String, Rep
         Some(first) => Ok(first.domain().to_owned()),
         None => Err(bad_content("the From field has no mailbox")),
     }
+}
+
+/// The identifier of `List-Id: phrase <identifier>` (RFC 2919 §2); what is none names no list.
+fn list_id(value: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    let inner = text.strip_suffix('>')?;
+    let identifier = inner.get(inner.rfind('<')? + 1..)?;
+    let is_one = (1..=LONGEST_LIST_ID).contains(&identifier.len())
+        && identifier.bytes().all(|octet| octet.is_ascii_graphic() && !b"<>()[]:;@\\,\"".contains(&octet));
+    is_one.then(|| identifier.to_ascii_lowercase())
 }
 
 fn check_date(value: &[u8], now: Timestamp) -> Result<(), Reply> {

@@ -47,6 +47,8 @@ pub struct Submission {
     pub from_domain: String,
     /// `Message-ID` with its angle brackets, as received or as added.
     pub message_id: String,
+    /// The list that `List-Id` names (RFC 2919), lower case, without brackets.
+    pub list: Option<String>,
 }
 
 /// Something that a client was refused, with the reply that it got.
@@ -79,6 +81,12 @@ pub trait Gatekeeper: Send + Sync + 'static {
     /// the content is read, so that a full disk is told early. Must not block.
     fn may_accept(&self, size: u64) -> Result<(), Reply> {
         let _ = size;
+        Ok(())
+    }
+
+    /// Whether the recipient may get mail at all; asked at RCPT. Must not block for long.
+    fn may_receive(&self, recipient: &Address) -> Result<(), Reply> {
+        let _ = recipient;
         Ok(())
     }
 

@@ -211,8 +211,19 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
         }
         return Sent::Nothing;
     }
+    // Held until the receiver has answered: whoever suppresses one of them waits for that.
+    let pass = match job.batch.as_mut() {
+        Some(batch) => engine.pass(batch, &message).await,
+        None => None,
+    };
+    let (Some(pass), Some(batch)) = (pass, job.batch()) else {
+        job.batch.take();
+        engine.message_done(lane, stream);
+        return Sent::Nothing;
+    };
     let started = clock::now();
     let result = send(engine, &mut opened.connection, batch, &message).await;
+    drop(pass);
     if is_used && !result.alive && result.recipients.iter().all(is_end_of_session) {
         // The host has had enough of this connection, not of this message: another one will do.
         log::debug!("{:?}: {}", opened.journey.host, result.end.as_deref().unwrap_or("closed"));

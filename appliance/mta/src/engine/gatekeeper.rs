@@ -1,10 +1,12 @@
 //! What stands behind the doors: keeps admitted messages and hears of refusals.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use postkeep_intake::{Gatekeeper, Refused, Submission};
+use postkeep_smtp::Address;
 use postkeep_smtp::reply::Reply;
 use postkeep_spool::{MessageId, NewMessage, Operation, SubmitError, Ticket};
 
@@ -49,6 +51,11 @@ impl Gatekeeper for Engine {
             .map_err(|_| Reply::new(451, (4, 3, 0), "internal error: the queue id is damaged; try again later"))?;
         let recipients = u16::try_from(submission.envelope.recipients.len())
             .map_err(|_| Reply::new(552, (5, 5, 3), "more recipients than one message can have (65535)"))?;
+        let suppressed = engine.suppressed_at_admission(
+            &submission.envelope.recipients,
+            &submission.stream,
+            submission.list.as_deref(),
+        )?;
         let signer = engine.signer.load();
         let signed = !signer.keys_for(&submission.from_domain, &submission.stream).is_empty();
         let body = submission.content.get(submission.header_length..).unwrap_or_default();
@@ -59,6 +66,7 @@ impl Gatekeeper for Engine {
             credential: submission.credential.into(),
             from_domain: submission.from_domain.into(),
             message_id: submission.message_id.into(),
+            list: submission.list.map(Into::into),
             has_dot_lines: submission.has_dot_lines,
             eight_bit: submission.eight_bit,
             header_length: submission.header_length as u32,
@@ -106,7 +114,12 @@ impl Gatekeeper for Engine {
             },
         );
         engine.metrics.received(&message.metadata.stream);
-        engine.enqueue(message);
+        let taken = engine.enqueue(message, &suppressed);
+        if !taken.is_empty() {
+            // Answered already: nobody waits for it.
+            let engine = Arc::clone(engine);
+            tokio::spawn(async move { engine.settle_suppressed(id, taken, &suppressed).await });
+        }
         Ok(submission.id)
     }
 
@@ -115,6 +128,10 @@ impl Gatekeeper for Engine {
             return Err(refusal(&SubmitError::Full));
         }
         Ok(())
+    }
+
+    fn may_receive(&self, recipient: &Address) -> Result<(), Reply> {
+        self.0.may_receive(recipient)
     }
 
     fn refused(&self, refused: Refused<'_>) {

@@ -14,6 +14,7 @@ mod reload;
 mod rules;
 mod settle;
 mod state;
+mod suppressed;
 mod tasks;
 mod verdict;
 
@@ -31,6 +32,7 @@ use postkeep_deliverability::governor::{ConnectionPermit, Governor};
 use postkeep_deliverability::reply::RuleBook;
 use postkeep_delivery::Connector;
 use postkeep_spool::{Disk, MessageId, Operation, Spool};
+use postkeep_suppression::{Standings, Suppression};
 use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -87,6 +89,8 @@ pub struct Engine(Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) state: Mutex<State>,
     pub(crate) spool: Spool<Disk>,
+    /// Whom not to write to.
+    pub(crate) suppression: Suppression,
     pub(crate) records: Records,
     pub(crate) metrics: Metrics,
     pub(crate) configuration: Arc<ArcSwap<Configuration>>,
@@ -114,7 +118,7 @@ impl Engine {
     ///
     /// # Errors
     /// Spool, records, keys or resolver cannot be opened.
-    pub fn start(configuration: Arc<ArcSwap<Configuration>>) -> Result<Self, StartError> {
+    pub fn start(configuration: Arc<ArcSwap<Configuration>>, suppression: Suppression) -> Result<Self, StartError> {
         let current = configuration.load_full();
         let parts = reload::Parts::new(&current)?;
         let records = Records::open(&current.records)?;
@@ -128,6 +132,7 @@ impl Engine {
         let inner = Arc::new_cyclic(|me| Inner {
             state: Mutex::new(state),
             spool,
+            suppression,
             records,
             metrics: Metrics::default(),
             host_faults: HostFaults::default(),
@@ -173,6 +178,11 @@ impl Engine {
             inner.records.close();
         })
         .await;
+    }
+
+    /// Whom not to write to.
+    pub fn suppression(&self) -> &Suppression {
+        &self.0.suppression
     }
 
     /// Recipients queued, all told.
@@ -243,8 +253,9 @@ fn recover(configuration: &Configuration, state: &mut State, now: Micros) -> Res
 impl Inner {
     // ---- mail in -----------------------------------------------------------
 
-    /// Puts a message that is durable into the queue.
-    pub(crate) fn enqueue(&self, message: Message) {
+    /// Puts a message that is durable into the queue. Who is suppressed goes nowhere: they are given
+    /// back as taken, to be settled.
+    pub(crate) fn enqueue(&self, message: Message, suppressed: &Standings) -> Vec<(QueueId, StreamId, Vec<Entry>)> {
         let now = clock::now();
         let (id, received) = (message.id, message.received);
         let domain = |index: u16| message.metadata.envelope.recipients[usize::from(index)].address.domain();
@@ -259,15 +270,26 @@ impl Inner {
             .map(|recipients| (state.queue(stream, domain(recipients[0])), recipients))
             .collect();
         let shared = self.budget.hold(message);
+        let mut taken = Vec::new();
         for (queue, recipients) in &groups {
+            let mut entries = Vec::new();
             for recipient in *recipients {
                 let entry = Entry { message: id.0, due: 0, received, recipient: *recipient, attempts: 0 };
-                state.queues.push_ready(*queue, entry, shared.clone());
+                if suppressed.get(usize::from(*recipient)).is_some_and(Option::is_some) {
+                    state.queues.push_taken(*queue, &entry);
+                    entries.push(entry);
+                } else {
+                    state.queues.push_ready(*queue, entry, shared.clone());
+                }
+            }
+            if !entries.is_empty() {
+                taken.push((*queue, stream, entries));
             }
         }
         state.gained(groups.iter().map(|(queue, _)| *queue).collect(), now, &mut work);
         drop(state);
         self.perform(work);
+        taken
     }
 
     // ---- mail out ----------------------------------------------------------
@@ -518,6 +540,7 @@ impl Inner {
         levels.connections_out = providers.into_iter().collect();
         levels.connections_out.sort();
         let statistics = self.spool.statistics();
+        levels.suppression = self.suppression.statistics().entries;
         levels.spool_bytes = statistics.bytes;
         levels.spool_messages = statistics.messages;
         levels

@@ -12,10 +12,12 @@ use bytes::Bytes;
 use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient};
 use postkeep_smtp::reply::Reply;
 use postkeep_spool::{MessageId, NewMessage, Operation, RetryState};
+use postkeep_suppression::Standings;
 
 use super::Inner;
 use super::plan::StreamPlan;
 use super::state::LaneId;
+use super::suppressed::Lesson;
 use super::verdict::Judged;
 use crate::clock::{self, Micros, seconds, timestamp_seconds};
 use crate::dsn;
@@ -42,6 +44,8 @@ pub(crate) enum Fate {
         at_least: Option<Micros>,
         judged: Option<Judged>,
     },
+    /// It is not to be written to.
+    Suppressed { reply: Reply },
     /// Time is up by order of an administrator.
     Expired { actor: String },
     /// Taken out by an administrator; nobody is told.
@@ -67,7 +71,7 @@ impl Fate {
     fn judged(&self) -> Option<&Judged> {
         match self {
             Self::Failed { judged, .. } | Self::Retry { judged, .. } => judged.as_ref(),
-            Self::Delivered { .. } | Self::Expired { .. } | Self::Removed { .. } => None,
+            Self::Delivered { .. } | Self::Suppressed { .. } | Self::Expired { .. } | Self::Removed { .. } => None,
         }
     }
 }
@@ -126,6 +130,9 @@ impl Inner {
             })
             .collect();
 
+        // First whom not to write to again: lost in a crash, it would be learnt a second time; lost behind
+        // the outcome, it never would.
+        self.learn(message, lessons(&decided), now).await;
         let mut reports = self.reports(message, &plan, journey, &decided, now);
         let operations = operations(message.id, &decided, &reports);
         if let Err(error) = self.spool.submit(operations).await {
@@ -147,7 +154,9 @@ impl Inner {
         self.write_records(message, &names, &plan.pool.name, journey, &decided, now);
         self.let_go(queue, &decided);
         for report in reports {
-            self.enqueue(Message::new(report.id, report.received, report.metadata, Bytes::new(), report.content));
+            let message = Message::new(report.id, report.received, report.metadata, Bytes::new(), report.content);
+            // A report to a suppressed sender is stopped before its attempt.
+            self.enqueue(message, &Standings::new());
         }
     }
 
@@ -264,6 +273,7 @@ impl Inner {
                     credential: "postkeep".into(),
                     from_domain: hostname.as_str().into(),
                     message_id: built.message_id.into(),
+                    list: None,
                     has_dot_lines: built.has_dot_lines,
                     eight_bit: built.eight_bit,
                     header_length: built.header_length as u32,
@@ -293,6 +303,7 @@ impl Inner {
                 Fate::Delivered { reply, .. } => (Some(reply), None, Some("final"), None),
                 Fate::Failed { reply, stage, .. } => (Some(reply), None, Some(*stage), None),
                 Fate::Retry { reply, detail, stage, .. } => (reply.as_ref(), detail.as_deref(), Some(*stage), None),
+                Fate::Suppressed { reply } => (None, Some(&*reply.text), Some("local"), None),
                 Fate::Expired { actor } | Fate::Removed { actor } => (None, None, None, Some(actor.as_str())),
             };
             let address = journey.address.map(|address| address.to_string());
@@ -366,7 +377,7 @@ fn decide<'a>(
         Fate::Delivered { will_report, .. } => {
             (can_report && notify.success && !will_report).then_some(dsn::Action::Relayed)
         }
-        Fate::Failed { .. } => wants_failure.then_some(dsn::Action::Failed),
+        Fate::Failed { .. } | Fate::Suppressed { .. } => wants_failure.then_some(dsn::Action::Failed),
         Fate::Expired { .. } => {
             expired = true;
             wants_failure.then_some(dsn::Action::Failed)
@@ -392,10 +403,25 @@ fn decide<'a>(
     Decided { entry, recipient, fate, next, expired, report }
 }
 
+/// What ends have shown about addresses: who is not there, and whom mail did not reach for other reasons.
+fn lessons<'a>(decided: &[Decided<'a>]) -> Vec<Lesson<'a>> {
+    decided
+        .iter()
+        .filter(|one| one.next.is_none())
+        .filter_map(|one| {
+            let judged = one.fate.judged()?;
+            let (Fate::Failed { reply, .. } | Fate::Retry { reply: Some(reply), .. }) = &one.fate else { return None };
+            let is_gone = judged.suppress && matches!(one.fate, Fate::Failed { .. });
+            Some(Lesson { recipient: one.recipient, is_gone, said: code_and_line(reply) })
+        })
+        .collect()
+}
+
 fn event(one: &Decided<'_>) -> Event {
     match (&one.fate, one.next) {
         (Fate::Delivered { .. }, _) => Event::Delivered,
         (Fate::Removed { .. }, _) => Event::Removed,
+        (Fate::Suppressed { .. }, _) => Event::Suppressed,
         (_, Some(_)) => Event::Deferred,
         _ if one.expired => Event::Expired,
         _ => Event::Bounced,
@@ -431,6 +457,7 @@ fn report_reply<'a, 'b>(one: &'a Decided<'b>, journey: &Journey) -> (&'a Decided
                 false,
             )
         }
+        Fate::Suppressed { reply } => (reply.clone(), false),
         Fate::Expired { .. } => {
             (Reply::new(554, (5, 4, 7), "delivery time expired by order of the administrator"), false)
         }
@@ -498,9 +525,10 @@ pub(crate) fn code_and_line(reply: &Reply) -> String {
 
 fn error_text(fate: &Fate) -> String {
     match fate {
-        Fate::Retry { reply: Some(reply), .. } | Fate::Failed { reply, .. } | Fate::Delivered { reply, .. } => {
-            code_and_line(reply)
-        }
+        Fate::Retry { reply: Some(reply), .. }
+        | Fate::Failed { reply, .. }
+        | Fate::Suppressed { reply }
+        | Fate::Delivered { reply, .. } => code_and_line(reply),
         Fate::Retry { detail, stage, .. } => format!("{stage}: {}", detail.as_deref().unwrap_or("no answer")),
         Fate::Expired { .. } | Fate::Removed { .. } => String::new(),
     }

@@ -26,11 +26,18 @@ pub(crate) struct Judged {
     pub scope: Scope,
     /// The rule that said so.
     pub rule: Option<Arc<str>>,
+    /// It proves that the recipient is not there.
+    pub suppress: bool,
 }
 
 impl Judged {
     fn new(verdict: &Verdict) -> Self {
-        Self { class: verdict.class, scope: verdict.scope, rule: verdict.rule.clone() }
+        Self {
+            class: verdict.class,
+            scope: verdict.scope,
+            rule: verdict.rule.clone(),
+            suppress: verdict.reaction == Reaction::Suppress,
+        }
     }
 }
 

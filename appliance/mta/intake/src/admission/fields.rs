@@ -13,6 +13,7 @@ pub(super) struct Fields<'a> {
     pub(super) date: Option<Field<'a>>,
     pub(super) message_id: Option<Field<'a>>,
     pub(super) stream: Option<Field<'a>>,
+    pub(super) list: Option<Field<'a>>,
     pub(super) received: usize,
 }
 
@@ -38,6 +39,9 @@ impl<'a> Fields<'a> {
                     2 => found.message_id = Some(field),
                     _ => {}
                 }
+            } else if field.is("List-Id") {
+                // Twice is against RFC 2919 §3, but harmless: the first one counts.
+                found.list.get_or_insert(field);
             } else if field.is(stream_header) && found.stream.replace(field).is_some() {
                 return Err(twice(stream_header));
             }

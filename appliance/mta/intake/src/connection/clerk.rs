@@ -75,7 +75,8 @@ impl<G: Gatekeeper> Judge for Clerk<'_, G> {
                 Reply::new(554, (5, 7, 1), "relay access denied: authenticate, or send from a listed network")
             });
         }
-        judge_recipient(recipient)
+        judge_recipient(recipient)?;
+        self.gatekeeper.may_receive(recipient)
     }
 
     fn content(&mut self) -> Result<(), Reply> {

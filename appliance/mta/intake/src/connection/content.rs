@@ -208,6 +208,7 @@ impl<G: Gatekeeper> Connection<G> {
             content: kept(content.octets),
             from_domain: admitted.from_domain,
             message_id: admitted.message_id,
+            list: admitted.list,
             id,
         })
     }
