@@ -21,6 +21,7 @@ use postkeep_smtp::reply::ReplyReader;
 use postkeep_smtp::server::{Action, AuthResult, Judge, Refusal, Rules, Session, Stage};
 use postkeep_smtp::{Address, Envelope, Recipient, Reply, downgrade, header, mailbox, proxy};
 use postkeep_spool::{Finding, Sums, scan_segment};
+use postkeep_suppression::{ImportEvent, ImportOptions, Scope, try_out};
 
 /// Longer inputs find nothing that shorter ones do not.
 const LONGEST: usize = 32 * 1024;
@@ -29,7 +30,7 @@ const LONGEST: usize = 32 * 1024;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the name of their folder in `corpus/`.
-pub(crate) const TARGETS: [Target; 7] = [
+pub(crate) const TARGETS: [Target; 8] = [
     ("smtp_server", smtp_server),
     ("smtp_client", smtp_client),
     ("header", message_header),
@@ -37,7 +38,31 @@ pub(crate) const TARGETS: [Target; 7] = [
     ("spool_segment", spool_segment),
     ("proxy_header", proxy_header),
     ("feedback", feedback),
+    ("suppression_file", suppression_file),
 ];
+
+/// A CSV file of suppressed addresses. Whatever stands in it, each line is an entry or is refused, and good
+/// lines behind it are not lost.
+pub(crate) fn suppression_file(input: &[u8]) {
+    let mut text = b"address,reason\n".to_vec();
+    text.extend_from_slice(&input[..input.len().min(LONGEST)]);
+    // More line ends than a record may have, so that whatever is open is given up.
+    text.extend_from_slice(b"\n\n\n\n\n\n\n\n\nlast@example.org,manual\n");
+    let options = ImportOptions { format: None, reason: None, scope: Scope::All, note: "fuzz".into(), now: 0 };
+    let (mut refused, mut entries, mut last) = (0, 0, None);
+    let report = try_out(
+        &text[..],
+        &options,
+        |event| refused += u64::from(matches!(event, ImportEvent::Refused { .. })),
+        |entry| {
+            entries += 1;
+            last = Some(entry.address.as_str().to_owned());
+        },
+    )
+    .expect("the header is good");
+    assert_eq!((report.refused, report.lines), (refused, refused + entries));
+    assert_eq!(last.as_deref(), Some("last@example.org"));
+}
 
 /// A message that came back. Whatever it holds, there is a finding, it stays small, and nobody is suppressed
 /// who is not named or whose mail did not bounce or draw a complaint.

@@ -20,6 +20,7 @@ import measure
 import memory
 import report
 import servers
+import suppression
 
 ROOT = servers.ROOT
 # Octets that one run may put on the disk.
@@ -159,6 +160,8 @@ def parse():
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "target/bench/summary.json")
     parser.add_argument("--memory", nargs="?", type=int, const=200_000, metavar="N",
                         help="instead: memory of a queue of N deferred messages (default: 200000)")
+    parser.add_argument("--suppression", type=int, default=10_000_000, metavar="N",
+                        help="entries of the suppression list that is measured, too; 0: none (default: 10000000)")
     options = parser.parse_args()
     options.scratch = pathlib.Path(os.environ.get("BENCH_SCRATCH", ROOT / "target/bench/scratch"))
     options.sizes = [int(size) * 1024 for size in options.sizes.split(",")]
@@ -195,6 +198,8 @@ def main():
                 print(report.progress(results[-1]), flush=True)
     summary = report.summary(machine, options, results)
     print(report.table(summary))
+    if options.suppression:
+        summary["suppression"] = suppression.measure(options)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(summary, indent=2) + "\n")
     print(f"\nwritten to {options.output}")

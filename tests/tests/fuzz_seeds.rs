@@ -80,6 +80,11 @@ fn the_seeds_of_mail_that_came_back_keep_its_promises() {
     run("feedback");
 }
 
+#[test]
+fn the_seeds_of_suppression_files_keep_its_promises() {
+    run("suppression_file");
+}
+
 /// Not a test: `cargo test -p postkeep-tests --test fuzz_seeds -- --ignored` after a change of the format.
 #[test]
 #[ignore = "writes the seeds of spool_segment anew"]

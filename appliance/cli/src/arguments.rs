@@ -298,6 +298,9 @@ pub(crate) struct ImportArguments {
     /// Kept sealed with entries that have no note of their own.
     #[arg(long)]
     pub note: Option<String>,
+    /// Only read it and say what would be refused; the daemon is not asked.
+    #[arg(long)]
+    pub dry_run: bool,
     /// Write refused lines, number and reason, to this file.
     #[arg(long, value_name = "FILE")]
     pub refused: Option<PathBuf>,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,8 @@ use postkeep_configuration::command::Outcome;
 use postkeep_control::{Client, ClientError, FileOptions, ImportLine, SuppressionAddition, SuppressionAdditions};
 use postkeep_mta::clock::timestamp_seconds;
 use postkeep_suppression::{
-    Entry, Exporter, Format, IDENTITY_FILE, Identity, ImportReport, Origin, Statistics, addresses, restore_secret,
+    Entry, Exporter, Format, IDENTITY_FILE, Identity, ImportEvent, ImportOptions, ImportReport, Origin, Scope,
+    Statistics, addresses, restore_secret, try_out,
 };
 use serde_json::json;
 
@@ -134,8 +135,8 @@ async fn import(client: &Client, arguments: ImportArguments, json: bool) -> Outc
             Err(error) => return failure(BAD_INPUT, &format!("{}: {error}", arguments.file.display())),
         }
     };
-    let mut refused: Option<BufWriter<File>> = match arguments.refused.as_deref().map(File::create).transpose() {
-        Ok(file) => file.map(BufWriter::new),
+    let mut refusals = match Refusals::new(arguments.refused.as_deref()) {
+        Ok(refusals) => refusals,
         Err(error) => return failure(BAD_INPUT, &format!("cannot write the refused lines: {error}")),
     };
     let read = Arc::new(AtomicU64::new(0));
@@ -145,54 +146,107 @@ async fn import(client: &Client, arguments: ImportArguments, json: bool) -> Outc
     if let Ok(style) = ProgressStyle::with_template("{bytes}/{total_bytes} {wide_bar} {eta}  {msg}") {
         bar.set_style(style);
     }
-    let options = FileOptions {
-        format: Some(arguments.format),
-        reason: arguments.reason,
-        scope: arguments.scope,
-        note: arguments.note,
-        actor: actor(),
+    let progress = |report: &ImportReport| {
+        bar.set_position(read.load(Ordering::Relaxed));
+        bar.set_message(format!("{} lines, {} refused", report.lines, report.refused));
     };
-    let (mut shown, mut unwritten) = (0u64, None);
-    let report = client
-        .import(counted, &options, |line| match line {
-            ImportLine::Progress(report) => {
-                bar.set_position(read.load(Ordering::Relaxed));
-                bar.set_message(format!("{} lines, {} refused", report.lines, report.refused));
-            }
-            ImportLine::Refused { line, reason } => match &mut refused {
-                Some(file) => {
-                    if let Err(error) = writeln!(file, "{line}: {reason}") {
-                        unwritten.get_or_insert(error);
-                    }
-                }
-                None => {
-                    shown += 1;
-                    if shown <= SHOWN_REFUSALS {
-                        bar.suspend(|| complain(&format!("line {line}: {reason}")));
-                    }
-                }
-            },
-            ImportLine::Report(_) | ImportLine::Problem(_) => {}
+    let report = if arguments.dry_run {
+        try_file(counted, &arguments, |event| match event {
+            ImportEvent::Progress(report) => progress(report),
+            ImportEvent::Refused { line, reason } => refusals.take(&bar, line, &reason),
         })
-        .await;
+    } else {
+        let options = FileOptions {
+            format: Some(arguments.format),
+            reason: arguments.reason,
+            scope: arguments.scope,
+            note: arguments.note,
+            actor: actor(),
+        };
+        client
+            .import(counted, &options, |line| match line {
+                ImportLine::Progress(report) => progress(report),
+                ImportLine::Refused { line, reason } => refusals.take(&bar, *line, reason),
+                ImportLine::Report(_) | ImportLine::Problem(_) => {}
+            })
+            .await
+            .map_err(|error| match error {
+                ClientError::Refused(problem) => failure(BAD_INPUT, &format!("{}: {}", problem.title, problem.detail)),
+                error => client_failure(&error),
+            })
+    };
     bar.finish_and_clear();
-    if let Some(error) = refused.and_then(|mut file| file.flush().err()).or(unwritten) {
-        complain(&format!("the refused lines could not all be written: {error}"));
-    }
+    refusals.finish();
     match report {
         Ok(report) => {
-            if shown > SHOWN_REFUSALS {
-                complain(&format!("and {} more; --refused FILE takes them all", shown - SHOWN_REFUSALS));
-            }
-            let mut outcome = show::value(&report, json, imported);
+            let mut outcome = show::value(&report, json, |report| imported(report, arguments.dry_run));
             // The good lines are in; whoever runs this in a script must hear of the others.
             if report.refused > 0 {
                 outcome.code = FAILED;
             }
             outcome
         }
-        Err(ClientError::Refused(problem)) => failure(BAD_INPUT, &format!("{}: {}", problem.title, problem.detail)),
-        Err(error) => client_failure(&error),
+        Err(outcome) => outcome,
+    }
+}
+
+/// Reads a file as the daemon would, and asks nobody.
+fn try_file(
+    input: impl Read,
+    arguments: &ImportArguments,
+    on: impl FnMut(ImportEvent<'_>),
+) -> Result<ImportReport, Outcome> {
+    let bad = |error: &dyn std::fmt::Display| failure(BAD_INPUT, &error.to_string());
+    let format = match arguments.format.as_str() {
+        "auto" => None,
+        name => Some(Format::named(name).map_err(|error| bad(&error))?),
+    };
+    let options = ImportOptions {
+        format,
+        reason: arguments.reason,
+        scope: arguments.scope.clone().unwrap_or(Scope::All),
+        note: arguments.note.as_deref().unwrap_or_default().into(),
+        now: 0,
+    };
+    try_out(BufReader::new(input), &options, on, |_| ()).map_err(|error| bad(&error))
+}
+
+/// Where refused lines go: a file, or the first of them to standard error.
+struct Refusals {
+    file: Option<BufWriter<File>>,
+    shown: u64,
+    unwritten: Option<io::Error>,
+}
+
+impl Refusals {
+    fn new(path: Option<&Path>) -> io::Result<Self> {
+        let file = path.map(File::create).transpose()?.map(BufWriter::new);
+        Ok(Self { file, shown: 0, unwritten: None })
+    }
+
+    fn take(&mut self, bar: &ProgressBar, line: u64, reason: &str) {
+        match &mut self.file {
+            Some(file) => {
+                if let Err(error) = writeln!(file, "{line}: {reason}") {
+                    self.unwritten.get_or_insert(error);
+                }
+            }
+            None => {
+                self.shown += 1;
+                if self.shown <= SHOWN_REFUSALS {
+                    bar.suspend(|| complain(&format!("line {line}: {reason}")));
+                }
+            }
+        }
+    }
+
+    fn finish(self) {
+        if let Some(error) = self.file.and_then(|mut file| file.flush().err()).or(self.unwritten) {
+            complain(&format!("the refused lines could not all be written: {error}"));
+        }
+        if self.shown > SHOWN_REFUSALS {
+            complain(&format!("and {} more; --refused FILE takes them all", self.shown - SHOWN_REFUSALS));
+        }
     }
 }
 
@@ -201,11 +255,16 @@ fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "postkeep: {text}");
 }
 
-fn imported(report: &ImportReport) -> String {
-    let mut text = format!(
-        "{} lines of a {} file: {} added, {} known already, {} refused\n",
-        report.lines, report.format, report.added, report.known, report.refused
-    );
+fn imported(report: &ImportReport, dry_run: bool) -> String {
+    let ImportReport { format, lines, added, known, refused, .. } = report;
+    let mut text = if dry_run {
+        format!(
+            "{lines} lines of a {format} file: {} could be used, {refused} not; nothing was changed\n",
+            lines - refused
+        )
+    } else {
+        format!("{lines} lines of a {format} file: {added} added, {known} known already, {refused} refused\n")
+    };
     if report.undated > 0 {
         let _ = writeln!(text, "{} had no readable time and hold since now", report.undated);
     }

@@ -9,4 +9,4 @@ mod time;
 
 pub use export::Exporter;
 pub use format::{Format, FormatError};
-pub use import::{ImportError, ImportEvent, ImportOptions, ImportReport, Unsettled, import};
+pub use import::{ImportError, ImportEvent, ImportOptions, ImportReport, Unsettled, import, try_out};

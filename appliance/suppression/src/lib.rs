@@ -29,7 +29,7 @@ mod secret;
 pub use addresses::{AddressesError, Read, addresses, restore_secret};
 pub use entry::{Entry, Origin, Reason, Scope, ScopeError};
 pub use exchange::{
-    Exporter, Format, FormatError, ImportError, ImportEvent, ImportOptions, ImportReport, Unsettled, import,
+    Exporter, Format, FormatError, ImportError, ImportEvent, ImportOptions, ImportReport, Unsettled, import, try_out,
 };
 pub use journal::Detail;
 pub use list::{

@@ -147,6 +147,7 @@ fn a_door_that_is_taken_stops_the_start_with_a_reason() {
         .text()
         .replace("/spool", "/spool2")
         .replace("/records", "/records2")
+        .replace("/suppression", "/suppression2")
         .replace("control.sock", "control2.sock");
     std::fs::write(&file, text).expect("write");
     let said = run(Command::new("timeout").arg("20").arg(tools::program("postkeepd")).arg("--config").arg(&file));

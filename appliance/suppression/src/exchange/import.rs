@@ -99,8 +99,45 @@ pub fn import(
     list: &Suppression,
     input: impl BufRead,
     options: &ImportOptions,
-    mut on: impl FnMut(ImportEvent<'_>),
+    on: impl FnMut(ImportEvent<'_>),
 ) -> Result<(ImportReport, Unsettled), ImportError> {
+    let mut under_way = UnderWay { list, waiting: None, keys: Vec::new() };
+    let mut portion = Vec::with_capacity(PORTION.min(4096));
+    let mut report = each(input, options, on, |addition, report| {
+        portion.push((list.key(&addition.address), Step::Add(addition)));
+        if portion.len() >= PORTION {
+            under_way.hand_in(std::mem::take(&mut portion), report)?;
+        }
+        Ok(())
+    })?;
+    under_way.hand_in(portion, &mut report)?;
+    under_way.finish(&mut report)?;
+    Ok((report, Unsettled(under_way.keys)))
+}
+
+/// Reads `input` as [`import`] would, and changes nothing.
+///
+/// # Errors
+/// The file is of no known format.
+pub fn try_out(
+    input: impl BufRead,
+    options: &ImportOptions,
+    on: impl FnMut(ImportEvent<'_>),
+    mut found: impl FnMut(&Addition),
+) -> Result<ImportReport, ImportError> {
+    each(input, options, on, |addition, _| {
+        found(&addition);
+        Ok(())
+    })
+}
+
+/// Hands over the entries of a file.
+fn each(
+    input: impl BufRead,
+    options: &ImportOptions,
+    mut on: impl FnMut(ImportEvent<'_>),
+    mut take: impl FnMut(Addition, &mut ImportReport) -> Result<(), ImportError>,
+) -> Result<ImportReport, ImportError> {
     let mut lines = Lines::new(input);
     let unreadable = |error: std::io::Error| FormatError::Unreadable(error.to_string());
     let first = lines.next().map_err(unreadable)?.ok_or(FormatError::Empty)?;
@@ -116,29 +153,23 @@ pub fn import(
         return Err(FormatError::Reason { format: format.name.clone(), hint }.into());
     }
     let mut report = ImportReport { format: format.name.clone(), ..ImportReport::default() };
-    let mut under_way = UnderWay { list, waiting: None, keys: Vec::new() };
-    let mut portion = Vec::with_capacity(PORTION.min(4096));
     let mut next = if format.header { lines.next().map_err(unreadable)? } else { Some(first) };
     while let Some(line) = next {
         report.lines += 1;
         match read_line(&line, &columns, format, options, implied, &mut report) {
-            Ok(addition) => portion.push((list.key(&addition.address), Step::Add(addition))),
+            Ok(addition) => take(addition, &mut report)?,
             Err(reason) => {
                 report.refused += 1;
                 on(ImportEvent::Refused { line: line.number, reason });
             }
         }
-        if portion.len() >= PORTION {
-            under_way.hand_in(std::mem::take(&mut portion), &mut report)?;
-            report.octets = lines.octets();
+        report.octets = lines.octets();
+        if report.lines.is_multiple_of(PORTION as u64) {
             on(ImportEvent::Progress(&report));
         }
         next = lines.next().map_err(unreadable)?;
     }
-    under_way.hand_in(portion, &mut report)?;
-    under_way.finish(&mut report)?;
-    report.octets = lines.octets();
-    Ok((report, Unsettled(under_way.keys)))
+    Ok(report)
 }
 
 /// Addresses to which deliveries may still be under way.
