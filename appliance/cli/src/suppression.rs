@@ -311,6 +311,9 @@ fn export(arguments: &ExportArguments) -> Outcome {
     if unsayable > 0 {
         let _ = writeln!(complaint, "{unsayable} left out: {} has no word for their reasons", arguments.format);
     }
+    if read.unnamed > 0 {
+        let _ = writeln!(complaint, "{} left out: the reports that brought them hid the address", read.unnamed);
+    }
     for damage in &read.damages {
         let _ = writeln!(complaint, "damaged: {damage}");
     }

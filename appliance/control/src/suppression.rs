@@ -68,7 +68,7 @@ async fn add(
 fn step(addition: SuppressionAddition, origin: Origin, actor: &str) -> Result<Step, Refusal> {
     let note = addition.note.map_or_else(|| actor.to_owned(), |note| format!("{actor}: {note}"));
     Ok(Step::Add(Addition {
-        address: parse(&addition.address)?,
+        who: parse(&addition.address)?.into(),
         scope: addition.scope.unwrap_or(Scope::All),
         reason: addition.reason,
         origin,

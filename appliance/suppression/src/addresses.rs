@@ -45,6 +45,8 @@ impl From<io::Error> for AddressesError {
 pub struct Read {
     /// Entries handed over.
     pub entries: u64,
+    /// Entries of which only the key is known: the report that brought them hid the address.
+    pub unnamed: u64,
     /// Entries in files that no identity opens.
     pub locked: u64,
     /// Files that no identity opens.
@@ -102,6 +104,7 @@ pub fn addresses(
                     }
                     match details.as_ref().and_then(|details| details.get(position)) {
                         None => read.locked += 1,
+                        Some(detail) if detail.address.is_empty() => read.unnamed += 1,
                         Some(detail) => {
                             let entry = Entry {
                                 reason: change.place.reason,

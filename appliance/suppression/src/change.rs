@@ -72,6 +72,7 @@ impl Change {
 #[derive(Debug, Clone)]
 pub(crate) struct Described {
     pub(crate) change: Change,
-    pub(crate) address: Address,
+    /// Absent when only its key came back.
+    pub(crate) address: Option<Address>,
     pub(crate) note: Arc<str>,
 }

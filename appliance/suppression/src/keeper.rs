@@ -13,7 +13,7 @@ use crate::entry::Scope;
 use crate::filter::capacity_for;
 use crate::index::IndexError;
 use crate::journal::{Files, Journal};
-use crate::list::{ChangeError, Outcome, Shared, Step};
+use crate::list::{ChangeError, Outcome, Shared, Step, Who};
 use crate::secret::{Key, KeyMap};
 
 /// Requests answered together.
@@ -185,7 +185,11 @@ impl<F: Files> Keeper<F> {
                     let change = Change { place, is_added: true, origin: addition.origin, time: addition.time };
                     records.push(change);
                     outcome.added += 1;
-                    changes.push(Described { change, address: addition.address, note: addition.note });
+                    let address = match addition.who {
+                        Who::Address(address) => Some(address),
+                        Who::Key(_) => None,
+                    };
+                    changes.push(Described { change, address, note: addition.note });
                 }
                 Step::Remove(removal) => {
                     let Some(records) = standing.get_mut(&key) else { continue };
@@ -208,7 +212,7 @@ impl<F: Files> Keeper<F> {
                                 time: removal.time,
                             };
                             outcome.removed += 1;
-                            let (address, note) = (removal.address.clone(), Arc::clone(&removal.note));
+                            let (address, note) = (Some(removal.address.clone()), Arc::clone(&removal.note));
                             changes.push(Described { change, address, note });
                         }
                         !is_meant
@@ -300,15 +304,5 @@ impl<F: Files> Keeper<F> {
             result?;
         }
         Ok(())
-    }
-}
-
-impl Step {
-    /// The address that it is about.
-    pub fn address(&self) -> &postkeep_smtp::Address {
-        match self {
-            Self::Add(addition) => &addition.address,
-            Self::Remove(removal) => &removal.address,
-        }
     }
 }

@@ -25,6 +25,7 @@ mod recent;
 mod scopes;
 mod seal;
 mod secret;
+mod token;
 
 pub use addresses::{AddressesError, Read, addresses, restore_secret};
 pub use entry::{Entry, Origin, Reason, Scope, ScopeError};
@@ -34,8 +35,9 @@ pub use exchange::{
 pub use journal::Detail;
 pub use list::{
     Addition, ChangeError, CheckError, IDENTITY_FILE, OpenError, Outcome, Removal, SECRET_FILE, Standings, Statistics,
-    Step, Suppression,
+    Step, Suppression, Who,
 };
 pub use passes::Pass;
 pub use seal::{Identity, SealError};
 pub use secret::{Key, Secret};
+pub use token::{LongToken, ShortToken, Tokens};

@@ -28,6 +28,7 @@ use crate::recent::Recent;
 use crate::scopes::Scopes;
 use crate::seal::{self, Identity, Recipients, SealError};
 use crate::secret::{Key, Secret};
+use crate::token::Tokens;
 
 /// Requests that may wait for the keeper; the next ones wait for a place.
 const WAITING_REQUESTS: usize = 4096;
@@ -39,11 +40,26 @@ pub const SECRET_FILE: &str = "secret";
 /// The file with the box's own identity, in the list's folder, unless the journal is sealed to others.
 pub const IDENTITY_FILE: &str = "identity.txt";
 
+/// Who is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// This address.
+    Address(Address),
+    /// The address of this key, which nobody has told: a report came back that hides it.
+    Key(Key),
+}
+
+impl From<Address> for Who {
+    fn from(address: Address) -> Self {
+        Self::Address(address)
+    }
+}
+
 /// An address comes into the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addition {
     /// Whom not to write to.
-    pub address: Address,
+    pub who: Who,
     /// For which mail.
     pub scope: Scope,
     /// Why.
@@ -211,6 +227,7 @@ pub struct Suppression(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     passes: Arc<Passes>,
+    tokens: Tokens,
     requests: Mutex<Option<mpsc::Sender<Request>>>,
     places: Arc<Semaphore>,
     keeper: Mutex<Option<JoinHandle<()>>>,
@@ -251,6 +268,8 @@ impl Suppression {
             }
             Err(other) => return Err(other.into_open(&folder)),
         };
+        let tokens =
+            Tokens::new(&secret).ok_or_else(|| SealError::Failed("AES-256-GCM-SIV is not available".to_owned()))?;
         let filter_capacity = recovered.filter_capacity;
         let shared = Arc::new(Shared {
             secret: secret.clone(),
@@ -271,6 +290,7 @@ impl Suppression {
         Ok(Self(Arc::new(Inner {
             shared,
             passes: Arc::new(Passes::new()),
+            tokens,
             requests: Mutex::new(Some(requests)),
             places: Arc::new(Semaphore::new(WAITING_REQUESTS)),
             keeper: Mutex::new(Some(keeper)),
@@ -386,8 +406,19 @@ impl Suppression {
         self.0.shared.secret.key(address)
     }
 
+    /// What mails carry, so that what comes back finds its recipient.
+    pub fn tokens(&self) -> &Tokens {
+        &self.0.tokens
+    }
+
     fn keyed(&self, steps: Vec<Step>) -> Vec<(Key, Step)> {
-        steps.into_iter().map(|step| (self.key(step.address()), step)).collect()
+        let key = |step: &Step| match step {
+            Step::Add(Addition { who: Who::Key(key), .. }) => *key,
+            Step::Add(Addition { who: Who::Address(address), .. }) | Step::Remove(Removal { address, .. }) => {
+                self.key(address)
+            }
+        };
+        steps.into_iter().map(|step| (key(&step), step)).collect()
     }
 
     /// Keeps the keys with a delivery under way.

@@ -129,7 +129,7 @@ impl Inner {
                     (true, LearntScope::Stream) => (Reason::HardBounce, Scope::Stream(message.metadata.stream.clone())),
                 };
                 Some(Step::Add(Addition {
-                    address: lesson.recipient.address.clone(),
+                    who: lesson.recipient.address.clone().into(),
                     scope,
                     reason,
                     origin: Origin::Reply,

@@ -15,7 +15,7 @@ use super::format::{Format, FormatError, normal};
 use super::lines::{Line, Lines};
 use super::time;
 use crate::entry::{Origin, Reason, Scope};
-use crate::list::{Addition, ChangeError, Outcome, Step, Suppression, suppressed};
+use crate::list::{Addition, ChangeError, Outcome, Step, Suppression, Who, suppressed};
 use crate::secret::Key;
 
 /// Lines of a portion. Large, because the index is asked in its own order for each.
@@ -104,7 +104,8 @@ pub fn import(
     let mut under_way = UnderWay { list, waiting: None, keys: Vec::new() };
     let mut portion = Vec::with_capacity(PORTION.min(4096));
     let mut report = each(input, options, on, |addition, report| {
-        portion.push((list.key(&addition.address), Step::Add(addition)));
+        let Who::Address(address) = &addition.who else { return Ok(()) };
+        portion.push((list.key(address), Step::Add(addition)));
         if portion.len() >= PORTION {
             under_way.hand_in(std::mem::take(&mut portion), report)?;
         }
@@ -267,7 +268,7 @@ fn read_line(
         report.undated += 1;
     }
     let note = field(columns.note).map_or_else(|| Arc::clone(&options.note), Into::into);
-    Ok(Addition { address, scope, reason, origin: Origin::Import, time: time.unwrap_or(options.now), note })
+    Ok(Addition { who: address.into(), scope, reason, origin: Origin::Import, time: time.unwrap_or(options.now), note })
 }
 
 fn shortened(text: &str) -> &str {

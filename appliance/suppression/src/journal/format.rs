@@ -21,7 +21,7 @@ const SCOPE: u8 = 2;
 /// What is sealed of a change.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Detail {
-    /// The address.
+    /// The address; empty when only its key came back.
     pub address: Box<str>,
     /// Who or what said so: a reply, a message, an actor, a file.
     pub note: Box<str>,
@@ -105,7 +105,7 @@ pub(super) fn put_changes(
     changes.iter().for_each(|described| described.change.encode(&mut payload));
     let clear = payload.len();
     for described in changes {
-        put_text(&mut payload, described.address.as_str());
+        put_text(&mut payload, described.address.as_ref().map_or("", |address| address.as_str()));
         put_text(&mut payload, &described.note[..described.note.floor_char_boundary(LONGEST_NOTE)]);
     }
     key.seal(number, &mut payload, clear)?;

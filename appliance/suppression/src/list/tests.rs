@@ -46,7 +46,7 @@ fn address(text: &str) -> Address {
 
 fn add(text: &str, scope: &str, reason: Reason) -> Step {
     Step::Add(Addition {
-        address: address(text),
+        who: address(text).into(),
         scope: scope.parse().unwrap(),
         reason,
         origin: Origin::Command,
