@@ -188,6 +188,33 @@ pub struct OpenSmtpd {
 impl OpenSmtpd {
     /// Starts it for every domain, offering STARTTLS with a certificate for `mx.opensmtpd.test`.
     pub fn start(ground: &Ground, address: SocketAddr) -> Result<Self, Missing> {
+        let folder = ground.path("opensmtpd");
+        let rules = format!(
+            "table users {{ \"@\" = \"receiver\" }}\n\
+             action \"keep\" maildir \"{folder}/mail\" virtual <users>\n\
+             match from any for any action \"keep\"\n",
+            folder = folder.display(),
+        );
+        Self::start_with(ground, address, &rules)
+    }
+
+    /// Starts it as a relay: mail for the domain `back` goes to one host, all other mail to the other. What the
+    /// other refuses it returns to the sender.
+    pub fn relay(
+        ground: &Ground,
+        address: SocketAddr,
+        to: SocketAddr,
+        back: (&str, SocketAddr),
+    ) -> Result<Self, Missing> {
+        let rules = format!(
+            "action \"back\" relay host \"smtp://{}\"\naction \"on\" relay host \"smtp://{to}\"\n\
+             match from any for domain \"{}\" action \"back\"\nmatch from any for any action \"on\"\n",
+            back.1, back.0,
+        );
+        Self::start_with(ground, address, &rules)
+    }
+
+    fn start_with(ground: &Ground, address: SocketAddr, rules: &str) -> Result<Self, Missing> {
         tools::root()?;
         let unpacked = tools::folder().join("deb/opensmtpd");
         let installed = Path::new("/usr/sbin/smtpd").is_file();
@@ -200,15 +227,11 @@ impl OpenSmtpd {
         ground.authority().identity("mx.opensmtpd.test", Flaw::None).write(&certificate, &key);
         let configuration = format!(
             "pki here cert \"{certificate}\"\npki here key \"{key}\"\n\
-             listen on {ip} port {port} hostname mx.opensmtpd.test tls pki here\n\
-             table users {{ \"@\" = \"receiver\" }}\n\
-             action \"keep\" maildir \"{folder}/mail\" virtual <users>\n\
-             match from any for any action \"keep\"\n",
+             listen on {ip} port {port} hostname mx.opensmtpd.test tls pki here\n{rules}",
             certificate = certificate.display(),
             key = key.display(),
             ip = address.ip(),
             port = address.port(),
-            folder = folder.display(),
         );
         let file = folder.join("smtpd.conf");
         std::fs::File::create(&file)

@@ -66,6 +66,9 @@ pub struct Configuration {
     /// Whom not to write to.
     #[serde(default)]
     pub suppression: Suppression,
+    /// Mail that comes back: return paths of the box's own; absent: return paths stay as they are handed in.
+    #[serde(default)]
+    pub feedback: Option<Feedback>,
     /// Signing keys, one table each. All keys that match a message sign it.
     #[serde(default)]
     pub dkim: Vec<DkimKey>,
@@ -299,6 +302,9 @@ pub struct Stream {
     pub expire_after: Duration,
     /// Age at which senders who asked for it (RFC 3461 NOTIFY=DELAY) get one delay notice.
     pub delay_notice_after: Duration,
+    /// With `[feedback]`: each recipient gets a message of its own, with a return path and headers that find it
+    /// again when something comes back (VERP).
+    pub verp: bool,
     /// Limits over all lanes together.
     pub total: TotalLimits,
 }
@@ -311,6 +317,7 @@ impl Default for Stream {
             retry_jitter: 0.2,
             expire_after: Duration::from_secs(4 * 86400 + 12 * 3600),
             delay_notice_after: Duration::from_secs(4 * 3600),
+            verp: true,
             total: TotalLimits::default(),
         }
     }
@@ -491,6 +498,28 @@ impl Default for Suppression {
             segment_size: ByteSize::mebibytes(256),
         }
     }
+}
+
+/// `[feedback]`: mail that comes back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Feedback {
+    /// Domain of the box's own return paths. Its MX is this box, its SPF record names the box's sources, and DMARC
+    /// wants it to be the From domain or below it.
+    #[schemars(extend("x-type" = "domain"))]
+    pub domain: String,
+    /// Addresses that take complaints besides the return paths: what was given to feedback loops. The first one is
+    /// also told to receivers in `CFBL-Address` (RFC 9477).
+    #[serde(default)]
+    pub report_addresses: Vec<String>,
+    /// Networks whose reports are believed without one of the box's tokens in them: bounces of a relay of your own.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>", extend("x-type" = "list of networks"))]
+    pub trust_networks: Vec<IpNet>,
+    /// Where mail goes that came back and is no report: answers of people, mail to `postmaster` and `abuse`. Absent: it is
+    /// recorded and dropped.
+    #[serde(default)]
+    pub forward_to: Option<String>,
 }
 
 /// Kind of a signing key.

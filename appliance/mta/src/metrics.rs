@@ -206,6 +206,11 @@ fn word(event: Event) -> &'static str {
         Event::Expired => "expired",
         Event::Suppressed => "suppressed",
         Event::Removed => "removed",
+        Event::RemoteBounce => "remote-bounce",
+        Event::RemoteDelay => "remote-delay",
+        Event::Complaint => "complaint",
+        Event::AutoReply => "auto-reply",
+        Event::Returned => "returned",
     }
 }
 

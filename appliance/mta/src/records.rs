@@ -52,6 +52,16 @@ pub enum Event {
     Suppressed,
     /// Taken out by an administrator.
     Removed,
+    /// A bounce came back after the receiver had accepted the mail.
+    RemoteBounce,
+    /// A notice of a delay came back.
+    RemoteDelay,
+    /// A recipient, or their provider, complained.
+    Complaint,
+    /// A machine answered in a recipient's name.
+    AutoReply,
+    /// Something else came back.
+    Returned,
 }
 
 /// A reply as records carry it.
@@ -137,6 +147,10 @@ pub struct Record<'a> {
     pub scope: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suppress: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

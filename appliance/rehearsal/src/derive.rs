@@ -75,6 +75,9 @@ pub fn prepare(
         configuration.route.clear();
         notes.push("[[route]] was left out: mail goes by MX of the simulated DNS".to_owned());
     }
+    if configuration.feedback.take().is_some() {
+        notes.push("[feedback] was left out: nothing comes back in the rehearsal yet".to_owned());
+    }
     hurried(&mut configuration, hurry, longest, &mut notes);
     owner.promises = promises(&configuration)?;
     let credential = credential(&mut configuration)?;

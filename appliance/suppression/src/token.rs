@@ -147,6 +147,11 @@ impl Tokens {
         })
     }
 
+    /// The key of an address.
+    pub fn key_of(&self, address: &Address) -> Key {
+        self.secret.key(address)
+    }
+
     /// Whether a key is that of an address.
     pub fn is_of(&self, key: Key, address: &Address) -> bool {
         self.secret.key(address) == key

@@ -5,6 +5,7 @@
 mod crash;
 mod delivery;
 mod disk;
+mod feedback;
 mod harness;
 mod intake;
 mod interoperability;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::Report;
+use crate::name::{domain_complaint, shown};
 use crate::path::KeyPath;
 use crate::types::{Configuration, Source};
 use crate::units::{ByteSize, Duration};
@@ -17,6 +18,7 @@ pub(super) fn check(configuration: &Configuration, report: &mut Report) {
     delivery(configuration, report);
     resolver(configuration, report);
     suppression(configuration, report);
+    feedback(configuration, report);
     records(configuration, report);
     doors_of_the_house(configuration, report);
 }
@@ -144,6 +146,50 @@ fn suppression(configuration: &Configuration, report: &mut Report) {
                 "write the public key that age-keygen prints, age1…",
             );
         }
+    }
+}
+
+fn feedback(configuration: &Configuration, report: &mut Report) {
+    let Some(feedback) = &configuration.feedback else { return };
+    let path = KeyPath::root().key("feedback");
+    if let Some(complaint) = domain_complaint(&feedback.domain) {
+        report.error(
+            path.key("domain"),
+            format!("{} is not a domain: {complaint}", shown(&feedback.domain)),
+            "write one that only this box uses, such as \"bounce.example.com\"",
+        );
+    }
+    let mut address = |path: KeyPath, address: &str| {
+        let domain = address.rsplit_once('@').filter(|(local, _)| !local.is_empty()).map(|(_, domain)| domain);
+        if domain.is_none_or(|domain| domain_complaint(domain).is_some()) {
+            report.error(
+                path,
+                format!("{} is not an address", shown(address)),
+                "write one such as \"fbl@example.com\"",
+            );
+        }
+    };
+    for (position, text) in feedback.report_addresses.iter().enumerate() {
+        address(path.key("report-addresses").at(position), text);
+    }
+    if let Some(text) = &feedback.forward_to {
+        address(path.key("forward-to"), text);
+        if text.rsplit_once('@').is_some_and(|(_, domain)| domain.eq_ignore_ascii_case(&feedback.domain))
+            || feedback.report_addresses.iter().any(|other| other.eq_ignore_ascii_case(text))
+        {
+            report.error(
+                path.key("forward-to"),
+                "what is forwarded there comes back here",
+                "write an address of a mailbox that people read",
+            );
+        }
+    }
+    if !configuration.listener.iter().any(|listener| !listener.require_auth) {
+        report.warn(
+            path,
+            "no listener takes mail from strangers, so nothing comes back",
+            "add a [[listener]] at port 25 without require-auth",
+        );
     }
 }
 

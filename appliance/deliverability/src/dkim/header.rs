@@ -5,7 +5,7 @@ use super::key::DkimError;
 
 /// Headers that are signed, and whether they are signed once more than present. Those that a
 /// receiver shows or acts on are; the others may be added by a forwarder without harm.
-const BUILT_IN: [(&str, bool); 17] = [
+const BUILT_IN: [(&str, bool); 20] = [
     ("From", true),
     ("To", true),
     ("Cc", true),
@@ -23,6 +23,10 @@ const BUILT_IN: [(&str, bool); 17] = [
     ("List-Unsubscribe", true),
     ("List-Unsubscribe-Post", true),
     ("Feedback-ID", false),
+    // RFC 9477 §3.1.1 wants both signed.
+    ("CFBL-Address", false),
+    ("CFBL-Feedback-ID", false),
+    ("X-Postkeep-Token", false),
 ];
 
 /// Headers that change on the way, or are removed: signing them breaks the signature (RFC 6376 §5.4.1).

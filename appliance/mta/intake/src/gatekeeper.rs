@@ -51,6 +51,27 @@ pub struct Submission {
     pub list: Option<String>,
 }
 
+/// Mail that came back: a bounce, a complaint, an answer. All its recipients are addresses of the box's own.
+#[derive(Debug, Clone)]
+pub struct Returned {
+    /// To whom it was sent.
+    pub recipients: Vec<Address>,
+    /// By whom; `None` is `<>`.
+    pub sender: Option<Address>,
+    /// The client.
+    pub peer: SocketAddr,
+    /// What the client said in EHLO or HELO.
+    pub helo: String,
+    /// As received: dot-unstuffed, CRLF line ends only.
+    pub content: Bytes,
+    /// Offset in `content` just after the empty line.
+    pub header_length: usize,
+    /// Some line of the content begins with a dot.
+    pub has_dot_lines: bool,
+    /// Some octet of the content is above 127.
+    pub eight_bit: bool,
+}
+
 /// Something that a client was refused, with the reply that it got.
 #[derive(Debug, Clone, Copy)]
 pub struct Refused<'a> {
@@ -88,6 +109,19 @@ pub trait Gatekeeper: Send + Sync + 'static {
     fn may_receive(&self, recipient: &Address) -> Result<(), Reply> {
         let _ = recipient;
         Ok(())
+    }
+
+    /// Whether anybody may send to this address because it is one of the box's own, to which bounces and
+    /// complaints come back; `None`: it is not. Must not block.
+    fn takes_back(&self, recipient: &Address) -> Option<Result<(), Reply>> {
+        let _ = recipient;
+        None
+    }
+
+    /// Takes in what came back. Answers when what follows from it is durable.
+    fn take_back(&self, returned: Returned) -> impl Future<Output = Result<(), Reply>> + Send {
+        let _ = returned;
+        async { Err(Reply::new(550, (5, 1, 1), "no such address here")) }
     }
 
     /// A client was refused; for records and counters. Must not block.

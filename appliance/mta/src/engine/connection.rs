@@ -300,9 +300,11 @@ async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, messag
             }
         }
     }
+    let tokens = engine.tokens_for(batch, message);
+    let token_headers = tokens.as_ref().map_or("", |tokens| &tokens.headers);
     let signer = engine.signer.load();
     let keys = signer.keys_for(&metadata.from_domain, &metadata.stream);
-    let mut head = BytesMut::with_capacity(message.prefix.len() + 1024);
+    let mut head = BytesMut::with_capacity(message.prefix.len() + token_headers.len() + 1024);
     if !keys.is_empty() {
         let header = content.get(..header_length).unwrap_or(&content);
         let hash = body_hash.unwrap_or_else(|| {
@@ -311,7 +313,7 @@ async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, messag
         let mut signatures = Vec::with_capacity(1024);
         match postkeep_deliverability::dkim::sign(
             &keys,
-            &[&message.prefix, header],
+            &[token_headers.as_bytes(), &message.prefix, header],
             &hash,
             clock::now() / 1_000_000,
             &mut signatures,
@@ -324,6 +326,7 @@ async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, messag
             }
         }
     }
+    head.put_slice(token_headers.as_bytes());
     head.put_slice(&message.prefix);
     let parts: [Bytes; 2] = [head.freeze(), content];
     let recipients: Vec<_> = batch
@@ -333,7 +336,7 @@ async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, messag
         .collect();
     connection
         .transact(&Transaction {
-            sender: metadata.envelope.sender.as_ref(),
+            sender: tokens.as_ref().map(|tokens| &tokens.return_path).or(metadata.envelope.sender.as_ref()),
             recipients: &recipients,
             parts: &parts,
             has_dot_lines,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use postkeep_intake::{Gatekeeper, Refused, Submission};
+use postkeep_intake::{Gatekeeper, Refused, Returned, Submission};
 use postkeep_smtp::Address;
 use postkeep_smtp::reply::Reply;
 use postkeep_spool::{MessageId, NewMessage, Operation, SubmitError, Ticket};
@@ -134,6 +134,14 @@ impl Gatekeeper for Engine {
         self.0.may_receive(recipient)
     }
 
+    fn takes_back(&self, recipient: &Address) -> Option<Result<(), Reply>> {
+        self.0.takes_back(recipient)
+    }
+
+    async fn take_back(&self, returned: Returned) -> Result<(), Reply> {
+        self.0.take_back(returned).await
+    }
+
     fn refused(&self, refused: Refused<'_>) {
         self.0.metrics.refused(refused.reply.code);
         self.0.records.write(
@@ -161,7 +169,7 @@ impl Gatekeeper for Engine {
 }
 
 /// What a client is told when the spool does not take its message.
-fn refusal(error: &SubmitError) -> Reply {
+pub(super) fn refusal(error: &SubmitError) -> Reply {
     match error {
         SubmitError::Full => Reply::new(452, (4, 3, 1), "insufficient system storage; try again later"),
         SubmitError::TooLarge { .. } => Reply::new(552, (5, 3, 4), error.to_string()),

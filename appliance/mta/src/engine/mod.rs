@@ -7,6 +7,7 @@
 
 mod admin;
 mod connection;
+mod feedback;
 mod gatekeeper;
 mod host_faults;
 mod plan;

@@ -32,6 +32,8 @@ impl PoolPlan {
 pub(crate) struct StreamPlan {
     pub settings: Stream,
     pub pool: Arc<PoolPlan>,
+    /// Each recipient gets a transaction of its own, with tokens of its own.
+    pub has_tokens: bool,
 }
 
 impl StreamPlan {
@@ -48,7 +50,8 @@ impl StreamPlan {
             }
             None => PoolPlan::default(),
         };
-        Self { settings, pool: Arc::new(pool) }
+        let has_tokens = settings.verp && configuration.feedback.is_some();
+        Self { settings, pool: Arc::new(pool), has_tokens }
     }
 
     /// When an accepted message is given up on, Unix seconds. Up to a second late and never early:
@@ -100,7 +103,7 @@ mod tests {
             expire_after: Duration::from_secs(expire),
             ..Stream::default()
         };
-        StreamPlan { settings, pool: Arc::default() }
+        StreamPlan { settings, pool: Arc::default(), has_tokens: false }
     }
 
     #[test]

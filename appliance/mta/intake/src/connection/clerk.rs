@@ -29,6 +29,11 @@ impl<'a, G: Gatekeeper> Clerk<'a, G> {
         Self { gatekeeper: &*shared.gatekeeper, tables, door, peer, memory: &*shared.memory }
     }
 
+    /// Whether what goes to that address comes back to the box itself. Not at submission doors.
+    pub(super) fn takes_back(&self, recipient: &Address) -> Option<Result<(), Reply>> {
+        if self.door.require_auth { None } else { self.gatekeeper.takes_back(recipient) }
+    }
+
     /// The policy of whoever authenticated, else that of the client's network.
     pub(super) fn policy(&self, authenticated: Option<&str>) -> Option<&'a Arc<SenderPolicy>> {
         match authenticated {
@@ -68,6 +73,9 @@ impl<G: Gatekeeper> Judge for Clerk<'_, G> {
     }
 
     fn recipient(&mut self, authenticated: Option<&str>, recipient: &Address) -> Result<(), Reply> {
+        if let Some(answer) = self.takes_back(recipient) {
+            return answer;
+        }
         if self.policy(authenticated).is_none() {
             return Err(if self.door.require_auth {
                 authentication_required()

@@ -13,7 +13,7 @@ use super::clerk::Clerk;
 use super::reading::{ContentMemory, Fill};
 use super::{Connection, End, Flow};
 use crate::admission::{Arrival, content_reply};
-use crate::{Gatekeeper, Submission};
+use crate::{Gatekeeper, Returned, Submission};
 
 /// Contents up to this size are copied out of the read buffer: each would hold all of it otherwise.
 const SMALL: usize = 8 * 1024;
@@ -162,18 +162,42 @@ impl<G: Gatekeeper> Connection<G> {
         let is_suspect = matches!(result, Err(ContentError::BareLineEnd { .. }));
         let (reply, stage) = match result {
             Err(error) => (content_reply(&error), Stage::Data),
-            Ok(content) => match self.submission(envelope, content) {
+            Ok(content) => match self.kept_or_refused(envelope, content).await {
+                Ok(said) => (Reply::new(250, (2, 0, 0), said), Stage::Message),
                 Err(reply) => (reply, Stage::Message),
-                Ok(submission) => match self.shared.gatekeeper.submit(submission).await {
-                    Ok(id) => (Reply::new(250, (2, 0, 0), format!("Ok: queued as {id}")), Stage::Message),
-                    Err(reply) => (reply, Stage::Message),
-                },
             },
         };
         // A server that says 421 closes (RFC 5321 §3.8).
         let is_last = is_suspect || reply.code == 421;
         self.close_message(reply, stage, sender.as_ref());
         if is_last { Err(End::Closed) } else { Ok(()) }
+    }
+
+    /// Hands a message over: as mail to be delivered, or as something that came back.
+    async fn kept_or_refused(&self, envelope: Envelope, content: Content) -> Result<String, Reply> {
+        // The clerk looks through the whole session and is gone before anybody waits.
+        let coming_back = {
+            let clerk = Clerk::new(&self.shared, &self.tables, &self.door, self.peer);
+            envelope.recipients.iter().filter(|recipient| clerk.takes_back(&recipient.address).is_some()).count()
+        };
+        if coming_back == 0 {
+            let submission = self.submission(envelope, content)?;
+            return self.shared.gatekeeper.submit(submission).await.map(|id| format!("Ok: queued as {id}"));
+        }
+        if coming_back < envelope.recipients.len() {
+            return Err(Reply::new(554, (5, 5, 1), "mail and reports cannot share a transaction: send them apart"));
+        }
+        let returned = Returned {
+            recipients: envelope.recipients.into_iter().map(|recipient| recipient.address).collect(),
+            sender: envelope.sender,
+            peer: self.peer,
+            helo: self.session.hello().to_owned(),
+            has_dot_lines: content.has_dot_lines,
+            eight_bit: content.eight_bit,
+            header_length: content.header_length,
+            content: kept(content.octets),
+        };
+        self.shared.gatekeeper.take_back(returned).await.map(|()| "Ok: taken".to_owned())
     }
 
     fn submission(&self, envelope: Envelope, mut content: Content) -> Result<Submission, Reply> {

@@ -92,7 +92,11 @@ impl State {
                 Ok(permit) => permit,
                 Err(hold) => return Err(NotTaken::Held(hold)),
             };
-            let most = self.lane(lane_id).limits.recipients_per_transaction.max(1) as usize;
+            let most = if self.stream(stream_id).1.has_tokens {
+                1
+            } else {
+                self.lane(lane_id).limits.recipients_per_transaction.max(1) as usize
+            };
             // Neither can fail: nothing has changed since the look.
             let (Ok(()), Some(taken)) =
                 (self.governor.reserve_message(governed, stream_governed, now), self.queues.take(queue, most))
