@@ -1,8 +1,9 @@
 //! The list itself, as everybody else uses it: ask, change, count.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+mod opening;
+
+use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,22 +20,23 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::bucket::{Records, after};
 use crate::change::Change;
 use crate::entry::{Entry, Origin, Reason, Scope};
-use crate::filter::{Filter, capacity_for};
-use crate::index::{Index, IndexError};
-use crate::journal::{self, Disk, Files, Found, Journal, Position};
+use crate::filter::Filter;
+use crate::index::Index;
+use crate::journal::{self, Disk, Files, Journal, Position};
 use crate::keeper::{Keeper, Request};
 use crate::passes::{Pass, Passes};
 use crate::recent::Recent;
 use crate::scopes::Scopes;
-use crate::seal::{self, Identity, Recipients, SealError};
+use crate::seal::SealError;
 use crate::secret::{Key, Secret};
 use crate::token::Tokens;
 
+pub use opening::OpenError;
+pub(crate) use opening::write_new;
+use opening::{CatchUpError, catch_up, lock, put_aside, recipients, secret};
+
 /// Requests that may wait for the keeper; the next ones wait for a place.
 const WAITING_REQUESTS: usize = 4096;
-/// Changes held in memory while the journal is read back.
-const REPLAYED_AT_ONCE: usize = 1 << 20;
-
 /// The file with the secret, in the list's folder.
 pub const SECRET_FILE: &str = "secret";
 /// The file with the box's own identity, in the list's folder, unless the journal is sealed to others.
@@ -131,43 +133,6 @@ pub enum ChangeError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the suppression list cannot be read: {0}")]
 pub struct CheckError(String);
-
-/// Why the list could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// A file.
-    #[error("suppression list: {path}: {error}")]
-    Disk {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// Another process has it.
-    #[error("suppression list: another process uses {0}: stop it first")]
-    InUse(PathBuf),
-    /// Sealing.
-    #[error("suppression list: {0}")]
-    Seal(#[from] SealError),
-    /// The index, after it was made anew.
-    #[error("suppression list: the index in {path} cannot be used: {reason}")]
-    Index {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// The secret does not fit the journal.
-    #[error(
-        "suppression list: {0} is not the secret that the journal beside it was written with; put the right one back: without it no address can be found"
-    )]
-    OtherSecret(PathBuf),
-    /// The secret is gone.
-    #[error(
-        "suppression list: {0} is missing, but there is a journal; put it back, or get it out of the journal with `postkeep suppression restore-secret --identity FILE`"
-    )]
-    NoSecret(PathBuf),
-}
 
 /// Numbers about the list.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -497,170 +462,6 @@ fn entry(record: &Change, scopes: &Scopes) -> Entry {
         origin: record.origin,
         time: record.time,
     }
-}
-
-fn lock(folder: &Path) -> Result<File, OpenError> {
-    let path = folder.join("lock");
-    let failed = |error| OpenError::Disk { path: path.clone(), error };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(folder.to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-    }
-}
-
-fn secret(folder: &Path, has_journal: bool) -> Result<Secret, OpenError> {
-    let path = folder.join(SECRET_FILE);
-    let failed = |error| OpenError::Disk { path: path.clone(), error };
-    let mut octets = [0; 32];
-    match File::open(&path) {
-        Ok(mut file) => {
-            file.read_exact(&mut octets).map_err(failed)?;
-            Ok(Secret::new(octets))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && has_journal => Err(OpenError::NoSecret(path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            seal::random(&mut octets)?;
-            write_new(folder, &path, &octets).map_err(failed)?;
-            Ok(Secret::new(octets))
-        }
-        Err(error) => Err(failed(error)),
-    }
-}
-
-fn recipients(folder: &Path, seal_to: &[String]) -> Result<Recipients, OpenError> {
-    let others = Recipients::parse(seal_to)?;
-    if !others.is_empty() {
-        return Ok(others);
-    }
-    let path = folder.join(IDENTITY_FILE);
-    if !path.exists() {
-        let identity = Identity::generate();
-        write_new(folder, &path, identity.to_file().as_bytes())
-            .map_err(|error| OpenError::Disk { path: path.clone(), error })?;
-    }
-    Ok(Recipients::of(&Identity::read(&path)?))
-}
-
-/// A small file that is there whole or not at all.
-pub(crate) fn write_new(folder: &Path, path: &Path, octets: &[u8]) -> io::Result<()> {
-    let half = path.with_extension("half");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
-    file.write_all(octets)?;
-    file.sync_all()?;
-    fs::rename(&half, path)?;
-    File::open(folder)?.sync_all()
-}
-
-/// The index goes out of the way; nothing is deleted that might be of use.
-fn put_aside(folder: &Path) -> Result<(), OpenError> {
-    let from = folder.join("index");
-    let to = (1..1000).map(|number| folder.join(format!("index.damaged-{number}"))).find(|path| !path.exists());
-    let to = to.unwrap_or_else(|| folder.join("index.damaged-0"));
-    fs::rename(&from, to).map_err(|error| OpenError::Disk { path: from, error })
-}
-
-/// What is found when the list is opened.
-struct Recovered {
-    scopes: Scopes,
-    counts: Counts,
-    filter: Filter,
-    filter_capacity: usize,
-}
-
-enum CatchUpError {
-    Index(IndexError),
-    Seal(SealError),
-    Disk(io::Error),
-    OtherSecret,
-}
-
-impl From<IndexError> for CatchUpError {
-    fn from(error: IndexError) -> Self {
-        Self::Index(error)
-    }
-}
-
-impl From<io::Error> for CatchUpError {
-    fn from(error: io::Error) -> Self {
-        Self::Disk(error)
-    }
-}
-
-impl From<SealError> for CatchUpError {
-    fn from(error: SealError) -> Self {
-        Self::Seal(error)
-    }
-}
-
-impl CatchUpError {
-    fn into_open(self, folder: &Path) -> OpenError {
-        match self {
-            Self::Index(error) => OpenError::Index { path: folder.join("index"), reason: error.to_string() },
-            Self::Seal(error) => OpenError::Seal(error),
-            Self::Disk(error) => OpenError::Disk { path: folder.to_owned(), error },
-            Self::OtherSecret => OpenError::OtherSecret(folder.join(SECRET_FILE)),
-        }
-    }
-}
-
-/// Opens the index and brings it to the end of the journal.
-fn catch_up(folder: &Path, cache: u64, secret: &Secret, end: Position) -> Result<(Index, Recovered), CatchUpError> {
-    let index = Index::open(&folder.join("index"), cache)?;
-    if index.is_of_another(secret.check())? {
-        return Err(CatchUpError::OtherSecret);
-    }
-    let from = index.position()?;
-    let mut scopes = Scopes::default();
-    for (number, name) in index.scopes()? {
-        scopes.insert(number, &name);
-    }
-    let mut recent = Recent::default();
-    let mut read = 0u64;
-    journal::read(folder, from, &[], |found| {
-        match found {
-            Found::Segment { secret_check, .. } if secret_check != secret.check() => {
-                return Err(CatchUpError::OtherSecret);
-            }
-            Found::Segment { .. } => {}
-            Found::Scope(number, name) => {
-                scopes.insert(number, name);
-                recent.new_scopes.push((number, name.to_owned()));
-            }
-            Found::Changes(changes, _) => {
-                read += changes.len() as u64;
-                changes.iter().for_each(|change| recent.push(*change));
-                if recent.len() >= REPLAYED_AT_ONCE {
-                    // Read again from there after a crash: what is applied twice is the same as once.
-                    index.apply(&recent.sorted(), &recent.new_scopes, from)?;
-                    recent.clear();
-                    log::info!("suppression: {read} changes of the journal read");
-                }
-            }
-            Found::Damage { path, offset, what } => {
-                log::error!("suppression: {}: {what} at octet {offset}; reading goes on behind it", path.display());
-            }
-        }
-        Ok(())
-    })?;
-    if !recent.is_empty() {
-        index.apply(&recent.sorted(), &recent.new_scopes, end)?;
-    }
-    index.belongs_to(secret.check())?;
-    let counts = Counts::default();
-    index.scan(|change| counts.count(&change))?;
-    let filter_capacity = capacity_for(counts.total() as usize);
-    let filter = Filter::new(filter_capacity);
-    index.scan(|change| filter.insert(std::iter::once(change.place.key)))?;
-    Ok((index, Recovered { scopes, counts, filter, filter_capacity }))
 }
 
 #[cfg(test)]

@@ -126,10 +126,10 @@ impl Inner {
                 Reply::new(451, (4, 3, 0), "the report could not be taken in; try again later")
             })?;
         }
-        if findings.iter().all(|finding| finding.kind == Kind::None) {
-            if let Some(to) = feedback.forward_to.as_ref().and_then(|text| text.parse().ok()) {
-                self.forward(&returned, to, now).await?;
-            }
+        if findings.iter().all(|finding| finding.kind == Kind::None)
+            && let Some(to) = feedback.forward_to.as_ref().and_then(|text| text.parse().ok())
+        {
+            self.forward(&returned, to, now).await?;
         }
         for (finding, belonging, suppressed) in told {
             self.write_feedback(&returned, finding, belonging.as_ref(), suppressed, now);

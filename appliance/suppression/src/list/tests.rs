@@ -2,6 +2,7 @@
 //! The oracle is a map in memory.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::addresses::{addresses, restore_secret};
+use crate::seal::Identity;
 
 struct Ground {
     folder: tempfile::TempDir,
