@@ -14,6 +14,8 @@ pub const DOOR_PORT: u16 = 21026;
 pub const SUBMISSION_PORT: u16 = 21587;
 /// Port of the daemon's implicit-TLS submission door.
 pub const SUBMISSIONS_PORT: u16 = 21465;
+/// Port of the daemon's HTTP door.
+pub const HTTP_PORT: u16 = 21080;
 /// Port of the name server.
 pub const NAMES_PORT: u16 = 21053;
 /// Port of the metrics.

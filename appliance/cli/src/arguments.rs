@@ -34,6 +34,9 @@ pub(crate) enum Command {
     /// Make credentials.
     #[command(subcommand)]
     Credential(CredentialCommand),
+    /// Make access tokens for the HTTP doors.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// See and change what waits.
     #[command(subcommand)]
     Queue(QueueCommand),
@@ -92,6 +95,15 @@ pub(crate) enum ConfigCommand {
 pub(crate) enum CredentialCommand {
     /// Read a password from standard input and print the value for `password-hash`.
     #[command(after_help = "Example: postkeep credential hash < password-file")]
+    Hash,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token: give it to the sender, and its hash to `[[token]] hash`. It is shown once.
+    New,
+    /// Read a token from standard input and print the value for `hash`.
+    #[command(after_help = "Example: postkeep token hash < token-file")]
     Hash,
 }
 

@@ -9,6 +9,7 @@ mod reply;
 mod show;
 mod spool;
 mod suppression;
+mod token;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -73,6 +74,7 @@ async fn run(arguments: Arguments) -> Outcome {
                 Err(error) => failure(BAD_INPUT, &format!("cannot read the password from standard input: {error}")),
             }
         }
+        Command::Token(command) => token::run(&command, json),
         Command::Queue(command) => queue::run(&client, command, json).await,
         Command::Reload => match client.reload().await {
             Ok(report) => show::value(&report, json, show::reload),

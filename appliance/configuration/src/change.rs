@@ -21,7 +21,7 @@ pub enum TakesEffect {
 }
 
 /// Keys whose change needs a restart: what is opened once, when the daemon starts.
-pub const RESTART: [&str; 10] = [
+pub const RESTART: [&str; 11] = [
     "spool.directory",
     "spool.segment-size",
     "spool.minimum-free",
@@ -29,6 +29,7 @@ pub const RESTART: [&str; 10] = [
     "suppression.seal-to",
     "suppression.cache",
     "suppression.segment-size",
+    "http",
     "records",
     "metrics",
     "control.socket",
@@ -86,6 +87,8 @@ fn tree_of(configuration: &Configuration) -> Value {
         ("listener", &["address"][..]),
         ("credential", &["name"]),
         ("network", &["name"]),
+        ("http", &["address"]),
+        ("token", &["name"]),
         ("lane-limit", &["source", "site"]),
         ("dkim", &["selector", "domain"]),
         ("route", &["domain"]),
@@ -134,12 +137,13 @@ fn written(path: &KeyPath, value: &Value) -> Option<String> {
     if value.is_null() {
         return None;
     }
-    if path.last_key() == Some("password-hash") {
+    if matches!(path.last_key(), Some("password-hash" | "hash")) {
         return Some("(not shown)".to_owned());
     }
     let mut value = value.clone();
     if let Value::Object(table) = &mut value {
         table.remove("password-hash");
+        table.remove("hash");
         table.retain(|_, value| !value.is_null());
     }
     Some(value.to_string())

@@ -3,6 +3,7 @@
 
 mod doors;
 mod files;
+mod http;
 mod signing;
 mod system;
 mod ways;
@@ -35,6 +36,7 @@ pub(crate) struct Finding {
 pub(crate) fn check(configuration: &Configuration, options: &Options) -> Vec<Finding> {
     let mut report = Report { findings: Vec::new() };
     doors::check(configuration, options, &mut report);
+    http::check(configuration, options, &mut report);
     ways::check(configuration, options, &mut report);
     signing::check(configuration, options, &mut report);
     system::check(configuration, &mut report);

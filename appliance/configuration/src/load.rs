@@ -245,6 +245,15 @@ fn resolve_paths(configuration: &mut Configuration, tree: &Node, sources: &Sourc
             resolve(path.key("key"), key);
         }
     }
+    for (index, door) in configuration.http.iter_mut().enumerate() {
+        let path = root.key("http").at(index);
+        if let Some(certificate) = &mut door.certificate {
+            resolve(path.key("certificate"), certificate);
+        }
+        if let Some(key) = &mut door.key {
+            resolve(path.key("key"), key);
+        }
+    }
     for (index, dkim) in configuration.dkim.iter_mut().enumerate() {
         resolve(root.key("dkim").at(index).key("key"), &mut dkim.key);
     }

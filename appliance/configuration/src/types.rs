@@ -39,6 +39,12 @@ pub struct Configuration {
     /// Who may submit without AUTH, by address, one table each.
     #[serde(default)]
     pub network: Vec<Network>,
+    /// Doors for HTTP, one table each.
+    #[serde(default)]
+    pub http: Vec<Http>,
+    /// Who may use the HTTP doors, one table each.
+    #[serde(default)]
+    pub token: Vec<Token>,
     /// Kinds of mail, each with its pool, schedule and totals. The stream `default` always exists.
     #[serde(default)]
     pub stream: BTreeMap<String, Stream>,
@@ -274,6 +280,51 @@ pub struct Network {
     /// Networks, such as `"192.0.2.0/24"`; nothing wider than a /8 of IPv4 or a /32 of IPv6.
     #[schemars(with = "Vec<String>", extend("x-type" = "list of networks"))]
     pub addresses: Vec<IpNet>,
+    /// As for a credential.
+    #[schemars(extend("x-type" = "list of domain patterns"))]
+    pub sender_domains: Vec<String>,
+    /// As for a credential.
+    #[serde(default)]
+    #[schemars(extend("x-type" = "name"))]
+    pub stream: Option<String>,
+    /// As for a credential.
+    #[serde(default)]
+    #[schemars(extend("x-type" = "list of names"))]
+    pub may_choose_streams: Vec<String>,
+}
+
+/// `[[http]]`: one HTTP door.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Http {
+    /// Address and port, `"0.0.0.0:443"`. Without a certificate only a loopback or private one.
+    #[schemars(extend("x-type" = "address and port"))]
+    pub address: SocketAddr,
+    /// PEM file with the certificate chain; absent: plain HTTP, for a proxy on the same host or network.
+    #[serde(default)]
+    #[schemars(extend("x-type" = "path"))]
+    pub certificate: Option<PathBuf>,
+    /// PEM file with its private key, not encrypted.
+    #[serde(default)]
+    #[schemars(extend("x-type" = "path"))]
+    pub key: Option<PathBuf>,
+    /// Open connections, 1 to 100000.
+    #[serde(default = "http_connections")]
+    pub connections: u32,
+}
+
+const fn http_connections() -> u32 {
+    500
+}
+
+/// `[[token]]`: a sender at the HTTP doors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Token {
+    /// Name for records; unique among tokens, credentials and networks.
+    pub name: String,
+    /// `sha256:` and 64 hexadecimal digits (`postkeep token new` makes a token and this).
+    pub hash: String,
     /// As for a credential.
     #[schemars(extend("x-type" = "list of domain patterns"))]
     pub sender_domains: Vec<String>,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use postkeep_configuration::{Configuration, TakesEffect};
 use postkeep_control::{Control, ReloadReport, Reloader, Status};
+use postkeep_injection::HttpDoors;
 use postkeep_intake::Doors;
 use postkeep_mta::{Engine, clock};
 use postkeep_suppression::Suppression;
@@ -57,11 +58,13 @@ async fn serve(
 ) -> Result<(), Failure> {
     let current = configuration.load_full();
     let doors = Arc::new(Doors::open(&current, Arc::new(engine.clone()))?);
+    let http = Arc::new(HttpDoors::open(&current, Arc::new(engine.clone())).await?);
     let supervisor = Arc::new(Supervisor {
         path: path.to_owned(),
         configuration: Arc::clone(configuration),
         engine: engine.clone(),
         doors: Arc::clone(&doors),
+        http: Arc::clone(&http),
         since: clock::now(),
         reloading: tokio::sync::Mutex::new(()),
     });
@@ -70,9 +73,11 @@ async fn serve(
         Control::open(&current.control.socket, metrics, engine.clone(), Arc::new(Handle(Arc::clone(&supervisor))))
             .await?;
     if let Some(file) = ready_file {
-        write_ready_file(&file, &doors, &control, &current)?;
+        write_ready_file(&file, &doors, &http, &control, &current)?;
     }
-    log::info!("ready: {}", doors.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    let addresses = doors.addresses();
+    let addresses: Vec<String> = addresses.iter().chain(http.addresses()).map(ToString::to_string).collect();
+    log::info!("ready: {}", addresses.join(", "));
 
     loop {
         tokio::select! {
@@ -85,7 +90,7 @@ async fn serve(
         }
     }
     log::info!("stopping");
-    let closed = doors.close(DOORS_GRACE).await;
+    let (closed, ()) = tokio::join!(doors.close(DOORS_GRACE), http.close(DOORS_GRACE));
     if closed.aborted > 0 {
         log::warn!("{} clients were cut off in the middle of a message that was not yet accepted", closed.aborted);
     }
@@ -96,10 +101,12 @@ async fn serve(
 fn write_ready_file(
     file: &std::path::Path,
     doors: &Doors<Engine>,
+    http: &HttpDoors<Engine>,
     control: &Control,
     configuration: &Configuration,
 ) -> std::io::Result<()> {
     let mut text: String = doors.addresses().iter().map(|address| format!("smtp {address}\n")).collect();
+    text.extend(http.addresses().iter().map(|address| format!("http {address}\n")));
     text.push_str(&format!("control {}\n", configuration.control.socket.display()));
     if let Some(address) = control.metrics {
         text.push_str(&format!("metrics {address}\n"));
@@ -116,6 +123,7 @@ struct Supervisor {
     configuration: Arc<ArcSwap<Configuration>>,
     engine: Engine,
     doors: Arc<Doors<Engine>>,
+    http: Arc<HttpDoors<Engine>>,
     since: clock::Micros,
     reloading: tokio::sync::Mutex<()>,
 }
@@ -138,6 +146,7 @@ impl Supervisor {
             self.doors.reload(&old).map_err(|again| format!("{error}; and the doors could not go back: {again}"))?;
             return Err(error.to_string());
         }
+        self.http.reload(&new);
         let mut report = ReloadReport {
             warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
             ..ReloadReport::default()
@@ -169,7 +178,14 @@ impl Reloader for Handle {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             since: clock::timestamp(self.0.since),
-            doors: self.0.doors.addresses().iter().map(ToString::to_string).collect(),
+            doors: self
+                .0
+                .doors
+                .addresses()
+                .iter()
+                .map(ToString::to_string)
+                .chain(self.0.http.addresses().iter().map(|address| format!("http {address}")))
+                .collect(),
             connections: self.0.doors.connections(),
             queued: self.0.engine.queued(),
         }

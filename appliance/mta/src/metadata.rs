@@ -29,6 +29,8 @@ pub struct Metadata {
     pub message_id: Box<str>,
     /// The list that `List-Id` names, lower case, without brackets.
     pub list: Option<Box<str>>,
+    /// The content is a document of parts; each recipient's message is rendered at delivery.
+    pub composed: bool,
     /// Some line begins with a dot.
     pub has_dot_lines: bool,
     /// Some byte has its high bit set.
@@ -72,6 +74,7 @@ impl Metadata {
                 | flag(envelope.ret.is_some(), 64)
                 | flag(matches!(envelope.ret, Some(Return::Full)), 128),
         );
+        out.put_u8(flag(self.composed, 1));
         out.put_u32(self.header_length);
         if let Some(hash) = &self.body_hash {
             out.put_slice(hash);
@@ -106,6 +109,7 @@ impl Metadata {
             return Err(MetadataError::Version(version));
         }
         let flags = reader.byte()?;
+        let more = if version == WITHOUT_LIST { 0 } else { reader.byte()? };
         let header_length = u32::from_be_bytes(reader.array()?);
         let body_hash = if flags & 4 != 0 { Some(reader.array()?) } else { None };
         let stream = reader.text("stream")?.into();
@@ -137,6 +141,7 @@ impl Metadata {
             from_domain,
             message_id,
             list,
+            composed: more & 1 != 0,
             has_dot_lines: flags & 1 != 0,
             eight_bit: flags & 2 != 0,
             header_length,
@@ -233,6 +238,7 @@ mod tests {
             from_domain: "sender.example".into(),
             message_id: "<1@sender.example>".into(),
             list: Some("weekly.sender.example".into()),
+            composed: true,
             has_dot_lines: true,
             eight_bit: true,
             header_length: 321,
@@ -257,10 +263,12 @@ mod tests {
     fn a_record_from_before_there_were_lists_still_reads() {
         let mut message = example();
         let list = message.list.take().unwrap();
+        message.composed = false;
         let mut old = message.encode().to_vec();
         // Where the empty list stands: after the Message-ID.
         let place = old.windows(18).position(|window| window == b"<1@sender.example>").unwrap() + 18;
         old.drain(place..place + 2);
+        old.remove(2);
         old[0] = 1;
         assert_eq!(Metadata::decode(&old), Ok(message));
         assert_eq!(&*list, "weekly.sender.example");

@@ -7,6 +7,7 @@ mod delivery;
 mod disk;
 mod feedback;
 mod harness;
+mod http;
 mod intake;
 mod interoperability;
 mod limits;

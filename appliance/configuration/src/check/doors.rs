@@ -167,7 +167,7 @@ fn intake(configuration: &Configuration, report: &mut Report) {
 }
 
 fn senders(configuration: &Configuration, report: &mut Report) {
-    if configuration.credential.is_empty() && configuration.network.is_empty() {
+    if configuration.credential.is_empty() && configuration.network.is_empty() && configuration.token.is_empty() {
         report.warn(
             KeyPath::root().key("credential"),
             "there is neither a credential nor a network: nobody may send",
@@ -270,8 +270,8 @@ fn senders(configuration: &Configuration, report: &mut Report) {
     }
 }
 
-/// What credentials and networks have in common.
-fn sender(
+/// What credentials, networks and tokens have in common.
+pub(super) fn sender(
     configuration: &Configuration,
     path: &KeyPath,
     domains: &[String],

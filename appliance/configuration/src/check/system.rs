@@ -1,9 +1,8 @@
 //! What the box needs beside mail: spool, back-off, delivery, DNS, records, metrics, control.
 
-use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 
-use super::Report;
+use super::{Report, http};
 use crate::name::{domain_complaint, shown};
 use crate::path::KeyPath;
 use crate::types::{Configuration, Source};
@@ -231,13 +230,7 @@ fn doors_of_the_house(configuration: &Configuration, report: &mut Report) {
         if metrics.address.port() == 0 {
             report.port_0(path.clone(), metrics.address, "one such as 9925");
         }
-        let near = match metrics.address.ip() {
-            IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
-            IpAddr::V6(address) => {
-                address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
-            }
-        };
-        if !near {
+        if !http::is_near(metrics.address.ip()) {
             report.warn(
                 path,
                 format!(

@@ -58,6 +58,8 @@ pub struct Arrival<'a> {
     pub extended: bool,
     /// It authenticated.
     pub authenticated: bool,
+    /// It came by HTTP.
+    pub http: bool,
     /// It said SMTPUTF8.
     pub smtputf8: bool,
     /// Its TLS.

@@ -49,6 +49,28 @@ pub struct Submission {
     pub message_id: String,
     /// The list that `List-Id` names (RFC 2919), lower case, without brackets.
     pub list: Option<String>,
+    /// `content` is a document of parts, from which each recipient's message is made at delivery.
+    pub composed: bool,
+}
+
+/// Marks a submission that must be kept once, however often it is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Once {
+    /// Who said so and by which word, as a sum.
+    pub key: [u8; 16],
+    /// What was submitted, as a sum.
+    pub fingerprint: [u8; 16],
+}
+
+/// Why a submission that is to be kept once was not kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotKept {
+    /// Refused as any other would be.
+    Refused(Reply),
+    /// The key was used for something else.
+    OtherContent,
+    /// The same is being kept right now.
+    InProgress,
 }
 
 /// Mail that came back: a bounce, a complaint, an answer. All its recipients are addresses of the box's own.
@@ -97,6 +119,17 @@ pub trait Gatekeeper: Send + Sync + 'static {
     /// Keeps a message. Answers when it is durable, with the id to show in
     /// `250 2.0.0 Ok: queued as …`, or with the reply that refuses it.
     fn submit(&self, submission: Submission) -> impl Future<Output = Result<String, Reply>> + Send;
+
+    /// As [`Gatekeeper::submit`], but the same submission is kept only once within a day. Gives the id, and
+    /// whether it was kept earlier.
+    fn submit_once(
+        &self,
+        submission: Submission,
+        once: Once,
+    ) -> impl Future<Output = Result<(String, bool), NotKept>> + Send {
+        let _ = once;
+        async { self.submit(submission).await.map(|id| (id, false)).map_err(NotKept::Refused) }
+    }
 
     /// Whether a message of that many octets (0: unknown) could be kept now; asked at MAIL and before
     /// the content is read, so that a full disk is told early. Must not block.

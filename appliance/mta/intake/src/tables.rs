@@ -237,28 +237,38 @@ fn canonical(network: IpNet) -> IpNet {
 }
 
 fn acceptor(listener: &Listener, tickets: Option<&Arc<dyn ProducesTickets>>) -> Result<TlsAcceptor, TablesError> {
-    let address = listener.address;
-    let file = |path: &Option<PathBuf>, field| path.clone().ok_or(TablesError::NoCertificate { address, field });
-    let certificate_path = file(&listener.certificate, "certificate")?;
-    let key_path = file(&listener.key, "key")?;
-    let pem_error = |path: &Path, reason: String| TablesError::Pem { address, path: path.to_owned(), reason };
-    let chain = CertificateDer::pem_file_iter(&certificate_path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| pem_error(&certificate_path, error.to_string()))?;
-    if chain.is_empty() {
-        return Err(pem_error(&certificate_path, "it holds no certificate".to_owned()));
-    }
-    let key = PrivateKeyDer::from_pem_file(&key_path).map_err(|error| pem_error(&key_path, error.to_string()))?;
-    let tls_error = |error: rustls::Error| TablesError::Tls { address, reason: error.to_string() };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(tls_error)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(tls_error)?;
+    let files = (listener.certificate.as_deref(), listener.key.as_deref());
+    let mut config = server_tls(listener.address, files)?;
     if let Some(tickets) = tickets {
         config.ticketer = Arc::clone(tickets);
     }
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// TLS for a server at `address` with these PEM files, chain and key.
+///
+/// # Errors
+/// A file is missing or cannot be used.
+pub fn server_tls(
+    address: SocketAddr,
+    (certificate, key): (Option<&Path>, Option<&Path>),
+) -> Result<rustls::ServerConfig, TablesError> {
+    let certificate_path = certificate.ok_or(TablesError::NoCertificate { address, field: "certificate" })?;
+    let key_path = key.ok_or(TablesError::NoCertificate { address, field: "key" })?;
+    let pem_error = |path: &Path, reason: String| TablesError::Pem { address, path: path.to_owned(), reason };
+    let chain = CertificateDer::pem_file_iter(certificate_path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| pem_error(certificate_path, error.to_string()))?;
+    if chain.is_empty() {
+        return Err(pem_error(certificate_path, "it holds no certificate".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_file(key_path).map_err(|error| pem_error(key_path, error.to_string()))?;
+    let tls_error = |error: rustls::Error| TablesError::Tls { address, reason: error.to_string() };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(tls_error)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(tls_error)
 }

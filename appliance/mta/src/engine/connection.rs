@@ -16,6 +16,7 @@ use postkeep_smtp::reply::Reply;
 use self::opening::{NotOpened, Opened};
 use super::Inner;
 use super::host_faults::{CHUNKING_MEMORY, Fault};
+use super::rendering::{self, Rendered};
 use super::settle::{Fate, Journey};
 use super::state::{Batch, LaneId, Next};
 use super::verdict::{self, Trouble, Whom};
@@ -211,6 +212,12 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
         }
         return Sent::Nothing;
     }
+    if message.metadata.composed {
+        // Each has a message of their own; the others are next.
+        if let Some(batch) = job.batch.as_mut() {
+            engine.one_only(batch);
+        }
+    }
     // Held until the receiver has answered: whoever suppresses one of them waits for that.
     let pass = match job.batch.as_mut() {
         Some(batch) => engine.pass(batch, &message).await,
@@ -280,11 +287,12 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
 async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, message: &Message) -> TransactionResult {
     let metadata = &message.metadata;
     let capabilities = connection.capabilities();
-    let mut content = message.content.clone();
-    let mut body_hash = metadata.body_hash;
-    let mut eight_bit = metadata.eight_bit;
-    let mut has_dot_lines = metadata.has_dot_lines;
-    let mut header_length = metadata.header_length as usize;
+    let number = batch.entries.first().map_or(0, |entry| entry.recipient);
+    let Rendered { mut content, mut body_hash, mut eight_bit, mut has_dot_lines, mut header_length } =
+        match rendering::rendered(message, number) {
+            Ok(rendered) => rendered,
+            Err(detail) => return unsendable(batch, &Reply::new(554, (5, 6, 0), detail)),
+        };
     if eight_bit && !capabilities.eight_bit_mime {
         match downgrade::to_seven_bit(&content) {
             Ok(converted) => {

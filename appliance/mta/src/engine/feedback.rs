@@ -204,6 +204,7 @@ impl Inner {
             from_domain: "".into(),
             message_id: "".into(),
             list: None,
+            composed: false,
             has_dot_lines: returned.has_dot_lines,
             eight_bit: returned.eight_bit,
             header_length: returned.header_length as u32,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use postkeep_intake::{Gatekeeper, Refused, Returned, Submission};
+use postkeep_intake::{Gatekeeper, NotKept, Once, Refused, Returned, Submission};
 use postkeep_smtp::Address;
 use postkeep_smtp::reply::Reply;
 use postkeep_spool::{MessageId, NewMessage, Operation, SubmitError, Ticket};
 
 use super::Engine;
+use super::repeats::{Reserved, Standing};
 use crate::clock::{self, Micros, seconds};
 use crate::message::Message;
 use crate::metadata::Metadata;
@@ -38,12 +39,9 @@ impl Engine {
     }
 }
 
-impl Gatekeeper for Engine {
-    fn next_id(&self) -> String {
-        self.0.spool.next_id().to_string()
-    }
-
-    async fn submit(&self, submission: Submission) -> Result<String, Reply> {
+impl Engine {
+    /// Keeps a message; with `reserved`, its key becomes durable in the same breath.
+    async fn keep(&self, submission: Submission, reserved: Option<Reserved>) -> Result<String, Reply> {
         let engine = &self.0;
         let id: MessageId = submission
             .id
@@ -57,7 +55,8 @@ impl Gatekeeper for Engine {
             submission.list.as_deref(),
         )?;
         let signer = engine.signer.load();
-        let signed = !signer.keys_for(&submission.from_domain, &submission.stream).is_empty();
+        // What is rendered later has no body to hash now.
+        let signed = !submission.composed && !signer.keys_for(&submission.from_domain, &submission.stream).is_empty();
         let body = submission.content.get(submission.header_length..).unwrap_or_default();
         let metadata = Metadata {
             body_hash: signed.then(|| postkeep_deliverability::dkim::body_hash(body)),
@@ -67,6 +66,7 @@ impl Gatekeeper for Engine {
             from_domain: submission.from_domain.into(),
             message_id: submission.message_id.into(),
             list: submission.list.map(Into::into),
+            composed: submission.composed,
             has_dot_lines: submission.has_dot_lines,
             eight_bit: submission.eight_bit,
             header_length: submission.header_length as u32,
@@ -79,7 +79,8 @@ impl Gatekeeper for Engine {
             body: [submission.prefix.clone(), submission.content.clone()],
             recipients,
         });
-        let mut ticket = engine.spool.submit([accept]);
+        let note = reserved.as_ref().map(|reserved| reserved.note(id, seconds(now)));
+        let mut ticket = engine.spool.submit([Some(accept), note].into_iter().flatten());
         match tokio::time::timeout(PATIENCE, &mut ticket).await {
             Ok(answer) => answer.map_err(|error| {
                 if matches!(error, SubmitError::Full | SubmitError::Busy { .. }) {
@@ -91,6 +92,9 @@ impl Gatekeeper for Engine {
                 self.withdraw(id, recipients, ticket);
                 return Err(Reply::new(451, (4, 3, 0), "the disk does not answer; try again later"));
             }
+        }
+        if let Some(reserved) = reserved {
+            reserved.kept(id, seconds(now));
         }
         let message = Message::new(id, seconds(now), metadata, submission.prefix, submission.content);
         engine.records.write(
@@ -121,6 +125,27 @@ impl Gatekeeper for Engine {
             tokio::spawn(async move { engine.settle_suppressed(id, taken, &suppressed).await });
         }
         Ok(submission.id)
+    }
+}
+
+impl Gatekeeper for Engine {
+    fn next_id(&self) -> String {
+        self.0.spool.next_id().to_string()
+    }
+
+    async fn submit(&self, submission: Submission) -> Result<String, Reply> {
+        self.keep(submission, None).await
+    }
+
+    async fn submit_once(&self, submission: Submission, once: Once) -> Result<(String, bool), NotKept> {
+        let reserved = match self.0.repeats.reserve(once) {
+            Standing::New(reserved) => reserved,
+            Standing::Kept(id) => return Ok((id.to_string(), true)),
+            Standing::Other => return Err(NotKept::OtherContent),
+            Standing::InProgress => return Err(NotKept::InProgress),
+        };
+        let id = self.keep(submission, Some(reserved)).await.map_err(NotKept::Refused)?;
+        Ok((id, false))
     }
 
     fn may_accept(&self, _size: u64) -> Result<(), Reply> {

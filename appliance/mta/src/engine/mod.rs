@@ -12,6 +12,8 @@ mod gatekeeper;
 mod host_faults;
 mod plan;
 mod reload;
+mod rendering;
+mod repeats;
 mod rules;
 mod settle;
 mod state;
@@ -43,6 +45,7 @@ pub use reload::{ReloadError, try_out};
 pub use state::Suspension;
 
 use self::host_faults::HostFaults;
+use self::repeats::Repeats;
 use self::rules::Rules;
 use self::settle::{Fate, Journey};
 use self::state::{Batch, LaneId, Next, SourcePlan, State, Work};
@@ -92,6 +95,8 @@ pub(crate) struct Inner {
     pub(crate) spool: Spool<Disk>,
     /// Whom not to write to.
     pub(crate) suppression: Suppression,
+    /// What was submitted under a key of its own.
+    repeats: Arc<Repeats>,
     pub(crate) records: Records,
     pub(crate) metrics: Metrics,
     pub(crate) configuration: Arc<ArcSwap<Configuration>>,
@@ -129,11 +134,13 @@ impl Engine {
         let now = clock::now();
         let mut state = State::new(governor, rules);
         state.configure(&current, Arc::clone(&parts.providers), now);
-        let spool = recover(&current, &mut state, now)?;
+        let repeats = Arc::new(Repeats::default());
+        let spool = recover(&current, &mut state, &repeats, now)?;
         let inner = Arc::new_cyclic(|me| Inner {
             state: Mutex::new(state),
             spool,
             suppression,
+            repeats,
             records,
             metrics: Metrics::default(),
             host_faults: HostFaults::default(),
@@ -199,7 +206,12 @@ impl Engine {
 }
 
 /// Reads the spool back into the queue.
-fn recover(configuration: &Configuration, state: &mut State, now: Micros) -> Result<Spool<Disk>, StartError> {
+fn recover(
+    configuration: &Configuration,
+    state: &mut State,
+    repeats: &Arc<Repeats>,
+    now: Micros,
+) -> Result<Spool<Disk>, StartError> {
     let mut settings = postkeep_spool::Settings::new(&configuration.spool.directory);
     settings.segment_size = configuration.spool.segment_size.bytes();
     settings.minimum_free = configuration.spool.minimum_free.bytes();
@@ -237,6 +249,7 @@ fn recover(configuration: &Configuration, state: &mut State, now: Micros) -> Res
             NOTE_PAUSED => serde_json::from_slice(value).map(|paused| state.paused = paused).is_ok(),
             NOTE_SUSPENDED => serde_json::from_slice(value).map(|list| state.restore_suspensions(list, now)).is_ok(),
             NOTE_REROUTED => serde_json::from_slice(value).map(|reroutes| state.reroutes = reroutes).is_ok(),
+            key if key.starts_with(repeats::NOTE) => repeats.restore(key, value),
             key => state.governor.restore(key, value, now),
         };
         if !known {

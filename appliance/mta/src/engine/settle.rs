@@ -16,6 +16,7 @@ use postkeep_suppression::Standings;
 
 use super::Inner;
 use super::plan::StreamPlan;
+use super::rendering::{self, Rendered};
 use super::state::LaneId;
 use super::suppressed::Lesson;
 use super::verdict::Judged;
@@ -244,14 +245,18 @@ impl Inner {
                     retry_until: (action == dsn::Action::Delayed).then(|| plan.expires(message.received)),
                 })
                 .collect();
+            let rendered = match replies.first() {
+                Some((one, ..)) => rendering::rendered(message, one.entry.recipient).unwrap_or_default(),
+                None => Rendered::default(),
+            };
             let subject = dsn::Subject {
                 sender: sender.as_str(),
                 envelope_id: message.metadata.envelope.envelope_id.as_deref(),
                 ret: message.metadata.envelope.ret,
                 received: message.received,
                 prefix: &message.prefix,
-                content: &message.content,
-                header_length: message.metadata.header_length as usize,
+                content: &rendered.content,
+                header_length: rendered.header_length,
                 utf8: message.metadata.envelope.smtputf8,
             };
             let id = self.spool.next_id();
@@ -274,6 +279,7 @@ impl Inner {
                     from_domain: hostname.as_str().into(),
                     message_id: built.message_id.into(),
                     list: None,
+                    composed: false,
                     has_dot_lines: built.has_dot_lines,
                     eight_bit: built.eight_bit,
                     header_length: built.header_length as u32,

@@ -87,6 +87,10 @@ impl Inner {
             tokio::time::sleep(SWEEP_EVERY).await;
             self.state.lock().sweep(clock::now());
             self.expire_held().await;
+            let old = self.repeats.old(seconds(clock::now()));
+            if !old.is_empty() {
+                drop(self.spool.submit(old));
+            }
         }
     }
 

@@ -41,6 +41,9 @@ fn put_date(out: &mut BytesMut, now: Timestamp) {
 
 /// The keyword of the IANA registry (RFC 3848, RFC 6531 §4.3).
 fn protocol(arrival: &Arrival<'_>) -> &'static str {
+    if arrival.http {
+        return if arrival.tls.is_some() { "HTTPS" } else { "HTTP" };
+    }
     match (arrival.extended, arrival.smtputf8, arrival.tls.is_some(), arrival.authenticated) {
         (false, ..) => "SMTP",
         (_, false, false, false) => "ESMTP",

@@ -25,6 +25,7 @@ fn content(text: &str) -> Content {
 
 fn arrival(tls: Option<&TlsSummary>) -> Arrival<'_> {
     Arrival {
+        http: false,
         id: "0123456789abcdef",
         now: "2026-11-24T09:00:00Z".parse().unwrap(),
         client: "192.0.2.7".parse().unwrap(),

@@ -214,6 +214,7 @@ impl<G: Gatekeeper> Connection<G> {
             helo: self.session.hello(),
             extended: self.session.is_extended(),
             authenticated: authenticated.is_some(),
+            http: false,
             smtputf8: envelope.smtputf8,
             tls: self.tls.as_ref(),
         };
@@ -233,6 +234,7 @@ impl<G: Gatekeeper> Connection<G> {
             from_domain: admitted.from_domain,
             message_id: admitted.message_id,
             list: admitted.list,
+            composed: false,
             id,
         })
     }

@@ -74,6 +74,14 @@ impl Content {
         Self::check(octets, limits)
     }
 
+    /// From octets that are there as a whole and came otherwise than by SMTP.
+    ///
+    /// # Errors
+    /// They break one of the limits.
+    pub fn whole(octets: BytesMut, limits: &DataLimits) -> Result<Self, ContentError> {
+        Self::check(octets, limits)
+    }
+
     /// From octets that need no unstuffing.
     pub(super) fn check(mut octets: BytesMut, limits: &DataLimits) -> Result<Self, ContentError> {
         // First of all, so that the fault that is named does not depend on how the octets arrived.

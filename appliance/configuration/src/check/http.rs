@@ -1,0 +1,95 @@
+//! The HTTP doors and who may use them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::{Report, doors, files};
+use crate::load::Options;
+use crate::name::shown;
+use crate::path::KeyPath;
+use crate::types::Configuration;
+
+/// What a token's hash begins with.
+const HASH_PREFIX: &str = "sha256:";
+
+pub(super) fn check(configuration: &Configuration, options: &Options, report: &mut Report) {
+    let mut seen = BTreeMap::new();
+    for (index, door) in configuration.http.iter().enumerate() {
+        let path = KeyPath::root().key("http").at(index);
+        report.within(path.key("connections"), door.connections, 1, 100_000);
+        let is_taken = configuration.listener.iter().any(|listener| listener.address == door.address)
+            || configuration.metrics.as_ref().is_some_and(|metrics| metrics.address == door.address);
+        if door.address.port() == 0 {
+            report.port_0(path.key("address"), door.address, "443, or one such as 8025");
+        } else if seen.insert(door.address, index).is_some() || is_taken {
+            report.error(
+                path.key("address"),
+                format!("{} is the address of another door too", door.address),
+                "give each door its own address or port",
+            );
+        }
+        match (&door.certificate, &door.key) {
+            (Some(certificate), Some(key)) => {
+                files::certificate(path.key("certificate"), certificate, options, report);
+                files::private_key(path.key("key"), key, files::KeyKind::Tls, options, report);
+            }
+            (None, None) if is_near(door.address.ip()) => {}
+            (None, None) => report.error(
+                path.key("address"),
+                format!("{} would take tokens in plain text from strangers", door.address),
+                "add certificate and key, or listen on a loopback or private address behind a proxy",
+            ),
+            _ => report.error(path, "certificate and key go together", "add the other one, or leave both out"),
+        }
+    }
+    tokens(configuration, report);
+}
+
+fn tokens(configuration: &Configuration, report: &mut Report) {
+    let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+    names.extend(configuration.credential.iter().map(|credential| (credential.name.as_str(), "credential")));
+    names.extend(configuration.network.iter().map(|network| (network.name.as_str(), "network")));
+    let mut hashes = BTreeMap::new();
+    for (index, token) in configuration.token.iter().enumerate() {
+        let path = KeyPath::root().key("token").at(index);
+        report.name(path.key("name"), &token.name);
+        if let Some(other) = names.insert(&token.name, "token") {
+            report.error(
+                path.key("name"),
+                format!("there is another {other} {}", shown(&token.name)),
+                "give each its own name",
+            );
+        }
+        let digits = token.hash.strip_prefix(HASH_PREFIX).unwrap_or_default();
+        if digits.len() != 64 || !digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+            // Not repeated here: it might be the token itself.
+            report.error(
+                path.key("hash"),
+                "this is no hash of a token",
+                "make both with `postkeep token new` and copy the line that begins with sha256:",
+            );
+        } else if hashes.insert(&token.hash, index).is_some() {
+            report.error(
+                path.key("hash"),
+                "another token has this hash",
+                "make each its own with `postkeep token new`",
+            );
+        }
+        doors::sender(configuration, &path, &token.sender_domains, &token.stream, &token.may_choose_streams, report);
+    }
+    if configuration.http.is_empty() && !configuration.token.is_empty() {
+        report.warn(
+            KeyPath::root().key("token"),
+            "there is no HTTP door that these tokens could be used at",
+            "add [[http]] with address = \"127.0.0.1:8025\", or a certificate",
+        );
+    }
+}
+
+/// Nobody but this host or its own network can listen in.
+pub(super) fn is_near(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local(),
+    }
+}

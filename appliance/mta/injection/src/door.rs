@@ -1,0 +1,267 @@
+//! The HTTP doors: listening, TLS, limits, and closing with grace.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
+use axum::http::StatusCode;
+use axum::routing::post;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use postkeep_configuration::{Configuration, Http};
+use postkeep_intake::admission::ContentRules;
+use postkeep_intake::{Gatekeeper, TablesError, TlsSummary, server_tls};
+use postkeep_smtp::data::{BareLineEnds, DataLimits};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::access::Access;
+use crate::messages::{self, Client};
+use crate::problem::Problem;
+
+/// A handshake or a request's header takes no longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A body takes no longer.
+const BODY_PATIENCE: Duration = Duration::from_secs(300);
+/// Octets of a body beyond what base64 makes of the largest message.
+const ROOM: u64 = 1 << 20;
+/// Pause after an accept that failed for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the HTTP doors cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// An address cannot be used.
+    #[error("cannot listen for HTTP on {address}: {error}; is another server there, is the address on this machine?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A certificate or key.
+    #[error("[[http]]: {0}")]
+    Tls(#[from] TablesError),
+}
+
+/// What the doors need of the configuration; a reload swaps it whole.
+pub(crate) struct Tables {
+    pub(crate) access: Access,
+    pub(crate) rules: ContentRules,
+    pub(crate) limits: DataLimits,
+    pub(crate) hostname: String,
+    pub(crate) stream_header: String,
+}
+
+impl Tables {
+    fn new(configuration: &Configuration) -> Self {
+        let intake = &configuration.intake;
+        Self {
+            access: Access::new(configuration),
+            rules: ContentRules::new(configuration),
+            limits: DataLimits {
+                size: intake.message_size.bytes(),
+                line_length: intake.line_length as usize,
+                // Over HTTP there is no other server that could read them differently.
+                bare_line_ends: BareLineEnds::Repair,
+            },
+            hostname: configuration.hostname.clone(),
+            stream_header: intake.stream_header.clone(),
+        }
+    }
+}
+
+/// What all requests share.
+pub(crate) struct Shared<G> {
+    pub(crate) gatekeeper: Arc<G>,
+    pub(crate) tables: ArcSwap<Tables>,
+}
+
+/// The open HTTP doors of a configuration.
+pub struct HttpDoors<G> {
+    shared: Arc<Shared<G>>,
+    closing: watch::Sender<bool>,
+    addresses: Vec<SocketAddr>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Requests under way hold one end of it.
+    under_way: Arc<Semaphore>,
+}
+
+/// Connections of all doors that may be served; what is taken is under way.
+const MOST_CONNECTIONS: usize = 1 << 20;
+
+impl<G: Gatekeeper> HttpDoors<G> {
+    /// Opens every `[[http]]`. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// One of them cannot be opened; then none is.
+    pub async fn open(configuration: &Configuration, gatekeeper: Arc<G>) -> Result<Self, HttpError> {
+        let shared = Arc::new(Shared { gatekeeper, tables: ArcSwap::from_pointee(Tables::new(configuration)) });
+        let (closing, watched) = watch::channel(false);
+        let under_way = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        // Base64 makes four of three; JSON escapes make some more.
+        let largest = configuration.intake.message_size.bytes().saturating_mul(2).saturating_add(ROOM);
+        let router = Router::new()
+            .route("/api/v1/messages", post(messages::post::<G>))
+            .fallback(|| async {
+                Problem::new(
+                    StatusCode::NOT_FOUND,
+                    "not-found",
+                    "there is nothing here",
+                    "POST /api/v1/messages takes mail",
+                )
+            })
+            .layer(DefaultBodyLimit::max(usize::try_from(largest).unwrap_or(usize::MAX)))
+            .with_state(Arc::clone(&shared));
+        let mut bound = Vec::with_capacity(configuration.http.len());
+        for door in &configuration.http {
+            let tls = acceptor(door)?;
+            let failed = |error| HttpError::Listen { address: door.address, error };
+            let listener = TcpListener::bind(door.address).await.map_err(failed)?;
+            bound.push((listener, tls, door.connections));
+        }
+        let addresses = bound.iter().filter_map(|(listener, ..)| listener.local_addr().ok()).collect();
+        let tasks = bound
+            .into_iter()
+            .map(|(listener, tls, connections)| {
+                let house = House {
+                    router: router.clone(),
+                    tls,
+                    places: Arc::new(Semaphore::new(connections as usize)),
+                    closing: watched.clone(),
+                    under_way: Arc::clone(&under_way),
+                };
+                tokio::spawn(house.serve(listener))
+            })
+            .collect();
+        Ok(Self { shared, closing, addresses, tasks, under_way })
+    }
+
+    /// Takes over tokens, streams and limits. Doors themselves need a restart.
+    pub fn reload(&self, configuration: &Configuration) {
+        self.shared.tables.store(Arc::new(Tables::new(configuration)));
+    }
+
+    /// Where they listen.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Takes nothing new; requests under way may finish within `grace`.
+    pub async fn close(&self, grace: Duration) {
+        self.closing.send_replace(true);
+        self.tasks.iter().for_each(JoinHandle::abort);
+        let all = self.under_way.acquire_many(MOST_CONNECTIONS as u32);
+        if tokio::time::timeout(grace, all).await.is_err() {
+            log::warn!("http: requests that were under way were cut off; what was not answered 202 was not taken");
+        }
+    }
+}
+
+fn acceptor(door: &Http) -> Result<Option<TlsAcceptor>, TablesError> {
+    if door.certificate.is_none() && door.key.is_none() {
+        return Ok(None);
+    }
+    let mut config = server_tls(door.address, (door.certificate.as_deref(), door.key.as_deref()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
+
+/// One door.
+#[derive(Clone)]
+struct House {
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    places: Arc<Semaphore>,
+    closing: watch::Receiver<bool>,
+    under_way: Arc<Semaphore>,
+}
+
+impl House {
+    async fn serve(self, listener: TcpListener) {
+        loop {
+            // The kernel keeps those who come while every place is taken.
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, address)) => {
+                    let house = self.clone();
+                    tokio::spawn(async move {
+                        let Ok(_under_way) = house.under_way.acquire().await else { return };
+                        house.welcome(stream, address).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    log::warn!("http: cannot accept: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn welcome(&self, stream: TcpStream, address: SocketAddr) {
+        let _ = stream.set_nodelay(true);
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        match &self.tls {
+            None => self.converse(TokioIo::new(stream), Client { address, tls: None }).await,
+            Some(acceptor) => {
+                // Whoever does not shake hands is not worth a line in the log.
+                let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
+                let (_, session) = stream.get_ref();
+                let tls =
+                    session.protocol_version().zip(session.negotiated_cipher_suite()).and_then(|(version, suite)| {
+                        Some(TlsSummary { version: version.as_str()?, cipher: suite.suite().as_str()? })
+                    });
+                self.converse(TokioIo::new(stream), Client { address, tls }).await;
+            }
+        }
+    }
+
+    async fn converse<S>(&self, stream: S, client: Client)
+    where
+        S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let router = self.router.clone();
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let mut request: Request = request.map(axum::body::Body::new);
+            request.extensions_mut().insert(ConnectInfo(client.clone()));
+            let mut router = router.clone();
+            async move {
+                use tower_service::Service as _;
+                let answered = tokio::time::timeout(BODY_PATIENCE, router.call(request)).await;
+                Ok::<_, Infallible>(match answered {
+                    Ok(Ok(response)) => response,
+                    Err(_) => axum::response::IntoResponse::into_response(Problem::new(
+                        StatusCode::REQUEST_TIMEOUT,
+                        "timeout",
+                        "the request took too long",
+                        "nothing was taken; send the body without pauses",
+                    )),
+                })
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(PATIENCE)
+            .serve_connection(stream, service);
+        tokio::pin!(connection);
+        let mut closing = self.closing.clone();
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended { log::debug!("http: {error}"); }
+                return;
+            }
+            _ = closing.wait_for(|closing| *closing) => {}
+        }
+        // The request that is under way is answered; then the connection ends.
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
+    }
+}

@@ -1,0 +1,14 @@
+//! Mail in by HTTP: the doors, who may use them, and what a call becomes.
+//!
+//! `POST /api/v1/messages` takes a message as parts (JSON) or whole (`message/rfc822`). `202` is said when it is
+//! durable and not before. What is wrong is said as a problem document (RFC 9457) that names the place, and then
+//! nothing was taken.
+
+mod access;
+mod door;
+mod messages;
+mod problem;
+mod request;
+
+pub use access::{TOKEN_PREFIX, hash_of};
+pub use door::{HttpDoors, HttpError};

@@ -1,0 +1,347 @@
+//! `POST /api/v1/messages`: from a request to an answer about a durable message.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, Query, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
+use jiff::Timestamp;
+use postkeep_composition::{Document, DocumentError};
+use postkeep_intake::admission::{Arrival, SenderPolicy, content_reply, judge_recipient, judge_sender};
+use postkeep_intake::{Gatekeeper, NotKept, Once, Submission, TlsSummary};
+use postkeep_smtp::data::Content;
+use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient};
+use postkeep_smtp::{Address, Reply};
+use serde::Serialize;
+
+use crate::door::Shared;
+use crate::problem::{Fault, Problem};
+use crate::request::{MOST_RECIPIENTS, MessageRequest, compose};
+
+/// Longest `Idempotency-Key`, in octets.
+const LONGEST_KEY: usize = 255;
+
+/// How a connection came.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<TlsSummary>,
+}
+
+/// The envelope of a whole message, from the query.
+#[derive(Debug, Default)]
+struct RawEnvelope {
+    from: Option<String>,
+    to: Vec<String>,
+    stream: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Accepted {
+    /// The message's number; in records, in `Received`, for the queue.
+    id: String,
+    /// Recipients that were taken.
+    accepted: usize,
+    /// Recipients that were not, with the reason.
+    rejected: Vec<Rejected>,
+    /// It had been taken before, under the same key.
+    replayed: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Rejected {
+    address: String,
+    detail: String,
+}
+
+pub(crate) async fn post<G: Gatekeeper>(
+    State(shared): State<Arc<Shared<G>>>,
+    ConnectInfo(client): ConnectInfo<Client>,
+    Query(query): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let tables = shared.tables.load_full();
+    let policy = bearer(&headers).and_then(|token| tables.access.policy(token)).ok_or_else(Problem::unauthorized)?;
+    shared.gatekeeper.may_accept(body.len() as u64).map_err(|reply| Problem::from_reply(&reply))?;
+    let once = once(&headers, &policy, &query, &body)?;
+    let id = shared.gatekeeper.next_id();
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let taker = Taker { shared: &*shared, tables: &tables, policy: &policy, client: &client, id: &id };
+    let taken = match kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "application/json" => taker.parts(&body)?,
+        "message/rfc822" => taker.whole(raw_envelope(query)?, &body)?,
+        other => {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "media-type",
+                "the body cannot be read",
+                format!("{other:?} is not taken: send application/json or message/rfc822"),
+            ));
+        }
+    };
+    let (accepted, rejected) = (taken.submission.envelope.recipients.len(), taken.rejected);
+    // In a task of its own: a client that hangs up ends this request, but not what has begun with its message.
+    let gatekeeper = Arc::clone(&shared.gatekeeper);
+    let kept = tokio::spawn(async move {
+        match once {
+            None => gatekeeper.submit(taken.submission).await.map(|id| (id, false)).map_err(NotKept::Refused),
+            Some(once) => gatekeeper.submit_once(taken.submission, once).await,
+        }
+    });
+    let (id, replayed) = match kept.await {
+        Ok(kept) => kept.map_err(not_kept)?,
+        Err(_) => {
+            let reply = Reply::new(451, (4, 3, 0), "internal error; try again later");
+            return Err(Problem::from_reply(&reply));
+        }
+    };
+    Ok((StatusCode::ACCEPTED, axum::Json(Accepted { id, accepted, rejected, replayed })).into_response())
+}
+
+/// A message that can be handed over.
+struct Taken {
+    submission: Submission,
+    rejected: Vec<Rejected>,
+}
+
+/// Who may get mail.
+struct Willing {
+    willing: Vec<Address>,
+    rejected: Vec<Rejected>,
+    /// For each that was asked, in order, whether they are among the willing.
+    kept: Vec<bool>,
+}
+
+/// What a message is judged by.
+struct Taker<'a, G> {
+    shared: &'a Shared<G>,
+    tables: &'a crate::door::Tables,
+    policy: &'a SenderPolicy,
+    client: &'a Client,
+    id: &'a str,
+}
+
+impl<G: Gatekeeper> Taker<'_, G> {
+    fn parts(&self, body: &[u8]) -> Result<Taken, Problem> {
+        let request: MessageRequest = serde_json::from_slice(body)
+            .map_err(|error| Problem::invalid(format!("the JSON is not a message: {error}")))?;
+        let stream = request.stream.clone();
+        let now = Timestamp::now();
+        let composed = compose(request, self.id, &self.tables.hostname, now.as_second()).map_err(Problem::faults)?;
+        let Willing { willing: recipients, rejected, kept } = self.willing(composed.recipients)?;
+        let (octets, document) = match composed.each {
+            None => {
+                let message = composed.composition.message();
+                (message.map_err(|missing| Problem::invalid(missing.to_string()))?, None)
+            }
+            Some(each) => {
+                // In the order of the envelope: a recipient's number there is their number here.
+                let each: Vec<_> = each.into_iter().zip(&kept).filter(|(_, kept)| **kept).map(|(one, _)| one).collect();
+                let (document, largest) = Document::new(&composed.composition, &each).map_err(|error| match error {
+                    DocumentError::Missing { number, missing } => {
+                        let address = each.get(number).map_or("", |one| one.mailbox.address.as_str());
+                        let pointer = "/to".to_owned();
+                        Problem::faults(vec![Fault { pointer, detail: format!("{address}: {missing}") }])
+                    }
+                    error => Problem::invalid(error.to_string()),
+                })?;
+                (largest, Some(document))
+            }
+        };
+        self.submission(composed.sender, recipients, stream, octets, document)
+            .map(|submission| Taken { submission, rejected })
+    }
+
+    fn whole(&self, envelope: RawEnvelope, body: &[u8]) -> Result<Taken, Problem> {
+        let parse = |text: &str, name: &str| {
+            text.parse::<Address>().map_err(|error| Problem::invalid(format!("the query's {name}={text:?}: {error}")))
+        };
+        let sender = parse(envelope.from.as_deref().unwrap_or_default(), "from")?;
+        if envelope.to.len() > MOST_RECIPIENTS {
+            return Err(Problem::invalid(format!("more than {MOST_RECIPIENTS} recipients: make several calls")));
+        }
+        let mut recipients: Vec<Address> = Vec::with_capacity(envelope.to.len());
+        let mut seen = std::collections::HashSet::new();
+        for text in &envelope.to {
+            let recipient = parse(text, "to")?;
+            judge_recipient(&recipient).map_err(|reply| Problem::from_reply(&reply))?;
+            if seen.insert(recipient.clone()) {
+                recipients.push(recipient);
+            }
+        }
+        let Willing { willing: recipients, rejected, .. } = self.willing(recipients)?;
+        self.submission(sender, recipients, envelope.stream, body.to_vec(), None)
+            .map(|submission| Taken { submission, rejected })
+    }
+
+    /// Tells those who may get mail at all from those who may not.
+    fn willing(&self, recipients: Vec<Address>) -> Result<Willing, Problem> {
+        if recipients.is_empty() {
+            return Err(Problem::invalid("there is no recipient"));
+        }
+        let (mut willing, mut rejected, mut kept) = (Vec::with_capacity(recipients.len()), Vec::new(), Vec::new());
+        for recipient in recipients {
+            match self.shared.gatekeeper.may_receive(&recipient) {
+                Ok(()) => {
+                    kept.push(true);
+                    willing.push(recipient);
+                }
+                Err(reply) if reply.is_transient() => return Err(Problem::from_reply(&reply)),
+                Err(reply) => {
+                    kept.push(false);
+                    rejected.push(Rejected { address: recipient.as_str().to_owned(), detail: reply.text });
+                }
+            }
+        }
+        if willing.is_empty() {
+            let errors = rejected
+                .iter()
+                .take(100)
+                .map(|one| Fault { pointer: "/to".into(), detail: format!("{}: {}", one.address, one.detail) })
+                .collect();
+            return Err(Problem { errors, ..Problem::invalid("no recipient may get mail; nothing was taken") });
+        }
+        Ok(Willing { willing, rejected, kept })
+    }
+
+    fn submission(
+        &self,
+        sender: Address,
+        recipients: Vec<Address>,
+        stream: Option<String>,
+        octets: Vec<u8>,
+        document: Option<Document>,
+    ) -> Result<Submission, Problem> {
+        let refused = |reply: Reply| Problem::from_reply(&reply);
+        judge_sender(self.policy, Some(&sender)).map_err(refused)?;
+        // The stream is asked for as SMTP clients do it, so that one rule holds for both.
+        let mut whole = BytesMut::with_capacity(octets.len() + 64);
+        if let Some(stream) = stream {
+            if stream.contains(|letter: char| letter.is_control()) {
+                return Err(Problem::faults(vec![Fault {
+                    pointer: "/stream".into(),
+                    detail: "this is no stream".into(),
+                }]));
+            }
+            whole.extend_from_slice(format!("{}: {stream}\r\n", self.tables.stream_header).as_bytes());
+        }
+        whole.extend_from_slice(&octets);
+        let mut content = Content::whole(whole, &self.tables.limits).map_err(|error| refused(content_reply(&error)))?;
+        let is_ascii = |address: &Address| address.is_ascii();
+        let smtputf8 = !is_ascii(&sender) || !recipients.iter().all(is_ascii);
+        let arrival = Arrival {
+            id: self.id,
+            now: Timestamp::now(),
+            client: self.client.address.ip(),
+            helo: "http",
+            extended: true,
+            authenticated: true,
+            http: true,
+            smtputf8,
+            tls: self.client.tls.as_ref(),
+        };
+        let admitted = self.tables.rules.admit(&mut content, self.policy, &arrival).map_err(refused)?;
+        let composed = document.is_some();
+        let eight_bit = content.eight_bit;
+        Ok(Submission {
+            id: self.id.to_owned(),
+            envelope: Envelope {
+                sender: Some(sender),
+                recipients: recipients.into_iter().map(Recipient::new).collect(),
+                body: if eight_bit { BodyKind::EightBitMime } else { BodyKind::SevenBit },
+                smtputf8,
+                ret: None,
+                envelope_id: None,
+            },
+            stream: admitted.stream,
+            credential: self.policy.name().to_owned(),
+            peer: self.client.address,
+            helo: "http".to_owned(),
+            tls: self.client.tls.clone(),
+            prefix: admitted.prefix,
+            has_dot_lines: content.has_dot_lines,
+            eight_bit,
+            header_length: content.header_length,
+            content: match document {
+                Some(document) => document.octets().clone(),
+                None => content.octets.freeze(),
+            },
+            from_domain: admitted.from_domain,
+            message_id: admitted.message_id,
+            list: admitted.list,
+            composed,
+        })
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn raw_envelope(query: Vec<(String, String)>) -> Result<RawEnvelope, Problem> {
+    let mut envelope = RawEnvelope::default();
+    for (key, value) in query {
+        match key.as_str() {
+            "from" => envelope.from = Some(value),
+            "to" => envelope.to.extend(value.split(',').map(|address| address.trim().to_owned())),
+            "stream" => envelope.stream = Some(value),
+            other => {
+                return Err(Problem::invalid(format!("{other:?} is no part of the query: from, to and stream are")));
+            }
+        }
+    }
+    Ok(envelope)
+}
+
+/// The sums of the caller's key and of what they sent under it.
+fn once(
+    headers: &HeaderMap,
+    policy: &SenderPolicy,
+    query: &[(String, String)],
+    body: &[u8],
+) -> Result<Option<Once>, Problem> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    if !(1..=LONGEST_KEY).contains(&key.len()) {
+        return Err(Problem::invalid(format!("an Idempotency-Key has 1 to {LONGEST_KEY} octets")));
+    }
+    let sum = |parts: &[&[u8]]| {
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            // With its length, so that no two lists of parts read alike.
+            hasher.update(&(part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        let mut sum = [0; 16];
+        sum.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        sum
+    };
+    let asked: Vec<u8> = query.iter().flat_map(|(key, value)| format!("{key}={value}&").into_bytes()).collect();
+    Ok(Some(Once { key: sum(&[policy.name().as_bytes(), key.as_bytes()]), fingerprint: sum(&[&asked, body]) }))
+}
+
+fn not_kept(reason: NotKept) -> Problem {
+    match reason {
+        NotKept::Refused(reply) => Problem::from_reply(&reply),
+        NotKept::OtherContent => Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency-key-reused",
+            "the key was used for another message",
+            "this Idempotency-Key came with another body within the last day: use a key for one message only",
+        ),
+        NotKept::InProgress => Problem::new(
+            StatusCode::CONFLICT,
+            "in-progress",
+            "the same message is being taken",
+            "another call with this Idempotency-Key has not been answered yet: ask again in a moment",
+        ),
+    }
+}

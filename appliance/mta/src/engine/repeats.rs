@@ -1,0 +1,158 @@
+//! Submissions under a key of their own, which are kept once however often they are tried.
+//!
+//! A key becomes durable in the same batch as its message: after a crash both are there or neither is.
+//! It is remembered for a day, and no longer than while fewer than a hundred thousand newer ones are known.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use postkeep_intake::Once;
+use postkeep_spool::{MessageId, Operation};
+
+/// What the spool's notes for keys begin with.
+pub(super) const NOTE: &[u8] = b"once/";
+/// How long a key is remembered, in seconds.
+const REMEMBERED: u32 = 86_400;
+/// Keys that are remembered.
+const MOST: usize = 100_000;
+
+#[derive(Default)]
+pub(super) struct Repeats(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    by_key: HashMap<[u8; 16], Entry>,
+    /// Keys of kept messages, oldest first.
+    order: VecDeque<(u32, [u8; 16])>,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    fingerprint: [u8; 16],
+    /// Absent while it is being kept.
+    message: Option<MessageId>,
+}
+
+/// What is known of a key.
+pub(super) enum Standing {
+    /// Nothing: keep it.
+    New(Reserved),
+    /// It was kept as this message.
+    Kept(MessageId),
+    /// It was used for something else.
+    Other,
+    /// It is being kept.
+    InProgress,
+}
+
+/// A key that is being kept; dropped before it is, it is free again.
+pub(super) struct Reserved {
+    repeats: Arc<Repeats>,
+    once: Once,
+    is_kept: bool,
+}
+
+impl Repeats {
+    pub(super) fn reserve(self: &Arc<Self>, once: Once) -> Standing {
+        let mut known = self.0.lock();
+        if let Some(entry) = known.by_key.get(&once.key) {
+            return match entry.message {
+                _ if entry.fingerprint != once.fingerprint => Standing::Other,
+                Some(message) => Standing::Kept(message),
+                None => Standing::InProgress,
+            };
+        }
+        known.by_key.insert(once.key, Entry { fingerprint: once.fingerprint, message: None });
+        Standing::New(Reserved { repeats: Arc::clone(self), once, is_kept: false })
+    }
+
+    /// A note of the spool; false: it is none of ours.
+    pub(super) fn restore(&self, key: &[u8], value: &[u8]) -> bool {
+        let Some(key) = key.strip_prefix(NOTE).and_then(|key| key.try_into().ok()) else { return false };
+        let Some((message, rest)) = value.split_first_chunk::<8>() else { return false };
+        let Some((time, fingerprint)) = rest.split_first_chunk::<4>() else { return false };
+        let Ok(fingerprint) = fingerprint.try_into() else { return false };
+        let mut known = self.0.lock();
+        let message = Some(MessageId(u64::from_be_bytes(*message)));
+        known.by_key.insert(key, Entry { fingerprint, message });
+        let time = u32::from_be_bytes(*time);
+        // Notes come in no order.
+        let place = known.order.partition_point(|(other, _)| *other <= time);
+        known.order.insert(place, (time, key));
+        true
+    }
+
+    /// Forgets what is old or too much; what is to be forgotten on the disk, too.
+    pub(super) fn old(&self, now: u32) -> Vec<Operation> {
+        let mut known = self.0.lock();
+        let mut forgotten = Vec::new();
+        while let Some((time, key)) = known.order.front().copied() {
+            if time.saturating_add(REMEMBERED) > now && known.order.len() <= MOST {
+                break;
+            }
+            known.order.pop_front();
+            known.by_key.remove(&key);
+            forgotten.push(Operation::Note { key: note_key(&key), value: Bytes::new() });
+        }
+        forgotten
+    }
+}
+
+impl Reserved {
+    /// The note that goes with the message.
+    pub(super) fn note(&self, message: MessageId, now: u32) -> Operation {
+        let value = [&message.0.to_be_bytes()[..], &now.to_be_bytes()[..], &self.once.fingerprint[..]].concat().into();
+        Operation::Note { key: note_key(&self.once.key), value }
+    }
+
+    /// Both are durable.
+    pub(super) fn kept(mut self, message: MessageId, now: u32) {
+        self.is_kept = true;
+        let mut known = self.repeats.0.lock();
+        if let Some(entry) = known.by_key.get_mut(&self.once.key) {
+            entry.message = Some(message);
+        }
+        known.order.push_back((now, self.once.key));
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.repeats.0.lock().by_key.remove(&self.once.key);
+        }
+    }
+}
+
+fn note_key(key: &[u8; 16]) -> Bytes {
+    [NOTE, key].concat().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONCE: Once = Once { key: [1; 16], fingerprint: [2; 16] };
+
+    #[test]
+    fn a_key_is_free_again_when_its_message_was_not_kept_and_taken_when_it_was() {
+        let repeats = Arc::new(Repeats::default());
+        let Standing::New(first) = repeats.reserve(ONCE) else { panic!("it is new") };
+        assert!(matches!(repeats.reserve(ONCE), Standing::InProgress));
+        drop(first);
+        let Standing::New(second) = repeats.reserve(ONCE) else { panic!("it is free again") };
+        let Operation::Note { key, value } = second.note(MessageId(7), 100) else { panic!("a note") };
+        second.kept(MessageId(7), 100);
+        assert!(matches!(repeats.reserve(ONCE), Standing::Kept(MessageId(7))));
+        assert!(matches!(repeats.reserve(Once { fingerprint: [3; 16], ..ONCE }), Standing::Other));
+
+        let restored = Arc::new(Repeats::default());
+        assert!(restored.restore(&key, &value) && !restored.restore(b"once/x", &value));
+        assert!(matches!(restored.reserve(ONCE), Standing::Kept(MessageId(7))));
+        assert!(restored.old(100 + REMEMBERED - 1).is_empty());
+        assert_eq!(restored.old(100 + REMEMBERED).len(), 1);
+        assert!(matches!(restored.reserve(ONCE), Standing::New(_)));
+    }
+}
