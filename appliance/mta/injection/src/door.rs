@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
 use axum::http::StatusCode;
-use axum::routing::post;
+use axum::routing::{get, post};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::access::Access;
 use crate::messages::{self, Client};
+use crate::openapi;
 use crate::problem::Problem;
 
 /// A handshake or a request's header takes no longer.
@@ -110,6 +111,7 @@ impl<G: Gatekeeper> HttpDoors<G> {
         let largest = configuration.intake.message_size.bytes().saturating_mul(2).saturating_add(ROOM);
         let router = Router::new()
             .route("/api/v1/messages", post(messages::post::<G>))
+            .route(openapi::PATH, get(|| async { axum::Json(openapi::document()) }))
             .fallback(|| async {
                 Problem::new(
                     StatusCode::NOT_FOUND,

@@ -2,11 +2,12 @@
 //!
 //! `POST /api/v1/messages` takes a message as parts (JSON) or whole (`message/rfc822`). `202` is said when it is
 //! durable and not before. What is wrong is said as a problem document (RFC 9457) that names the place, and then
-//! nothing was taken.
+//! nothing was taken. `GET /api/v1/openapi.json` says it for programs.
 
 mod access;
 mod door;
 mod messages;
+mod openapi;
 mod problem;
 mod request;
 

@@ -16,6 +16,7 @@ use postkeep_intake::{Gatekeeper, NotKept, Once, Submission, TlsSummary};
 use postkeep_smtp::data::Content;
 use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient};
 use postkeep_smtp::{Address, Reply};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::door::Shared;
@@ -40,9 +41,9 @@ struct RawEnvelope {
     stream: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-struct Accepted {
+pub(crate) struct Accepted {
     /// The message's number; in records, in `Received`, for the queue.
     id: String,
     /// Recipients that were taken.
@@ -53,9 +54,9 @@ struct Accepted {
     replayed: bool,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-struct Rejected {
+pub(crate) struct Rejected {
     address: String,
     detail: String,
 }

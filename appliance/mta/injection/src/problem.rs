@@ -5,10 +5,11 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use postkeep_smtp::Reply;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A place in a request that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Fault {
     /// JSON pointer (RFC 6901) into the body.
     pub(crate) pointer: String,
@@ -17,7 +18,7 @@ pub(crate) struct Fault {
 }
 
 /// Why a request was not carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Problem {
     /// `urn:postkeep:problem:` and a word.
     #[serde(rename = "type")]

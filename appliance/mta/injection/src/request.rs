@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postkeep_composition::{Attachment, Composition, Mailbox, Recipient, Values};
 use postkeep_smtp::Address;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::problem::Fault;
@@ -46,7 +47,7 @@ const RESERVED: [&str; 22] = [
 ];
 
 /// An address, alone or with a name.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(crate) enum MailboxRequest {
     /// `ann@example.org` or `Ann <ann@example.org>`.
@@ -56,7 +57,7 @@ pub(crate) enum MailboxRequest {
 }
 
 /// An address with its name.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct MailboxParts {
     pub(crate) address: String,
@@ -66,7 +67,7 @@ pub(crate) struct MailboxParts {
 }
 
 /// A file.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct AttachmentRequest {
     pub(crate) filename: String,
@@ -83,7 +84,7 @@ fn octets() -> String {
 }
 
 /// A message as parts.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct MessageRequest {
     pub(crate) from: MailboxRequest,

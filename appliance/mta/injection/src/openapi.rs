@@ -1,0 +1,122 @@
+//! The OpenAPI document (3.1), made from the types that requests are read with: what it promises is what
+//! the code takes.
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use crate::messages::Accepted;
+use crate::problem::Problem;
+use crate::request::MessageRequest;
+
+/// Where the document is served.
+pub(crate) const PATH: &str = "/api/v1/openapi.json";
+
+/// Problems by status.
+const PROBLEMS: [(u16, &str); 8] = [
+    (401, "No token, or one that is not known."),
+    (403, "The token may not send from that domain or in that stream."),
+    (409, "Another call with this Idempotency-Key has not been answered yet."),
+    (413, "Larger than `[intake] message-size`."),
+    (415, "Neither JSON nor message/rfc822."),
+    (422, "The message cannot be taken; `errors` names the places."),
+    (408, "The request took too long."),
+    (503, "Not now; `Retry-After` says when."),
+];
+
+/// The document.
+pub(crate) fn document() -> Value {
+    // Definitions lie where OpenAPI looks for them.
+    let mut generator = SchemaSettings::draft2020_12()
+        .with(|settings| settings.definitions_path = "/components/schemas".into())
+        .into_generator();
+    let message = generator.subschema_for::<MessageRequest>();
+    let accepted = generator.subschema_for::<Accepted>();
+    let problem = generator.subschema_for::<Problem>();
+    let schemas = generator.take_definitions(true);
+    let mut responses = Map::new();
+    responses.insert(
+        "202".into(),
+        json!({
+            "description": "The message is durable.",
+            "content": { "application/json": { "schema": accepted } },
+        }),
+    );
+    for (status, description) in PROBLEMS {
+        responses.insert(
+            status.to_string(),
+            json!({
+                "description": description,
+                "content": { "application/problem+json": { "schema": problem } },
+            }),
+        );
+    }
+    let text = |name: &str, place: &str, description: &str| json!({ "name": name, "in": place, "description": description, "schema": { "type": "string" } });
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Postkeep",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Mail in by HTTP.",
+            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+        },
+        "servers": [{ "url": "/" }],
+        "security": [{ "token": [] }],
+        "paths": {
+            "/api/v1/messages": {
+                "post": {
+                    "operationId": "sendMessage",
+                    "summary": "Send a message, as parts or whole",
+                    "parameters": [
+                        text("Idempotency-Key", "header", "The same call under the same key sends once within a day."),
+                        text("from", "query", "Return path of a whole message."),
+                        text("to", "query", "Recipients of a whole message, separated by commas."),
+                        text("stream", "query", "Stream of a whole message."),
+                    ],
+                    "requestBody": {
+                        "required": true,
+                        "content": {
+                            "application/json": { "schema": message },
+                            "message/rfc822": { "schema": { "type": "string" } },
+                        },
+                    },
+                    "responses": responses,
+                },
+            },
+        },
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reference_in_the_document_leads_somewhere() {
+        let document = document();
+        let mut waiting = vec![&document];
+        let mut references = 0;
+        while let Some(value) = waiting.pop() {
+            match value {
+                Value::Object(map) => {
+                    if let Some(Value::String(reference)) = map.get("$ref") {
+                        let place = reference.strip_prefix('#').expect("a reference into the document");
+                        assert!(document.pointer(place).is_some(), "{reference}");
+                        references += 1;
+                    }
+                    waiting.extend(map.values());
+                }
+                Value::Array(values) => waiting.extend(values),
+                _ => {}
+            }
+        }
+        assert!(references > 5, "{references}");
+        let properties = &document["components"]["schemas"]["MessageRequest"]["properties"];
+        for key in ["from", "to", "reply-to", "attachments", "substitutions", "stream"] {
+            assert!(properties.get(key).is_some(), "{key}");
+        }
+    }
+}
