@@ -16,6 +16,8 @@ pub const SUBMISSION_PORT: u16 = 21587;
 pub const SUBMISSIONS_PORT: u16 = 21465;
 /// Port of the daemon's HTTP door.
 pub const HTTP_PORT: u16 = 21080;
+/// Port of the daemon's HTTPS door.
+pub const HTTPS_PORT: u16 = 21443;
 /// Port of the name server.
 pub const NAMES_PORT: u16 = 21053;
 /// Port of the metrics.

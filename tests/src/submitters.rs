@@ -1,4 +1,4 @@
-//! Submitters that nobody here wrote: Python's smtplib and swaks.
+//! Submitters that nobody here wrote: Python's smtplib, swaks, and a client of Mailgun's.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -85,6 +85,35 @@ pub fn smtplib(
             let code = reply[0].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(0);
             (code, reply[1].as_str().unwrap_or_default().to_owned())
         })
+        .collect())
+}
+
+/// The client of Mailgun's makers, over HTTPS; for each message the status and the body.
+///
+/// # Panics
+/// When it raises.
+pub fn mailgun(
+    ground: &Ground,
+    door: SocketAddr,
+    token: &str,
+    domain: &str,
+    messages: &Value,
+) -> Result<Vec<(u16, Value)>, Missing> {
+    let authority = ground.path("authority.pem");
+    std::fs::write(&authority, ground.authority().pem()).expect("write the authority");
+    let task = json!({ "url": format!("https://{door}"), "token": token, "domain": domain, "messages": messages });
+    let answer = run_with_input(
+        Command::new(tools::python()?)
+            .arg(tools::file("submitters/mailgun_submit.py"))
+            .env("REQUESTS_CA_BUNDLE", &authority)
+            .env("SSL_CERT_FILE", &authority),
+        task.to_string().as_bytes(),
+    )
+    .done()
+    .json();
+    let pairs = answer.as_array().into_iter().flatten();
+    Ok(pairs
+        .map(|pair| (pair[0].as_u64().and_then(|status| u16::try_from(status).ok()).unwrap_or(0), pair[1].clone()))
         .collect())
 }
 

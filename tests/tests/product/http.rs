@@ -3,8 +3,11 @@
 use std::process::Command;
 use std::time::Duration;
 
+use postkeep_tests::certificates::Flaw;
 use postkeep_tests::daemon::{Said, run_with_input};
-use postkeep_tests::ground::HTTP_PORT;
+use postkeep_tests::ground::{HTTP_PORT, HTTPS_PORT};
+use postkeep_tests::submitters::mailgun;
+use postkeep_tests::tools::needs;
 use postkeep_tests::{Act, Daemon, Ground, Names, Settings, Sink, Stage, message, wait_until};
 use serde_json::{Value, json};
 
@@ -25,9 +28,12 @@ fn house(extra: &str) -> House {
     let names = Names::new(&ground);
     names.domain("there.test", ground.ip(101));
     let there = Sink::at(&ground, 101);
+    let (certificate, key) = (ground.path("http.pem"), ground.path("http-key.pem"));
+    ground.authority().identity(&ground.ip(1).to_string(), Flaw::None).write(&certificate, &key);
     let settings = Settings::new(&ground).with(&format!(
-        "[[http]]\naddress = \"{}\"\n[[token]]\nname = \"shop\"\nhash = \"{HASH}\"\nsender-domains = [\"sender.test\"]\n\
+        "[[http]]\naddress = \"{}\"\ncertificate = {certificate:?}\nkey = {key:?}\n[[http]]\naddress = \"{}\"\n[[token]]\nname = \"shop\"\nhash = \"{HASH}\"\nsender-domains = [\"sender.test\"]\n\
          may-choose-streams = [\"news\"]\n[stream.news]\n[stream.other]\n{extra}",
+        ground.at(1, HTTPS_PORT),
         ground.at(1, HTTP_PORT)
     ));
     let daemon = Daemon::start(&ground, &settings);
@@ -235,6 +241,62 @@ fn what_is_wrong_is_said_with_its_place_and_nothing_is_taken() {
     assert_eq!(house.post(&vec![b' '; 3 << 20], &[]).0, 413);
     assert!(house.daemon.events("received").is_empty());
     assert_eq!(house.send(&good).0, 202);
+}
+
+#[test]
+fn mailguns_own_client_sends_when_its_address_is_changed() {
+    let house = house("");
+    let whole = "From: Shop <shop@sender.test>\nTo: ann@there.test\nSubject: whole\n\nHi\n";
+    let messages = json!([
+        {"data": {
+            "from": "Shop <shop@sender.test>", "to": ["ann@there.test", "\"Lee, Bob\" <bob@there.test>"],
+            "subject": "Hi %recipient.first%", "text": "Code %recipient.code% for %recipient%, {{not ours}}",
+            "html": "<b>%recipient.first%</b>", "h:X-Kind": "a", "o:tag": "t", "o:tracking": "no", "v:own": "x",
+            "recipient-variables": json!({"ann@there.test": {"first": "Ann", "code": 1}, "bob@there.test": {"first": "<i>Bob</i>", "code": "2"}}).to_string(),
+         }, "files": [["attachment", "a.txt", "SGVsbG8="], ["inline", "p.png", "QUJD"]]},
+        {"data": {"from": "shop@sender.test", "to": "cid@there.test", "subject": "plain", "text": "x"}},
+        {"data": {"to": "dan@there.test"}, "mime": whole},
+        {"data": {"from": "shop@sender.test", "to": "eve@there.test", "subject": "test", "text": "x", "o:testmode": "yes"}},
+        {"data": {"from": "shop@elsewhere.test", "to": "eve@there.test", "subject": "x", "text": "x"}},
+        {"data": {"from": "shop@sender.test", "to": "eve@there.test", "text": "x", "o:deliverytime": "tomorrow"}},
+    ]);
+    let door = house.ground.at(1, HTTPS_PORT);
+    let Some(answers) = needs(mailgun(&house.ground, door, TOKEN, "sender.test", &messages)) else { return };
+    let statuses: Vec<u16> = answers.iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 403, 400], "{answers:?}");
+    assert_eq!(answers[0].1["message"], "Queued. Thank you.");
+    assert!(answers[0].1["id"].as_str().unwrap().starts_with('<'), "{answers:?}");
+    assert!(answers[5].1["message"].as_str().unwrap().contains("o:deliverytime"), "{answers:?}");
+    let mails = house.there.wait(4, LIMIT);
+    let of = |address: &str| text(mails.iter().find(|mail| mail.addresses() == [address]).expect(address));
+    let ann = of("ann@there.test");
+    for part in ["Subject: Hi Ann", "Code 1 for ann@there.test, {{not ours}}", "X-Kind: a", "SGVsbG8=", "<p.png>"] {
+        assert!(ann.contains(part), "{part}: {ann}");
+    }
+    assert!(of("bob@there.test").contains("<b><i>Bob</i></b>"), "{}", of("bob@there.test"));
+    assert!(of("dan@there.test").contains("Subject: whole"));
+    assert_eq!(house.there.count(), 4, "the test was not sent");
+    assert!(of("cid@there.test").contains("with HTTPS id"), "{}", of("cid@there.test"));
+    // Another domain, and another token.
+    let plain = json!([{"data": {"from": "shop@sender.test", "to": "x@there.test", "text": "x"}}]);
+    assert_eq!(mailgun(&house.ground, door, TOKEN, "elsewhere.test", &plain).ok().map(|all| all[0].0), Some(404));
+    assert_eq!(mailgun(&house.ground, door, "wrong", "sender.test", &plain).ok().map(|all| all[0].0), Some(401));
+}
+
+#[test]
+fn the_openapi_document_names_what_is_there() {
+    let house = house("");
+    let document = std::process::Command::new("curl")
+        .args(["--silent", &format!("http://{}/api/v1/openapi.json", house.ground.at(1, HTTP_PORT))])
+        .output()
+        .expect("curl");
+    let document: Value = serde_json::from_slice(&document.stdout).expect("JSON");
+    assert_eq!(document["openapi"], "3.1.0");
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        assert!(methods.get("post").is_some());
+        // What is named is there: without a body it is refused, not unknown.
+        assert_ne!(house.post_to(path, TOKEN, b"", &[]).0, 404, "{path}");
+    }
 }
 
 #[test]

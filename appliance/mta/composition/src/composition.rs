@@ -7,7 +7,7 @@ use mail_builder::headers::text::Text;
 use mail_builder::mime::{BodyPart, MimePart};
 use serde::{Deserialize, Serialize};
 
-use crate::placeholder::{Into as As, MissingValue, Values, fill, has_any};
+use crate::placeholder::{Into as As, MissingValue, Style, Values, fill, has_any};
 
 /// Columns of a line of base64 (RFC 2045 §6.8).
 const BASE64_LINE: usize = 76;
@@ -84,12 +84,15 @@ pub struct Composition {
     pub message_id: (String, String),
     /// Values for all recipients.
     pub values: Values,
+    /// How placeholders are written.
+    #[serde(default)]
+    pub style: Style,
 }
 
 impl Composition {
     /// Whether some part has a placeholder.
     pub fn has_placeholders(&self) -> bool {
-        self.texts().any(has_any)
+        self.texts().any(|text| has_any(text, self.style))
     }
 
     /// Every text that may hold placeholders.
@@ -116,7 +119,8 @@ impl Composition {
     }
 
     fn build(&self, to: &[Mailbox], own: &Values, id: &str) -> Result<Vec<u8>, MissingValue> {
-        let header = |text: &str| fill(text, As::Header, own, &self.values).map(|filled| filled.into_owned());
+        let header =
+            |text: &str| fill(text, As::Header, self.style, own, &self.values).map(|filled| filled.into_owned());
         let mailbox = |mailbox: &Mailbox| -> Result<Address<'static>, MissingValue> {
             let name = mailbox.name.as_deref().map(header).transpose()?.filter(|name| !name.trim().is_empty());
             Ok(Address::new_address(name, mailbox.address.clone()))
@@ -141,10 +145,10 @@ impl Composition {
             message = message.header(name.as_str(), Text::new(header(value)?));
         }
         if let Some(text) = &self.text {
-            message = message.text_body(fill(text, As::Text, own, &self.values)?);
+            message = message.text_body(fill(text, As::Text, self.style, own, &self.values)?);
         }
         if let Some(html) = &self.html {
-            message = message.html_body(fill(html, As::Html, own, &self.values)?);
+            message = message.html_body(fill(html, As::Html, self.style, own, &self.values)?);
         }
         if self.text.is_none() && self.html.is_none() {
             message = message.text_body("");
@@ -189,6 +193,7 @@ mod tests {
             date: 1_790_000_000,
             message_id: ("0123".into(), "mail.sender.example".into()),
             values: [("week".to_owned(), "7".to_owned())].into(),
+            style: Style::Braces,
         }
     }
 

@@ -136,6 +136,7 @@ mod tests {
             date: 1_790_000_000,
             message_id: ("1".into(), "sender.example".into()),
             values: [("common".to_owned(), "all".to_owned())].into(),
+            style: crate::Style::Braces,
         }
     }
 

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// Values by name.
 pub type Values = BTreeMap<String, String>;
 
@@ -22,6 +24,17 @@ pub(crate) enum Into {
     Html,
 }
 
+/// How placeholders are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Style {
+    /// `{{name}}` and `{{{name}}}`.
+    #[default]
+    Braces,
+    /// `%recipient.name%` and `%recipient%`, never escaped, as Mailgun has them.
+    Percent,
+}
+
 /// A piece of a text.
 enum Piece<'a> {
     Text(&'a str),
@@ -31,34 +44,65 @@ enum Piece<'a> {
 /// Longest name, in octets.
 const LONGEST_NAME: usize = 64;
 
+/// A placeholder: where it stands, its name, and whether its value is HTML itself.
+struct Found<'a> {
+    start: usize,
+    end: usize,
+    name: &'a str,
+    is_raw: bool,
+}
+
+/// The first placeholder of a text.
+fn find(text: &str, style: Style) -> Option<Found<'_>> {
+    match style {
+        Style::Braces => find_braces(text),
+        Style::Percent => find_percent(text),
+    }
+}
+
+fn find_percent(text: &str) -> Option<Found<'_>> {
+    const OPENING: &str = "%recipient";
+    text.match_indices(OPENING).find_map(|(start, _)| {
+        let after = &text[start + OPENING.len()..];
+        if after.starts_with('%') {
+            return Some(Found { start, end: start + OPENING.len() + 1, name: &OPENING[1..], is_raw: true });
+        }
+        let rest = after.strip_prefix('.')?;
+        let name = rest.get(..rest.find('%')?).filter(|name| is_name(name))?;
+        Some(Found { start, end: start + OPENING.len() + name.len() + 2, name, is_raw: true })
+    })
+}
+
+fn find_braces(text: &str) -> Option<Found<'_>> {
+    text.match_indices("{{").find_map(|(start, _)| {
+        let (braces, is_raw) = if text[start..].starts_with("{{{") { (3, true) } else { (2, false) };
+        let after = &text[start + braces..];
+        let inner = after.get(..after.find(&"}}}"[..braces])?)?;
+        let name = Some(inner.trim()).filter(|name| is_name(name))?;
+        Some(Found { start, end: start + 2 * braces + inner.len(), name, is_raw })
+    })
+}
+
 /// The pieces of a text. What looks like a placeholder but is none stays text.
-fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
+fn pieces(text: &str, style: Style) -> impl Iterator<Item = Piece<'_>> {
     let mut rest = text;
     let mut waiting = None;
     std::iter::from_fn(move || {
         if let Some(piece) = waiting.take() {
             return Some(piece);
         }
-        let mut from = 0;
-        while let Some(start) = rest.get(from..).and_then(|tail| tail.find("{{")).map(|place| place + from) {
-            let (braces, is_raw) = if rest[start..].starts_with("{{{") { (3, true) } else { (2, false) };
-            let closing = &"}}}"[..braces];
-            let after = &rest[start + braces..];
-            let name = after.find(closing).and_then(|end| after.get(..end)).map(|name| (name.trim(), name.len()));
-            if let Some((name, length)) = name.filter(|(name, _)| is_name(name)) {
-                let before = &rest[..start];
-                rest = &rest[start + 2 * braces + length..];
-                let value = Piece::Value { name, is_raw };
-                if before.is_empty() {
-                    return Some(value);
-                }
-                waiting = Some(value);
-                return Some(Piece::Text(before));
-            }
-            from = start + 1;
+        let Some(Found { start, end, name, is_raw }) = find(rest, style) else {
+            let last = std::mem::take(&mut rest);
+            return (!last.is_empty()).then_some(Piece::Text(last));
+        };
+        let before = &rest[..start];
+        rest = &rest[end..];
+        let value = Piece::Value { name, is_raw };
+        if before.is_empty() {
+            return Some(value);
         }
-        let last = std::mem::take(&mut rest);
-        (!last.is_empty()).then_some(Piece::Text(last))
+        waiting = Some(value);
+        Some(Piece::Text(before))
     })
 }
 
@@ -68,17 +112,23 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Whether a text has a placeholder.
-pub(crate) fn has_any(text: &str) -> bool {
-    pieces(text).any(|piece| matches!(piece, Piece::Value { .. }))
+pub(crate) fn has_any(text: &str, style: Style) -> bool {
+    pieces(text, style).any(|piece| matches!(piece, Piece::Value { .. }))
 }
 
 /// A text with its values; of a recipient's own first, then those for all.
-pub(crate) fn fill<'a>(text: &'a str, into: Into, own: &Values, common: &Values) -> Result<Cow<'a, str>, MissingValue> {
-    if !has_any(text) {
+pub(crate) fn fill<'a>(
+    text: &'a str,
+    into: Into,
+    style: Style,
+    own: &Values,
+    common: &Values,
+) -> Result<Cow<'a, str>, MissingValue> {
+    if !has_any(text, style) {
         return Ok(Cow::Borrowed(text));
     }
     let mut out = String::with_capacity(text.len() + 64);
-    for piece in pieces(text) {
+    for piece in pieces(text, style) {
         match piece {
             Piece::Text(text) => out.push_str(text),
             Piece::Value { name, is_raw } => {
@@ -122,24 +172,34 @@ mod tests {
         let (own, common) = (values(&[("first", "Ann & Bob")]), values(&[("first", "you"), ("shop", "Shop <1>")]));
         let text = "Hi {{ first }}, {{shop}}! {{{shop}}} {not} {{no good}} {{ }}";
         assert_eq!(
-            fill(text, Into::Text, &own, &common).unwrap(),
+            fill(text, Into::Text, Style::Braces, &own, &common).unwrap(),
             "Hi Ann & Bob, Shop <1>! Shop <1> {not} {{no good}} {{ }}"
         );
         assert_eq!(
-            fill(text, Into::Html, &own, &common).unwrap(),
+            fill(text, Into::Html, Style::Braces, &own, &common).unwrap(),
             "Hi Ann &amp; Bob, Shop &lt;1&gt;! Shop <1> {not} {{no good}} {{ }}"
         );
-        assert_eq!(fill("{{x}}", Into::Text, &own, &common), Err(MissingValue("x".to_owned())));
+        assert_eq!(fill("{{x}}", Into::Text, Style::Braces, &own, &common), Err(MissingValue("x".to_owned())));
         let lines = values(&[("first", "Ann\r\nBcc: everybody")]);
-        assert_eq!(fill("Hi {{first}}", Into::Header, &lines, &common).unwrap(), "Hi AnnBcc: everybody");
+        assert_eq!(fill("Hi {{first}}", Into::Header, Style::Braces, &lines, &common).unwrap(), "Hi AnnBcc: everybody");
+    }
+
+    #[test]
+    fn mailguns_placeholders_are_read_as_mailgun_does() {
+        let own = values(&[("first", "Ann <1>"), ("recipient", "ann@example.org")]);
+        let text = "%recipient.first% %recipient% %recipient.no good% 5% %recipientx% {{first}} %recipient.first";
+        assert_eq!(
+            fill(text, Into::Html, Style::Percent, &own, &Values::new()).unwrap(),
+            "Ann <1> ann@example.org %recipient.no good% 5% %recipientx% {{first}} %recipient.first"
+        );
     }
 
     proptest! {
         #[test]
         fn no_text_makes_it_panic_and_text_without_placeholders_stays(text in "[{}a-z <&.]{0,60}") {
             let all = ('a'..='z').map(|letter| (letter.to_string(), String::new())).collect::<Values>();
-            match fill(&text, Into::Text, &all, &Values::new()) {
-                Ok(filled) if !has_any(&text) => prop_assert_eq!(filled, text.as_str()),
+            match fill(&text, Into::Text, Style::Braces, &all, &Values::new()) {
+                Ok(filled) if !has_any(&text, Style::Braces) => prop_assert_eq!(filled, text.as_str()),
                 Ok(filled) => prop_assert!(filled.len() < text.len()),
                 Err(MissingValue(name)) => prop_assert!(text.contains(&name)),
             }

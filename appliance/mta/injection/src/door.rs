@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::access::Access;
+use crate::mailgun;
 use crate::messages::{self, Client};
 use crate::openapi;
 use crate::problem::Problem;
@@ -111,6 +112,8 @@ impl<G: Gatekeeper> HttpDoors<G> {
         let largest = configuration.intake.message_size.bytes().saturating_mul(2).saturating_add(ROOM);
         let router = Router::new()
             .route("/api/v1/messages", post(messages::post::<G>))
+            .route("/v3/{domain}/messages", post(mailgun::messages::<G>))
+            .route("/v3/{domain}/messages.mime", post(mailgun::mime::<G>))
             .route(openapi::PATH, get(|| async { axum::Json(openapi::document()) }))
             .fallback(|| async {
                 Problem::new(

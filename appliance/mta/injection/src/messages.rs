@@ -35,10 +35,10 @@ pub(crate) struct Client {
 
 /// The envelope of a whole message, from the query.
 #[derive(Debug, Default)]
-struct RawEnvelope {
-    from: Option<String>,
-    to: Vec<String>,
-    stream: Option<String>,
+pub(crate) struct RawEnvelope {
+    pub(crate) from: Option<String>,
+    pub(crate) to: Vec<String>,
+    pub(crate) stream: Option<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -88,28 +88,34 @@ pub(crate) async fn post<G: Gatekeeper>(
         }
     };
     let (accepted, rejected) = (taken.submission.envelope.recipients.len(), taken.rejected);
-    // In a task of its own: a client that hangs up ends this request, but not what has begun with its message.
-    let gatekeeper = Arc::clone(&shared.gatekeeper);
-    let kept = tokio::spawn(async move {
-        match once {
-            None => gatekeeper.submit(taken.submission).await.map(|id| (id, false)).map_err(NotKept::Refused),
-            Some(once) => gatekeeper.submit_once(taken.submission, once).await,
-        }
-    });
-    let (id, replayed) = match kept.await {
-        Ok(kept) => kept.map_err(not_kept)?,
-        Err(_) => {
-            let reply = Reply::new(451, (4, 3, 0), "internal error; try again later");
-            return Err(Problem::from_reply(&reply));
-        }
-    };
+    let (id, replayed) = keep(&shared, taken.submission, once).await?;
     Ok((StatusCode::ACCEPTED, axum::Json(Accepted { id, accepted, rejected, replayed })).into_response())
 }
 
-/// A message that can be handed over.
-struct Taken {
+/// Hands a message over; its id, and whether it was kept earlier.
+pub(crate) async fn keep<G: Gatekeeper>(
+    shared: &Shared<G>,
     submission: Submission,
-    rejected: Vec<Rejected>,
+    once: Option<Once>,
+) -> Result<(String, bool), Problem> {
+    // In a task of its own: a client that hangs up ends its request, but not what has begun with its message.
+    let gatekeeper = Arc::clone(&shared.gatekeeper);
+    let kept = tokio::spawn(async move {
+        match once {
+            None => gatekeeper.submit(submission).await.map(|id| (id, false)).map_err(NotKept::Refused),
+            Some(once) => gatekeeper.submit_once(submission, once).await,
+        }
+    });
+    match kept.await {
+        Ok(kept) => kept.map_err(not_kept),
+        Err(_) => Err(Problem::from_reply(&Reply::new(451, (4, 3, 0), "internal error; try again later"))),
+    }
+}
+
+/// A message that can be handed over.
+pub(crate) struct Taken {
+    pub(crate) submission: Submission,
+    pub(crate) rejected: Vec<Rejected>,
 }
 
 /// Who may get mail.
@@ -121,18 +127,23 @@ struct Willing {
 }
 
 /// What a message is judged by.
-struct Taker<'a, G> {
-    shared: &'a Shared<G>,
-    tables: &'a crate::door::Tables,
-    policy: &'a SenderPolicy,
-    client: &'a Client,
-    id: &'a str,
+pub(crate) struct Taker<'a, G> {
+    pub(crate) shared: &'a Shared<G>,
+    pub(crate) tables: &'a crate::door::Tables,
+    pub(crate) policy: &'a SenderPolicy,
+    pub(crate) client: &'a Client,
+    pub(crate) id: &'a str,
 }
 
 impl<G: Gatekeeper> Taker<'_, G> {
     fn parts(&self, body: &[u8]) -> Result<Taken, Problem> {
         let request: MessageRequest = serde_json::from_slice(body)
             .map_err(|error| Problem::invalid(format!("the JSON is not a message: {error}")))?;
+        self.compose(request)
+    }
+
+    /// A message of its parts.
+    pub(crate) fn compose(&self, request: MessageRequest) -> Result<Taken, Problem> {
         let stream = request.stream.clone();
         let now = Timestamp::now();
         let composed = compose(request, self.id, &self.tables.hostname, now.as_second()).map_err(Problem::faults)?;
@@ -160,7 +171,8 @@ impl<G: Gatekeeper> Taker<'_, G> {
             .map(|submission| Taken { submission, rejected })
     }
 
-    fn whole(&self, envelope: RawEnvelope, body: &[u8]) -> Result<Taken, Problem> {
+    /// A message that is whole.
+    pub(crate) fn whole(&self, envelope: RawEnvelope, body: &[u8]) -> Result<Taken, Problem> {
         let parse = |text: &str, name: &str| {
             text.parse::<Address>().map_err(|error| Problem::invalid(format!("the query's {name}={text:?}: {error}")))
         };

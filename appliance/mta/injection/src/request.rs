@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use postkeep_composition::{Attachment, Composition, Mailbox, Recipient, Values};
+use postkeep_composition::{Attachment, Composition, Mailbox, Recipient, Style, Values};
 use postkeep_smtp::Address;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -56,6 +56,12 @@ pub(crate) enum MailboxRequest {
     Parts(MailboxParts),
 }
 
+impl Default for MailboxRequest {
+    fn default() -> Self {
+        Self::Text(String::new())
+    }
+}
+
 /// An address with its name.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -84,7 +90,7 @@ fn octets() -> String {
 }
 
 /// A message as parts.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct MessageRequest {
     pub(crate) from: MailboxRequest,
@@ -111,6 +117,10 @@ pub(crate) struct MessageRequest {
     pub(crate) stream: Option<String>,
     /// Identifier for `List-Id`.
     pub(crate) list: Option<String>,
+    /// How placeholders are written; never said by a caller.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub(crate) style: Style,
 }
 
 /// What a request becomes.
@@ -189,6 +199,7 @@ pub(crate) fn compose(request: MessageRequest, id: &str, hostname: &str, now: i6
         date: now,
         message_id: (id.to_owned(), hostname.to_owned()),
         values: request.substitutions,
+        style: request.style,
     };
     let is_each = composition.has_placeholders() || to.iter().any(|to| to.values.is_some());
     if is_each && !(cc.is_empty() && bcc.is_empty()) {
