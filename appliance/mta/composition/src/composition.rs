@@ -118,6 +118,16 @@ impl Composition {
         self.build(std::slice::from_ref(to), own, &format!("{}.{number}", self.message_id.0))
     }
 
+    /// Octets that the texts of one recipient's message have, and a proof that every placeholder has a value. Files
+    /// are the same for all and are not looked at.
+    pub(crate) fn length_for(&self, own: &Values) -> Result<usize, MissingValue> {
+        // As text: what is escaped or taken out for HTML and headers changes little, and nothing here.
+        self.texts().try_fold(0, |length, text| {
+            let filled = fill(text, As::Html, self.style, own, &self.values)?;
+            Ok(length + filled.len())
+        })
+    }
+
     fn build(&self, to: &[Mailbox], own: &Values, id: &str) -> Result<Vec<u8>, MissingValue> {
         let header =
             |text: &str| fill(text, As::Header, self.style, own, &self.values).map(|filled| filled.into_owned());

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_LENGTH;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -34,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const BODY_PATIENCE: Duration = Duration::from_secs(300);
 /// Octets of a body beyond what base64 makes of the largest message.
 const ROOM: u64 = 1 << 20;
+/// Memory for bodies and what they are parsed into, in KiB: 512 MiB.
+const MEMORY: usize = 512 * 1024;
 /// Pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -84,6 +89,34 @@ impl Tables {
 pub(crate) struct Shared<G> {
     pub(crate) gatekeeper: Arc<G>,
     pub(crate) tables: ArcSwap<Tables>,
+    /// Memory for bodies, one permit for each KiB.
+    memory: Arc<Semaphore>,
+    /// Largest body, in octets.
+    largest: u64,
+}
+
+/// Before a body is read: whose is it, and is there room for it? Strangers are not listened to.
+async fn guard<G: Gatekeeper>(State(shared): State<Arc<Shared<G>>>, request: Request, next: Next) -> Response {
+    let token = messages::bearer(request.headers()).map(str::to_owned).or_else(|| mailgun::basic(request.headers()));
+    if token.is_none_or(|token| shared.tables.load().access.policy(&token).is_none()) {
+        return Problem::unauthorized().into_response();
+    }
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    // Said before `100 Continue`, so that a client that waits for that need not send it.
+    if length.is_some_and(|length| length > shared.largest) {
+        let detail = format!("the body is larger than {} octets", shared.largest);
+        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the message was not taken", detail)
+            .into_response();
+    }
+    // Without a length it may become as large as any. What is read is parsed into as much again.
+    let kib = 2 * (length.unwrap_or(shared.largest).min(shared.largest) / 1024 + 1);
+    let permits = u32::try_from(kib).unwrap_or(u32::MAX).min(MEMORY as u32);
+    let Ok(_room) = shared.memory.try_acquire_many(permits) else {
+        let detail = "the server has no memory for the message now";
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "try-later", "the message was not taken", detail)
+            .into_response();
+    };
+    next.run(request).await
 }
 
 /// The open HTTP doors of a configuration.
@@ -105,15 +138,21 @@ impl<G: Gatekeeper> HttpDoors<G> {
     /// # Errors
     /// One of them cannot be opened; then none is.
     pub async fn open(configuration: &Configuration, gatekeeper: Arc<G>) -> Result<Self, HttpError> {
-        let shared = Arc::new(Shared { gatekeeper, tables: ArcSwap::from_pointee(Tables::new(configuration)) });
-        let (closing, watched) = watch::channel(false);
-        let under_way = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         // Base64 makes four of three; JSON escapes make some more.
         let largest = configuration.intake.message_size.bytes().saturating_mul(2).saturating_add(ROOM);
+        let shared = Arc::new(Shared {
+            gatekeeper,
+            tables: ArcSwap::from_pointee(Tables::new(configuration)),
+            memory: Arc::new(Semaphore::new(MEMORY)),
+            largest,
+        });
+        let (closing, watched) = watch::channel(false);
+        let under_way = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         let router = Router::new()
             .route("/api/v1/messages", post(messages::post::<G>))
             .route("/v3/{domain}/messages", post(mailgun::messages::<G>))
             .route("/v3/{domain}/messages.mime", post(mailgun::mime::<G>))
+            .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::<G>))
             .route(openapi::PATH, get(|| async { axum::Json(openapi::document()) }))
             .fallback(|| async {
                 Problem::new(
@@ -243,12 +282,13 @@ impl House {
                 let answered = tokio::time::timeout(BODY_PATIENCE, router.call(request)).await;
                 Ok::<_, Infallible>(match answered {
                     Ok(Ok(response)) => response,
-                    Err(_) => axum::response::IntoResponse::into_response(Problem::new(
+                    Err(_) => Problem::new(
                         StatusCode::REQUEST_TIMEOUT,
                         "timeout",
                         "the request took too long",
-                        "nothing was taken; send the body without pauses",
-                    )),
+                        "send the body without pauses; with an Idempotency-Key it is safe to try again",
+                    )
+                    .into_response(),
                 })
             }
         });

@@ -105,8 +105,10 @@ async fn answer<G: Gatekeeper>(
     let fields = fields(request).await?;
     let is_test = yes(&fields, "o:testmode");
     let id = shared.gatekeeper.next_id();
-    let taker = Taker { shared: &*shared, tables: &tables, policy: &policy, client: &client, id: &id };
-    let taken = if is_whole { whole(&taker, fields)? } else { taker.compose(parts(fields)?)? };
+    let taker = Taker { shared: Arc::clone(&shared), tables, policy, client, id };
+    let taken = taker
+        .work(move |taker| if is_whole { whole(taker, fields) } else { Ok(taker.compose(parts(fields)?)?) })
+        .await?;
     let message_id = taken.submission.message_id.clone();
     if !is_test {
         keep(&shared, taken.submission, None).await?;
@@ -115,7 +117,7 @@ async fn answer<G: Gatekeeper>(
 }
 
 /// The password of Basic authentication (RFC 7617), whoever its user says to be.
-fn basic(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn basic(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, credentials) = value.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
@@ -253,7 +255,7 @@ fn give(to: &mut [MailboxRequest], variables: &BTreeMap<String, BTreeMap<String,
     }
 }
 
-fn whole<G: Gatekeeper>(taker: &Taker<'_, G>, fields: Vec<Field>) -> Result<crate::messages::Taken, Refusal> {
+fn whole<G: Gatekeeper>(taker: &Taker<G>, fields: Vec<Field>) -> Result<crate::messages::Taken, Refusal> {
     let mut envelope = RawEnvelope::default();
     let mut message = None;
     for field in fields {

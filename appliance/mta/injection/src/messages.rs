@@ -19,7 +19,7 @@ use postkeep_smtp::{Address, Reply};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::door::Shared;
+use crate::door::{Shared, Tables};
 use crate::problem::{Fault, Problem};
 use crate::request::{MOST_RECIPIENTS, MessageRequest, compose};
 
@@ -74,19 +74,20 @@ pub(crate) async fn post<G: Gatekeeper>(
     let once = once(&headers, &policy, &query, &body)?;
     let id = shared.gatekeeper.next_id();
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let taker = Taker { shared: &*shared, tables: &tables, policy: &policy, client: &client, id: &id };
-    let taken = match kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
-        "application/json" => taker.parts(&body)?,
-        "message/rfc822" => taker.whole(raw_envelope(query)?, &body)?,
-        other => {
-            return Err(Problem::new(
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let taker = Taker { shared: Arc::clone(&shared), tables, policy, client, id };
+    let taken = taker
+        .work(move |taker| match kind.as_str() {
+            "application/json" => taker.parts(&body),
+            "message/rfc822" => taker.whole(raw_envelope(query)?, &body),
+            other => Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "media-type",
                 "the body cannot be read",
                 format!("{other:?} is not taken: send application/json or message/rfc822"),
-            ));
-        }
-    };
+            )),
+        })
+        .await?;
     let (accepted, rejected) = (taken.submission.envelope.recipients.len(), taken.rejected);
     let (id, replayed) = keep(&shared, taken.submission, once).await?;
     Ok((StatusCode::ACCEPTED, axum::Json(Accepted { id, accepted, rejected, replayed })).into_response())
@@ -108,8 +109,13 @@ pub(crate) async fn keep<G: Gatekeeper>(
     });
     match kept.await {
         Ok(kept) => kept.map_err(not_kept),
-        Err(_) => Err(Problem::from_reply(&Reply::new(451, (4, 3, 0), "internal error; try again later"))),
+        Err(_) => Err(internal()),
     }
+}
+
+/// A task of ours has died.
+fn internal() -> Problem {
+    Problem::from_reply(&Reply::new(451, (4, 3, 0), "internal error; try again later"))
 }
 
 /// A message that can be handed over.
@@ -127,15 +133,27 @@ struct Willing {
 }
 
 /// What a message is judged by.
-pub(crate) struct Taker<'a, G> {
-    pub(crate) shared: &'a Shared<G>,
-    pub(crate) tables: &'a crate::door::Tables,
-    pub(crate) policy: &'a SenderPolicy,
-    pub(crate) client: &'a Client,
-    pub(crate) id: &'a str,
+pub(crate) struct Taker<G> {
+    pub(crate) shared: Arc<Shared<G>>,
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) policy: Arc<SenderPolicy>,
+    pub(crate) client: Client,
+    pub(crate) id: String,
 }
 
-impl<G: Gatekeeper> Taker<'_, G> {
+impl<G: Gatekeeper> Taker<G> {
+    /// Does what takes time, thousands of recipients and large files, beside the runtime.
+    pub(crate) async fn work<T, E>(self, work: impl FnOnce(&Self) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Problem> + Send + 'static,
+    {
+        match tokio::task::spawn_blocking(move || work(&self)).await {
+            Ok(worked) => worked,
+            Err(_) => Err(internal().into()),
+        }
+    }
+
     fn parts(&self, body: &[u8]) -> Result<Taken, Problem> {
         let request: MessageRequest = serde_json::from_slice(body)
             .map_err(|error| Problem::invalid(format!("the JSON is not a message: {error}")))?;
@@ -146,7 +164,8 @@ impl<G: Gatekeeper> Taker<'_, G> {
     pub(crate) fn compose(&self, request: MessageRequest) -> Result<Taken, Problem> {
         let stream = request.stream.clone();
         let now = Timestamp::now();
-        let composed = compose(request, self.id, &self.tables.hostname, now.as_second()).map_err(Problem::faults)?;
+        let composed = compose(request, &self.id, &self.tables.hostname, &self.tables.stream_header, now.as_second())
+            .map_err(Problem::faults)?;
         let Willing { willing: recipients, rejected, kept } = self.willing(composed.recipients)?;
         let (octets, document) = match composed.each {
             None => {
@@ -233,7 +252,7 @@ impl<G: Gatekeeper> Taker<'_, G> {
         document: Option<Document>,
     ) -> Result<Submission, Problem> {
         let refused = |reply: Reply| Problem::from_reply(&reply);
-        judge_sender(self.policy, Some(&sender)).map_err(refused)?;
+        judge_sender(&self.policy, Some(&sender)).map_err(refused)?;
         // The stream is asked for as SMTP clients do it, so that one rule holds for both.
         let mut whole = BytesMut::with_capacity(octets.len() + 64);
         if let Some(stream) = stream {
@@ -250,7 +269,7 @@ impl<G: Gatekeeper> Taker<'_, G> {
         let is_ascii = |address: &Address| address.is_ascii();
         let smtputf8 = !is_ascii(&sender) || !recipients.iter().all(is_ascii);
         let arrival = Arrival {
-            id: self.id,
+            id: &self.id,
             now: Timestamp::now(),
             client: self.client.address.ip(),
             helo: "http",
@@ -260,11 +279,11 @@ impl<G: Gatekeeper> Taker<'_, G> {
             smtputf8,
             tls: self.client.tls.as_ref(),
         };
-        let admitted = self.tables.rules.admit(&mut content, self.policy, &arrival).map_err(refused)?;
+        let admitted = self.tables.rules.admit(&mut content, &self.policy, &arrival).map_err(refused)?;
         let composed = document.is_some();
         let eight_bit = content.eight_bit;
         Ok(Submission {
-            id: self.id.to_owned(),
+            id: self.id.clone(),
             envelope: Envelope {
                 sender: Some(sender),
                 recipients: recipients.into_iter().map(Recipient::new).collect(),
@@ -294,7 +313,7 @@ impl<G: Gatekeeper> Taker<'_, G> {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())

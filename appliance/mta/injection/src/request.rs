@@ -150,8 +150,14 @@ impl Faults {
 
 /// Turns a request into a composition, or names every place that is wrong.
 ///
-/// `id` and `hostname` make the `Message-ID`, `now` the date.
-pub(crate) fn compose(request: MessageRequest, id: &str, hostname: &str, now: i64) -> Result<Composed, Vec<Fault>> {
+/// `id` and `hostname` make the `Message-ID`, `now` the date; the field that names the stream has a key of its own.
+pub(crate) fn compose(
+    request: MessageRequest,
+    id: &str,
+    hostname: &str,
+    stream_header: &str,
+    now: i64,
+) -> Result<Composed, Vec<Fault>> {
     let mut faults = Faults::default();
     let from = mailbox(request.from, "/from", &mut faults);
     let to = mailboxes(request.to, "/to", &mut faults);
@@ -160,7 +166,7 @@ pub(crate) fn compose(request: MessageRequest, id: &str, hostname: &str, now: i6
     let reply_to = mailboxes(request.reply_to, "/reply-to", &mut faults);
     line(&request.subject, "/subject", &mut faults);
     for (name, value) in &request.headers {
-        header(name, value, &mut faults);
+        header(name, value, stream_header, &mut faults);
     }
     if request.headers.len() > MOST_HEADERS {
         faults.push("/headers", format!("more than {MOST_HEADERS} fields"));
@@ -284,12 +290,12 @@ fn line(text: &str, pointer: &str, faults: &mut Faults) {
     }
 }
 
-fn header(name: &str, value: &str, faults: &mut Faults) {
+fn header(name: &str, value: &str, stream_header: &str, faults: &mut Faults) {
     let pointer = format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
     let is_name = (1..=76).contains(&name.len()) && name.bytes().all(|octet| octet.is_ascii_graphic() && octet != b':');
     if !is_name {
         faults.push(&pointer, "this is no name of a header field");
-    } else if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
+    } else if RESERVED.iter().chain([&stream_header]).any(|reserved| reserved.eq_ignore_ascii_case(name)) {
         faults.push(&pointer, "this field is written by the box, or another key of the request stands for it");
     }
     line(value, &pointer, faults);
@@ -336,7 +342,13 @@ mod tests {
     use super::*;
 
     fn composed(json: &str) -> Result<Composed, Vec<Fault>> {
-        compose(serde_json::from_str(json).expect("the shape is right"), "0123", "mail.example.com", 1_790_000_000)
+        compose(
+            serde_json::from_str(json).expect("the shape is right"),
+            "0123",
+            "mail.example.com",
+            "X-Postkeep-Stream",
+            1_790_000_000,
+        )
     }
 
     #[test]
@@ -370,7 +382,7 @@ mod tests {
     fn every_wrong_place_is_named() {
         let faults = composed(
             r#"{"from":"nobody","to":["a@b.example","x","y@[192.0.2.1]"],"subject":"two\nlines","sender":"?",
-                "headers":{"DKIM-Signature":"x","Bad Name":"y","X-Fine":"z"},"list":"a b",
+                "headers":{"DKIM-Signature":"x","x-postkeep-stream":"news","Bad Name":"y","X-Fine":"z"},"list":"a b",
                 "attachments":[{"filename":"f","content":"%%","content-type":"pdf"}]}"#,
         )
         .unwrap_err();
@@ -384,6 +396,7 @@ mod tests {
                 "/subject",
                 "/headers/Bad Name",
                 "/headers/DKIM-Signature",
+                "/headers/x-postkeep-stream",
                 "/attachments/0/content-type",
                 "/attachments/0/content",
                 "/sender",

@@ -26,11 +26,11 @@ const FULL_FOR: Micros = 1_000_000;
 impl Engine {
     /// The client has been told that the message was not taken. Should it become
     /// durable after all, it is taken out again before anybody delivers it.
-    fn withdraw(&self, id: MessageId, recipients: u16, ticket: Ticket) {
+    fn withdraw(&self, id: MessageId, recipients: u16, ticket: Ticket, forget: Option<Operation>) {
         let engine = self.clone();
         tokio::spawn(async move {
             if ticket.await.is_ok() {
-                let out = (0..recipients).map(|recipient| Operation::Complete { id, recipient });
+                let out = (0..recipients).map(|recipient| Operation::Complete { id, recipient }).chain(forget);
                 if let Err(error) = engine.0.spool.submit(out).await {
                     log::error!("spool: {id} was refused but could not be taken out: {error}");
                 }
@@ -89,7 +89,9 @@ impl Engine {
                 refusal(&error)
             })?,
             Err(_) => {
-                self.withdraw(id, recipients, ticket);
+                // Its key goes with it: another try must not be told that it was sent.
+                let forget = reserved.as_ref().map(Reserved::forget);
+                self.withdraw(id, recipients, ticket, forget);
                 return Err(Reply::new(451, (4, 3, 0), "the disk does not answer; try again later"));
             }
         }

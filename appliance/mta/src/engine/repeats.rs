@@ -107,6 +107,11 @@ impl Reserved {
         Operation::Note { key: note_key(&self.once.key), value }
     }
 
+    /// Takes the note back.
+    pub(super) fn forget(&self) -> Operation {
+        Operation::Note { key: note_key(&self.once.key), value: Bytes::new() }
+    }
+
     /// Both are durable.
     pub(super) fn kept(mut self, message: MessageId, now: u32) {
         self.is_kept = true;
