@@ -142,11 +142,15 @@ impl Supervisor {
         // The doors check certificates and tables before they change anything;
         // if the engine then refuses, they go back to what they had.
         self.doors.reload(&new).map_err(|error| error.to_string())?;
-        if let Err(error) = self.engine.reload(Arc::clone(&new)) {
+        if let Err(error) = self.http.reload(&new) {
             self.doors.reload(&old).map_err(|again| format!("{error}; and the doors could not go back: {again}"))?;
             return Err(error.to_string());
         }
-        self.http.reload(&new);
+        if let Err(error) = self.engine.reload(Arc::clone(&new)) {
+            self.doors.reload(&old).map_err(|again| format!("{error}; and the doors could not go back: {again}"))?;
+            self.http.reload(&old).map_err(|again| format!("{error}; and the doors could not go back: {again}"))?;
+            return Err(error.to_string());
+        }
         let mut report = ReloadReport {
             warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
             ..ReloadReport::default()

@@ -91,7 +91,7 @@ pub fn addresses(
     journal::read(folder, Position::default(), identities, |event| {
         match event {
             Found::Segment { path, secret: None, .. } => read.locked_files.push(path.to_owned()),
-            Found::Segment { .. } => {}
+            Found::Segment { .. } | Found::Cut { .. } => {}
             Found::Scope(number, name) => scopes.insert(number, name),
             Found::Damage { path, offset, what } => {
                 read.damages.push(format!("{}: {what} at octet {offset}", path.display()));

@@ -38,13 +38,19 @@ impl Filter {
         keys.filter(|key| bloom.contains_hash(key.number())).collect()
     }
 
-    /// Exchanges it for a larger one with these keys. Nobody may insert meanwhile.
-    pub(crate) fn remake(&self, keys: usize, fill: impl FnOnce(&mut dyn FnMut(Key))) {
+    /// Exchanges it for a larger one with these keys. Nobody may insert meanwhile. When they cannot all be
+    /// told, the old one stays: it knows them all.
+    pub(crate) fn remake<E>(
+        &self,
+        keys: usize,
+        fill: impl FnOnce(&mut dyn FnMut(Key)) -> Result<(), E>,
+    ) -> Result<(), E> {
         let larger = bloom(keys);
         fill(&mut |key| {
             larger.insert_hash(key.number());
-        });
+        })?;
         self.0.store(larger.into());
+        Ok(())
     }
 
     /// Octets in memory.
@@ -77,7 +83,16 @@ mod tests {
         assert!((0..50_000).all(|number| filter.may_contain(key(number))));
         let past = (1_000_000..1_050_000).filter(|number| filter.may_contain(key(*number))).count();
         assert!(past < 150, "{past} of 50,000");
-        filter.remake(SMALLEST, |insert| (0..10).for_each(|number| insert(key(number))));
+        let failed = filter.remake(SMALLEST, |insert| {
+            insert(key(1));
+            Err("the disk says no")
+        });
+        assert!(failed.is_err() && (0..50_000).all(|number| filter.may_contain(key(number))), "the old one stays");
+        let made = filter.remake(SMALLEST, |insert| {
+            (0..10).for_each(|number| insert(key(number)));
+            Ok::<(), ()>(())
+        });
+        assert!(made.is_ok());
         assert!(filter.may_contain(key(3)) && !(100..200).all(|number| filter.may_contain(key(number))));
     }
 }

@@ -169,6 +169,12 @@ impl<F: Files> Keeper<F> {
         standing: &mut KeyMap<Records>,
         new_scopes: &mut Vec<(ScopeNumber, String)>,
     ) -> Result<(Vec<Described>, Outcome), ChangeError> {
+        // First what can fail: a request that is not carried out must leave nothing behind.
+        for (_, step) in &steps {
+            if let Step::Add(addition) = step {
+                self.scope_number(&addition.scope, new_scopes)?;
+            }
+        }
         let mut outcome = Outcome::default();
         let mut changes = Vec::with_capacity(steps.len());
         standing.reserve(steps.len());
@@ -296,12 +302,9 @@ impl<F: Files> Keeper<F> {
         self.recent_since = None;
         let keys = shared.counts.total() as usize;
         if keys > self.filter_capacity {
-            self.filter_capacity = capacity_for(keys);
-            let mut result = Ok(());
-            shared.filter.remake(self.filter_capacity, |insert| {
-                result = shared.index.scan(|change| insert(change.place.key));
-            });
-            result?;
+            let capacity = capacity_for(keys);
+            shared.filter.remake(capacity, |insert| shared.index.scan(|change| insert(change.place.key)))?;
+            self.filter_capacity = capacity;
         }
         Ok(())
     }

@@ -388,7 +388,7 @@ impl Suppression {
 
     /// Keeps the keys with a delivery under way.
     pub(crate) fn keep_under_way(&self, keys: &mut Vec<Key>) {
-        self.0.passes.drop_idle(keys);
+        self.0.passes.keep_out(keys);
     }
 
     pub(crate) async fn wait_for(&self, keys: Vec<Key>) {

@@ -6,7 +6,7 @@
 //! suppression is acknowledged after the delivery has ended.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -14,11 +14,17 @@ use tokio::sync::Notify;
 
 use crate::secret::{Key, KeyMap};
 
+/// Numbers of passes; mostly one.
+type Numbers = SmallVec<[u64; 1]>;
+
 /// Parts of the table, so that deliveries seldom meet.
 const PARTS: usize = 64;
 
 pub(crate) struct Passes {
-    parts: [Mutex<KeyMap<u32>>; PARTS],
+    /// Numbers of the passes that are out, by key.
+    parts: [Mutex<KeyMap<Numbers>>; PARTS],
+    /// Number of the next pass.
+    next: AtomicU64,
     /// Those who wait for a pass to come back.
     waiting: AtomicUsize,
     returned: Notify,
@@ -29,6 +35,7 @@ pub(crate) struct Passes {
 pub struct Pass {
     passes: Arc<Passes>,
     keys: SmallVec<[Key; 2]>,
+    number: u64,
 }
 
 impl Pass {
@@ -42,9 +49,11 @@ impl Drop for Pass {
     fn drop(&mut self) {
         for key in &self.keys {
             let mut part = self.passes.part(*key).lock();
-            if let Some(count) = part.get_mut(key) {
-                *count -= 1;
-                if *count == 0 {
+            if let Some(numbers) = part.get_mut(key) {
+                if let Some(place) = numbers.iter().position(|number| *number == self.number) {
+                    numbers.swap_remove(place);
+                }
+                if numbers.is_empty() {
                     part.remove(key);
                 }
             }
@@ -57,19 +66,28 @@ impl Drop for Pass {
 
 impl Passes {
     pub(crate) fn new() -> Self {
-        Self { parts: std::array::from_fn(|_| Mutex::default()), waiting: AtomicUsize::new(0), returned: Notify::new() }
+        Self {
+            parts: std::array::from_fn(|_| Mutex::default()),
+            next: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            returned: Notify::new(),
+        }
     }
 
     pub(crate) fn take(self: &Arc<Self>, keys: SmallVec<[Key; 2]>) -> Pass {
+        let number = self.next.fetch_add(1, Ordering::SeqCst);
         for key in &keys {
-            *self.part(*key).lock().entry(*key).or_default() += 1;
+            self.part(*key).lock().entry(*key).or_default().push(number);
         }
-        Pass { passes: Arc::clone(self), keys }
+        Pass { passes: Arc::clone(self), keys, number }
     }
 
     /// Returns when none of the keys is in a pass that was out at the call.
     pub(crate) async fn wait_for(&self, mut keys: Vec<Key>) {
-        self.drop_idle(&mut keys);
+        // Who takes a pass from now on sees what was made visible before this call.
+        // A change, not only a look: whoever counts on from it sees what came before it.
+        let before = self.next.fetch_add(1, Ordering::SeqCst);
+        self.drop_idle(&mut keys, before);
         if keys.is_empty() {
             return;
         }
@@ -79,7 +97,7 @@ impl Passes {
             tokio::pin!(returned);
             // From here on no return is missed.
             returned.as_mut().enable();
-            self.drop_idle(&mut keys);
+            self.drop_idle(&mut keys, before);
             if keys.is_empty() {
                 return;
             }
@@ -87,11 +105,19 @@ impl Passes {
         }
     }
 
-    pub(crate) fn drop_idle(&self, keys: &mut Vec<Key>) {
-        keys.retain(|key| self.part(*key).lock().contains_key(key));
+    /// Keeps the keys with a pass out that is older than that number.
+    fn drop_idle(&self, keys: &mut Vec<Key>, before: u64) {
+        keys.retain(|key| {
+            self.part(*key).lock().get(key).is_some_and(|numbers| numbers.iter().any(|number| *number < before))
+        });
     }
 
-    fn part(&self, key: Key) -> &Mutex<KeyMap<u32>> {
+    /// Keeps the keys with a pass out now.
+    pub(crate) fn keep_out(&self, keys: &mut Vec<Key>) {
+        self.drop_idle(keys, u64::MAX);
+    }
+
+    fn part(&self, key: Key) -> &Mutex<KeyMap<Numbers>> {
         let [.., last] = key.0;
         &self.parts[usize::from(last) % PARTS]
     }
@@ -133,8 +159,11 @@ mod tests {
         drop(first);
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(!waiting.is_finished(), "one pass is still out");
+        // Whoever comes later is not waited for, or a busy address would never be done.
+        let later = passes.take([key(1)].into_iter().collect());
         drop(second);
         tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
+        drop(later);
         assert!(passes.parts.iter().all(|part| part.lock().is_empty()));
     }
 }

@@ -7,7 +7,7 @@ use mail_builder::headers::text::Text;
 use mail_builder::mime::{BodyPart, MimePart};
 use serde::{Deserialize, Serialize};
 
-use crate::placeholder::{Into as As, MissingValue, Style, Values, fill, has_any};
+use crate::placeholder::{FillError, Into as As, Style, Values, fill, has_any};
 
 /// Columns of a line of base64 (RFC 2045 §6.8).
 const BASE64_LINE: usize = 76;
@@ -109,18 +109,18 @@ impl Composition {
     ///
     /// # Errors
     /// A placeholder without a value.
-    pub fn message(&self) -> Result<Vec<u8>, MissingValue> {
+    pub fn message(&self) -> Result<Vec<u8>, FillError> {
         self.build(&self.to, &Values::new(), &self.message_id.0)
     }
 
     /// The message for one recipient, the `number`-th.
-    pub(crate) fn message_for(&self, to: &Mailbox, own: &Values, number: usize) -> Result<Vec<u8>, MissingValue> {
+    pub(crate) fn message_for(&self, to: &Mailbox, own: &Values, number: usize) -> Result<Vec<u8>, FillError> {
         self.build(std::slice::from_ref(to), own, &format!("{}.{number}", self.message_id.0))
     }
 
     /// Octets that the texts of one recipient's message have, and a proof that every placeholder has a value. Files
     /// are the same for all and are not looked at.
-    pub(crate) fn length_for(&self, own: &Values) -> Result<usize, MissingValue> {
+    pub(crate) fn length_for(&self, own: &Values) -> Result<usize, FillError> {
         // As text: what is escaped or taken out for HTML and headers changes little, and nothing here.
         self.texts().try_fold(0, |length, text| {
             let filled = fill(text, As::Html, self.style, own, &self.values)?;
@@ -128,10 +128,10 @@ impl Composition {
         })
     }
 
-    fn build(&self, to: &[Mailbox], own: &Values, id: &str) -> Result<Vec<u8>, MissingValue> {
+    fn build(&self, to: &[Mailbox], own: &Values, id: &str) -> Result<Vec<u8>, FillError> {
         let header =
             |text: &str| fill(text, As::Header, self.style, own, &self.values).map(|filled| filled.into_owned());
-        let mailbox = |mailbox: &Mailbox| -> Result<Address<'static>, MissingValue> {
+        let mailbox = |mailbox: &Mailbox| -> Result<Address<'static>, FillError> {
             let name = mailbox.name.as_deref().map(header).transpose()?.filter(|name| !name.trim().is_empty());
             Ok(Address::new_address(name, mailbox.address.clone()))
         };
@@ -152,7 +152,13 @@ impl Composition {
         }
         message = message.subject(header(&self.subject)?);
         for (name, value) in &self.headers {
-            message = message.header(name.as_str(), Text::new(header(value)?));
+            let value = header(value)?;
+            // What is ASCII is a value that programs read: lists of ids, addresses of pages. Encoded words break those.
+            message = if value.is_ascii() {
+                message.header(name.as_str(), Raw::new(value))
+            } else {
+                message.header(name.as_str(), Text::new(value))
+            };
         }
         if let Some(text) = &self.text {
             message = message.text_body(fill(text, As::Text, self.style, own, &self.values)?);
@@ -220,6 +226,11 @@ mod tests {
         assert_eq!(parsed.from().and_then(|from| from.first()).and_then(|from| from.name()), Some("Shop, the"));
         assert_eq!(parsed.body_text(0).as_deref(), Some("Dear Ann <Lee>.\r\n"));
         assert_eq!(parsed.body_html(0).as_deref(), Some("<p>Dear Ann &lt;Lee&gt;</p>"));
+        let link = format!("<https://sender.example/u/{}>", "x".repeat(100));
+        let mut with_link = example();
+        with_link.headers.push(("List-Unsubscribe".into(), link.clone()));
+        let octets = with_link.message_for(&to, &values, 3).unwrap();
+        assert!(octets.windows(link.len()).any(|window| window == link.as_bytes()), "as it was said");
         assert_eq!(parsed.header_raw("X-Kind").map(str::trim), Some("week 7"));
         let file = parsed.attachments().next().unwrap();
         assert_eq!((file.attachment_name(), file.contents()), (Some("a.bin"), "ABC".repeat(60).as_bytes()));

@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::composition::{Composition, Mailbox};
-use crate::placeholder::{MissingValue, Values};
+use crate::placeholder::{FillError, Values};
 
 const MAGIC: &[u8; 8] = b"PKCOMPO1";
 
@@ -34,7 +34,7 @@ pub enum DocumentError {
         /// Which, from 0.
         number: usize,
         /// What.
-        missing: MissingValue,
+        missing: FillError,
     },
     /// It cannot be stored.
     #[error("the composition is too large")]

@@ -12,4 +12,4 @@ mod placeholder;
 
 pub use composition::{Attachment, Composition, Mailbox};
 pub use document::{Document, DocumentError, Recipient};
-pub use placeholder::{MissingValue, Style, Values};
+pub use placeholder::{FillError, Style, Values};

@@ -8,10 +8,21 @@ use serde::{Deserialize, Serialize};
 /// Values by name.
 pub type Values = BTreeMap<String, String>;
 
-/// A placeholder without a value.
+/// Why a text could not be filled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no value for {{{{{0}}}}}")]
-pub struct MissingValue(pub String);
+pub enum FillError {
+    /// A placeholder without a value.
+    #[error("there is no value for {{{{{0}}}}}")]
+    Missing(String),
+    /// A value again and again makes a text of any length.
+    #[error("the text is longer than {0} octets with its values")]
+    TooLong(usize),
+}
+
+/// Longest text with its values, in octets.
+const LONGEST_TEXT: usize = 32 << 20;
+/// Longest header value with its values, in octets.
+const LONGEST_HEADER: usize = 8 << 10;
 
 /// How a value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +78,7 @@ fn find_percent(text: &str) -> Option<Found<'_>> {
         if after.starts_with('%') {
             return Some(Found { start, end: start + OPENING.len() + 1, name: &OPENING[1..], is_raw: true });
         }
-        let rest = after.strip_prefix('.')?;
+        let rest = head(after.strip_prefix('.')?);
         let name = rest.get(..rest.find('%')?).filter(|name| is_name(name))?;
         Some(Found { start, end: start + OPENING.len() + name.len() + 2, name, is_raw: true })
     })
@@ -76,7 +87,7 @@ fn find_percent(text: &str) -> Option<Found<'_>> {
 fn find_braces(text: &str) -> Option<Found<'_>> {
     text.match_indices("{{").find_map(|(start, _)| {
         let (braces, is_raw) = if text[start..].starts_with("{{{") { (3, true) } else { (2, false) };
-        let after = &text[start + braces..];
+        let after = head(&text[start + braces..]);
         let inner = after.get(..after.find(&"}}}"[..braces])?)?;
         let name = Some(inner.trim()).filter(|name| is_name(name))?;
         Some(Found { start, end: start + 2 * braces + inner.len(), name, is_raw })
@@ -106,6 +117,11 @@ fn pieces(text: &str, style: Style) -> impl Iterator<Item = Piece<'_>> {
     })
 }
 
+/// As much of a text as a name with blanks around it can have: what is longer is none, however far away it closes.
+fn head(text: &str) -> &str {
+    &text[..text.floor_char_boundary(4 * LONGEST_NAME)]
+}
+
 fn is_name(name: &str) -> bool {
     (1..=LONGEST_NAME).contains(&name.len())
         && name.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"_.-".contains(&octet))
@@ -123,7 +139,7 @@ pub(crate) fn fill<'a>(
     style: Style,
     own: &Values,
     common: &Values,
-) -> Result<Cow<'a, str>, MissingValue> {
+) -> Result<Cow<'a, str>, FillError> {
     if !has_any(text, style) {
         return Ok(Cow::Borrowed(text));
     }
@@ -132,13 +148,18 @@ pub(crate) fn fill<'a>(
         match piece {
             Piece::Text(text) => out.push_str(text),
             Piece::Value { name, is_raw } => {
-                let value = own.get(name).or_else(|| common.get(name)).ok_or_else(|| MissingValue(name.to_owned()))?;
+                let value =
+                    own.get(name).or_else(|| common.get(name)).ok_or_else(|| FillError::Missing(name.to_owned()))?;
                 match into {
                     Into::Html if !is_raw => escape(value, &mut out),
                     Into::Text | Into::Html => out.push_str(value),
                     Into::Header => out.extend(value.chars().filter(|letter| !letter.is_control())),
                 }
             }
+        }
+        let most = if into == Into::Header { LONGEST_HEADER } else { LONGEST_TEXT };
+        if out.len() > most {
+            return Err(FillError::TooLong(most));
         }
     }
     Ok(Cow::Owned(out))
@@ -179,9 +200,20 @@ mod tests {
             fill(text, Into::Html, Style::Braces, &own, &common).unwrap(),
             "Hi Ann &amp; Bob, Shop &lt;1&gt;! Shop <1> {not} {{no good}} {{ }}"
         );
-        assert_eq!(fill("{{x}}", Into::Text, Style::Braces, &own, &common), Err(MissingValue("x".to_owned())));
+        assert_eq!(fill("{{x}}", Into::Text, Style::Braces, &own, &common), Err(FillError::Missing("x".to_owned())));
         let lines = values(&[("first", "Ann\r\nBcc: everybody")]);
         assert_eq!(fill("Hi {{first}}", Into::Header, Style::Braces, &lines, &common).unwrap(), "Hi AnnBcc: everybody");
+    }
+
+    #[test]
+    fn a_value_again_and_again_ends_with_an_error_and_braces_that_never_close_take_no_time() {
+        let large = values(&[("a", &"x".repeat(1 << 20))]);
+        let filled = fill(&"{{a}}".repeat(64)[..], Into::Text, Style::Braces, &large, &Values::new()).map(|_| ());
+        assert_eq!(filled, Err(FillError::TooLong(LONGEST_TEXT)));
+        let started = std::time::Instant::now();
+        assert!(!has_any(&"{".repeat(1 << 20), Style::Braces));
+        assert!(!has_any(&"%recipient.".repeat(1 << 17), Style::Percent));
+        assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
     }
 
     #[test]
@@ -201,7 +233,8 @@ mod tests {
             match fill(&text, Into::Text, Style::Braces, &all, &Values::new()) {
                 Ok(filled) if !has_any(&text, Style::Braces) => prop_assert_eq!(filled, text.as_str()),
                 Ok(filled) => prop_assert!(filled.len() < text.len()),
-                Err(MissingValue(name)) => prop_assert!(text.contains(&name)),
+                Err(FillError::Missing(name)) => prop_assert!(text.contains(&name)),
+                Err(error) => prop_assert!(false, "{error}"),
             }
         }
     }

@@ -10,7 +10,7 @@ use postkeep_configuration::{Delivery, OutboundTls};
 use postkeep_smtp::capabilities::Capabilities;
 use postkeep_smtp::client::Stage;
 use postkeep_smtp::reply::Reply;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -236,6 +236,11 @@ async fn connect(target: &Target) -> Result<TcpStream, OpenError> {
             // Without it the last piece of a message waits for the peer's delayed acknowledgement.
             if let Err(error) = stream.set_nodelay(true) {
                 log::debug!("cannot set TCP_NODELAY towards {address}: {error}");
+            }
+            // Whatever ends without QUIT ends with a reset: what the kernel has not sent yet, it will not send when
+            // we have given up on it, or are dead. Nobody must get mail after somebody was told that they will not.
+            if let Err(error) = SockRef::from(&stream).set_linger(Some(Duration::ZERO)) {
+                log::debug!("cannot set SO_LINGER towards {address}: {error}");
             }
             return Ok(stream);
         }

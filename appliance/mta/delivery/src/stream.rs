@@ -91,6 +91,12 @@ impl Stream {
 
     /// Tells the peer that nothing more will come.
     pub(crate) async fn shutdown(&mut self) {
+        let socket = match &*self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        // What was said to the end is sent to the end; all else ends with a reset (see the connector).
+        let _ = socket2::SockRef::from(socket).set_linger(None);
         // The connection is over whatever this says.
         let _ = match self {
             Self::Plain(stream) => stream.shutdown().await,

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_LENGTH;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -35,6 +37,8 @@ use crate::problem::Problem;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A body takes no longer.
 const BODY_PATIENCE: Duration = Duration::from_secs(300);
+/// Longest life of a connection.
+const LIFE: Duration = Duration::from_secs(900);
 /// Octets of a body beyond what base64 makes of the largest message.
 const ROOM: u64 = 1 << 20;
 /// Memory for bodies and what they are parsed into, in KiB: 512 MiB.
@@ -65,6 +69,8 @@ pub(crate) struct Tables {
     pub(crate) limits: DataLimits,
     pub(crate) hostname: String,
     pub(crate) stream_header: String,
+    /// Largest body, in octets: base64 makes four of three, and JSON escapes make some more.
+    largest: u64,
 }
 
 impl Tables {
@@ -81,6 +87,7 @@ impl Tables {
             },
             hostname: configuration.hostname.clone(),
             stream_header: intake.stream_header.clone(),
+            largest: intake.message_size.bytes().saturating_mul(2).saturating_add(ROOM),
         }
     }
 }
@@ -91,8 +98,6 @@ pub(crate) struct Shared<G> {
     pub(crate) tables: ArcSwap<Tables>,
     /// Memory for bodies, one permit for each KiB.
     memory: Arc<Semaphore>,
-    /// Largest body, in octets.
-    largest: u64,
 }
 
 /// Before a body is read: whose is it, and is there room for it? Strangers are not listened to.
@@ -103,20 +108,22 @@ async fn guard<G: Gatekeeper>(State(shared): State<Arc<Shared<G>>>, request: Req
     }
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     // Said before `100 Continue`, so that a client that waits for that need not send it.
-    if length.is_some_and(|length| length > shared.largest) {
-        let detail = format!("the body is larger than {} octets", shared.largest);
+    let largest = shared.tables.load().largest;
+    if length.is_some_and(|length| length > largest) {
+        let detail = format!("the body is larger than {largest} octets");
         return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the message was not taken", detail)
             .into_response();
     }
     // Without a length it may become as large as any. What is read is parsed into as much again.
-    let kib = 2 * (length.unwrap_or(shared.largest).min(shared.largest) / 1024 + 1);
+    let kib = 2 * (length.unwrap_or(largest).min(largest) / 1024 + 1);
     let permits = u32::try_from(kib).unwrap_or(u32::MAX).min(MEMORY as u32);
     let Ok(_room) = shared.memory.try_acquire_many(permits) else {
         let detail = "the server has no memory for the message now";
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "try-later", "the message was not taken", detail)
             .into_response();
     };
-    next.run(request).await
+    let most = usize::try_from(largest).unwrap_or(usize::MAX);
+    next.run(request.map(|body| Body::new(Limited::new(body, most)))).await
 }
 
 /// The open HTTP doors of a configuration.
@@ -124,6 +131,8 @@ pub struct HttpDoors<G> {
     shared: Arc<Shared<G>>,
     closing: watch::Sender<bool>,
     addresses: Vec<SocketAddr>,
+    /// TLS of each door, in the order of the configuration.
+    acceptors: Vec<(SocketAddr, Acceptor)>,
     tasks: Vec<JoinHandle<()>>,
     /// Requests under way hold one end of it.
     under_way: Arc<Semaphore>,
@@ -138,13 +147,10 @@ impl<G: Gatekeeper> HttpDoors<G> {
     /// # Errors
     /// One of them cannot be opened; then none is.
     pub async fn open(configuration: &Configuration, gatekeeper: Arc<G>) -> Result<Self, HttpError> {
-        // Base64 makes four of three; JSON escapes make some more.
-        let largest = configuration.intake.message_size.bytes().saturating_mul(2).saturating_add(ROOM);
         let shared = Arc::new(Shared {
             gatekeeper,
             tables: ArcSwap::from_pointee(Tables::new(configuration)),
             memory: Arc::new(Semaphore::new(MEMORY)),
-            largest,
         });
         let (closing, watched) = watch::channel(false);
         let under_way = Arc::new(Semaphore::new(MOST_CONNECTIONS));
@@ -162,7 +168,8 @@ impl<G: Gatekeeper> HttpDoors<G> {
                     "POST /api/v1/messages takes mail",
                 )
             })
-            .layer(DefaultBodyLimit::max(usize::try_from(largest).unwrap_or(usize::MAX)))
+            // The guard has a limit that a reload can change.
+            .layer(DefaultBodyLimit::disable())
             .with_state(Arc::clone(&shared));
         let mut bound = Vec::with_capacity(configuration.http.len());
         for door in &configuration.http {
@@ -172,9 +179,16 @@ impl<G: Gatekeeper> HttpDoors<G> {
             bound.push((listener, tls, door.connections));
         }
         let addresses = bound.iter().filter_map(|(listener, ..)| listener.local_addr().ok()).collect();
+        let acceptors: Vec<(SocketAddr, Acceptor)> = configuration
+            .http
+            .iter()
+            .zip(&bound)
+            .map(|(door, (_, tls, _))| (door.address, Arc::new(ArcSwap::from_pointee(tls.clone()))))
+            .collect();
         let tasks = bound
             .into_iter()
-            .map(|(listener, tls, connections)| {
+            .zip(acceptors.iter().map(|(_, tls)| Arc::clone(tls)))
+            .map(|((listener, _, connections), tls)| {
                 let house = House {
                     router: router.clone(),
                     tls,
@@ -185,12 +199,25 @@ impl<G: Gatekeeper> HttpDoors<G> {
                 tokio::spawn(house.serve(listener))
             })
             .collect();
-        Ok(Self { shared, closing, addresses, tasks, under_way })
+        Ok(Self { shared, closing, addresses, acceptors, tasks, under_way })
     }
 
-    /// Takes over tokens, streams and limits. Doors themselves need a restart.
-    pub fn reload(&self, configuration: &Configuration) {
+    /// Takes over tokens, streams, limits and certificates. Doors themselves need a restart.
+    ///
+    /// # Errors
+    /// A certificate or key cannot be used; nothing has changed then.
+    pub fn reload(&self, configuration: &Configuration) -> Result<(), HttpError> {
+        let mut renewed = Vec::new();
+        for door in &configuration.http {
+            if let Some((_, place)) = self.acceptors.iter().find(|(address, _)| *address == door.address) {
+                renewed.push((place, acceptor(door)?));
+            }
+        }
+        for (place, tls) in renewed {
+            place.store(Arc::new(tls));
+        }
         self.shared.tables.store(Arc::new(Tables::new(configuration)));
+        Ok(())
     }
 
     /// Where they listen.
@@ -218,11 +245,14 @@ fn acceptor(door: &Http) -> Result<Option<TlsAcceptor>, TablesError> {
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
+/// TLS of a door, as it is now.
+type Acceptor = Arc<ArcSwap<Option<TlsAcceptor>>>;
+
 /// One door.
 #[derive(Clone)]
 struct House {
     router: Router,
-    tls: Option<TlsAcceptor>,
+    tls: Acceptor,
     places: Arc<Semaphore>,
     closing: watch::Receiver<bool>,
     under_way: Arc<Semaphore>,
@@ -253,7 +283,8 @@ impl House {
     async fn welcome(&self, stream: TcpStream, address: SocketAddr) {
         let _ = stream.set_nodelay(true);
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        match &self.tls {
+        let tls = self.tls.load_full();
+        match &*tls {
             None => self.converse(TokioIo::new(stream), Client { address, tls: None }).await,
             Some(acceptor) => {
                 // Whoever does not shake hands is not worth a line in the log.
@@ -304,9 +335,11 @@ impl House {
                 return;
             }
             _ = closing.wait_for(|closing| *closing) => {}
+            // Also of clients that never read their answers.
+            () = tokio::time::sleep(LIFE) => {}
         }
         // The request that is under way is answered; then the connection ends.
         connection.as_mut().graceful_shutdown();
-        let _ = connection.await;
+        let _ = tokio::time::timeout(BODY_PATIENCE, connection).await;
     }
 }

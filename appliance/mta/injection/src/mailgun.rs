@@ -103,7 +103,7 @@ async fn answer<G: Gatekeeper>(
     }
     shared.gatekeeper.may_accept(0).map_err(|reply| Problem::from_reply(&reply))?;
     let fields = fields(request).await?;
-    let is_test = yes(&fields, "o:testmode");
+    let is_test = testmode(&fields)?;
     let id = shared.gatekeeper.next_id();
     let taker = Taker { shared: Arc::clone(&shared), tables, policy, client, id };
     let taken = taker
@@ -130,6 +130,14 @@ pub(crate) fn basic(headers: &HeaderMap) -> Option<String> {
 async fn fields(request: Request) -> Result<Vec<Field>, Refusal> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if !kind.starts_with("multipart/form-data") {
+        let (head, body) = request.into_parts();
+        let body = Bytes::from_request(Request::new(body), &())
+            .await
+            .map_err(|error| Refusal(error.status(), error.body_text()))?;
+        if memchr::memchr_iter(b'&', &body).count() >= MOST_FIELDS {
+            return Err(bad(format!("more than {MOST_FIELDS} fields")));
+        }
+        let request = Request::from_parts(head, body.into());
         let Form(pairs) = Form::<Vec<(String, String)>>::from_request(request, &())
             .await
             .map_err(|error| Refusal(error.status(), error.body_text()))?;
@@ -155,8 +163,14 @@ async fn fields(request: Request) -> Result<Vec<Field>, Refusal> {
     Ok(fields)
 }
 
-fn yes(fields: &[Field], name: &str) -> bool {
-    fields.iter().any(|field| field.name == name && matches!(&field.octets[..], b"yes" | b"true" | b"True"))
+/// Whether nothing is to be sent. A word that is not understood must not send.
+fn testmode(fields: &[Field]) -> Result<bool, Refusal> {
+    let Some(field) = fields.iter().find(|field| field.name == "o:testmode") else { return Ok(false) };
+    match text(field)?.to_ascii_lowercase().as_str() {
+        "yes" | "true" => Ok(true),
+        "no" | "false" | "" => Ok(false),
+        other => Err(bad(format!("o:testmode is yes or no, not {other:?}"))),
+    }
 }
 
 fn text(field: &Field) -> Result<String, Refusal> {

@@ -70,8 +70,15 @@ pub(crate) async fn post<G: Gatekeeper>(
 ) -> Result<Response, Problem> {
     let tables = shared.tables.load_full();
     let policy = bearer(&headers).and_then(|token| tables.access.policy(token)).ok_or_else(Problem::unauthorized)?;
-    shared.gatekeeper.may_accept(body.len() as u64).map_err(|reply| Problem::from_reply(&reply))?;
     let once = once(&headers, &policy, &query, &body)?;
+    if let Some(once) = once
+        && let Some(known) = shared.gatekeeper.known(once)
+    {
+        // Before anything else: what was taken is answered so, whatever has changed since.
+        let (id, accepted) = known.map_err(not_kept)?;
+        return Ok(accepted_as(Accepted { id, accepted, rejected: Vec::new(), replayed: true }));
+    }
+    shared.gatekeeper.may_accept(body.len() as u64).map_err(|reply| Problem::from_reply(&reply))?;
     let id = shared.gatekeeper.next_id();
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -90,7 +97,11 @@ pub(crate) async fn post<G: Gatekeeper>(
         .await?;
     let (accepted, rejected) = (taken.submission.envelope.recipients.len(), taken.rejected);
     let (id, replayed) = keep(&shared, taken.submission, once).await?;
-    Ok((StatusCode::ACCEPTED, axum::Json(Accepted { id, accepted, rejected, replayed })).into_response())
+    Ok(accepted_as(Accepted { id, accepted, rejected, replayed }))
+}
+
+fn accepted_as(accepted: Accepted) -> Response {
+    (StatusCode::ACCEPTED, axum::Json(accepted)).into_response()
 }
 
 /// Hands a message over; its id, and whether it was kept earlier.
@@ -306,7 +317,11 @@ impl<G: Gatekeeper> Taker<G> {
                 None => content.octets.freeze(),
             },
             from_domain: admitted.from_domain,
-            message_id: admitted.message_id,
+            // Each recipient's has a number behind; this is what they have in common.
+            message_id: match composed {
+                true => format!("<{}@{}>", self.id, self.tables.hostname),
+                false => admitted.message_id,
+            },
             list: admitted.list,
             composed,
         })
@@ -362,6 +377,8 @@ fn once(
 
 fn not_kept(reason: NotKept) -> Problem {
     match reason {
+        // Policy was asked before; what is refused now is that nobody may get it.
+        NotKept::Refused(reply) if reply.code == 550 => Problem::invalid(reply.text),
         NotKept::Refused(reply) => Problem::from_reply(&reply),
         NotKept::OtherContent => Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,

@@ -17,6 +17,10 @@ pub(crate) const MOST_RECIPIENTS: usize = 10_000;
 const MOST_HEADERS: usize = 64;
 /// Files of one message.
 const MOST_ATTACHMENTS: usize = 64;
+/// Values of one recipient, or for all.
+const MOST_VALUES: usize = 256;
+/// Octets of all files of a call for many, in base64: each mail has them anew.
+const BATCH_FILES: usize = 3 << 20;
 /// Longest subject, name or header value, in octets.
 const LONGEST_VALUE: usize = 4096;
 
@@ -192,14 +196,25 @@ pub(crate) fn compose(
             faults.push("/list", "this is no list identifier: write one such as weekly.example.com");
         }
     }
+    for (pointer, text) in [("/text", &request.text), ("/html", &request.html)] {
+        if text.as_ref().is_some_and(|text| has_odd_controls(text)) {
+            faults.push(pointer, ODD_CONTROLS);
+        }
+    }
+    values(&request.substitutions, "/substitutions", &mut faults);
+    for (number, one) in to.iter().enumerate() {
+        if let Some(own) = &one.values {
+            values(own, &format!("/to/{number}/substitutions"), &mut faults);
+        }
+    }
     let composition = Composition {
         from: from.as_ref().map_or_else(|| Mailbox { name: None, address: String::new() }, |from| from.mailbox.clone()),
         to: to.iter().map(|to| to.mailbox.clone()).collect(),
         cc: cc.iter().map(|cc| cc.mailbox.clone()).collect(),
         reply_to: reply_to.into_iter().map(|reply_to| reply_to.mailbox).collect(),
         subject: request.subject,
-        text: request.text,
-        html: request.html,
+        text: request.text.map(with_line_feeds),
+        html: request.html.map(with_line_feeds),
         headers,
         attachments,
         date: now,
@@ -213,6 +228,9 @@ pub(crate) fn compose(
             "/cc",
             "with placeholders or substitutions each recipient gets a message of their own: put all into to",
         );
+    }
+    if is_each && composition.attachments.iter().map(Attachment::size).sum::<usize>() > BATCH_FILES {
+        faults.push("/attachments", "files of a call for many have 2 MiB together: put larger ones where a link leads");
     }
     let mut seen = HashSet::new();
     let (mut recipients, mut each) = (Vec::new(), Vec::new());
@@ -277,6 +295,29 @@ fn address(text: &str, pointer: &str, faults: &mut Faults) -> Option<Address> {
             let error: postkeep_smtp::AddressError = error;
             faults.push(pointer, error.to_string());
             None
+        }
+    }
+}
+
+/// What no text of a mail may hold.
+const ODD_CONTROLS: &str = "a text has no control characters but tabs and line ends";
+
+fn has_odd_controls(text: &str) -> bool {
+    text.chars().any(|letter| letter.is_control() && !matches!(letter, '\t' | '\r' | '\n'))
+}
+
+/// Line ends as line feeds; the mail's own are made of them.
+fn with_line_feeds(text: String) -> String {
+    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }
+}
+
+fn values(values: &Values, pointer: &str, faults: &mut Faults) {
+    if values.len() > MOST_VALUES {
+        faults.push(pointer, format!("more than {MOST_VALUES} values"));
+    }
+    for (name, value) in values {
+        if has_odd_controls(value) || value.contains('\r') {
+            faults.push(format!("{pointer}/{name}"), "a value has no control characters but tabs and line feeds");
         }
     }
 }

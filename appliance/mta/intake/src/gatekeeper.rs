@@ -131,6 +131,13 @@ pub trait Gatekeeper: Send + Sync + 'static {
         async { self.submit(submission).await.map(|id| (id, false)).map_err(NotKept::Refused) }
     }
 
+    /// What became of an earlier submission under that key: its id and how many recipients it has. `None`: there
+    /// was none, or it is too long ago. Must not block.
+    fn known(&self, once: Once) -> Option<Result<(String, usize), NotKept>> {
+        let _ = once;
+        None
+    }
+
     /// Whether a message of that many octets (0: unknown) could be kept now; asked at MAIL and before
     /// the content is read, so that a full disk is told early. Must not block.
     fn may_accept(&self, size: u64) -> Result<(), Reply> {

@@ -246,7 +246,8 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
     // Only a refusal is judged.
     let is_refused = result.recipients.iter().any(|outcome| matches!(outcome, Outcome::Refused { .. }));
     let provider = is_refused.then(|| engine.provider_of(opened.journey.host.as_deref())).flatten();
-    let speaks_dsn = opened.connection.capabilities().dsn;
+    // Whoever reports to our own return path does not report to the sender.
+    let speaks_dsn = opened.connection.capabilities().dsn && !engine.has_tokens(batch, &message);
     let book = engine.replies.load_full();
     let mut troubles: Vec<Trouble> = Vec::new();
     let mut delivered = false;
@@ -337,11 +338,15 @@ async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, messag
     head.put_slice(token_headers.as_bytes());
     head.put_slice(&message.prefix);
     let parts: [Bytes; 2] = [head.freeze(), content];
-    let recipients: Vec<_> = batch
+    let mut recipients: Vec<_> = batch
         .entries
         .iter()
         .filter_map(|entry| metadata.envelope.recipients.get(usize::from(entry.recipient)).cloned())
         .collect();
+    if tokens.is_some() {
+        // Reports come to us now, and it is failures that we want to hear of; the sender is told of successes by us.
+        recipients.iter_mut().for_each(|recipient| recipient.notify = None);
+    }
     connection
         .transact(&Transaction {
             sender: tokens.as_ref().map(|tokens| &tokens.return_path).or(metadata.envelope.sender.as_ref()),

@@ -42,18 +42,27 @@ struct Belonging<'a> {
 }
 
 impl Inner {
+    /// Whether [`Inner::tokens_for`] gives some.
+    pub(super) fn has_tokens(&self, batch: &Batch, message: &Message) -> bool {
+        let configuration = self.configuration.load();
+        let metadata = &message.metadata;
+        configuration.feedback.is_some()
+            && metadata.envelope.sender.is_some()
+            && batch.entries.len() == 1
+            && configuration.stream(&metadata.stream).verp
+    }
+
     /// The tokens for a batch; `None`: its stream or its sender has none.
     pub(super) fn tokens_for(&self, batch: &Batch, message: &Message) -> Option<MailTokens> {
         let configuration = self.configuration.load();
         let feedback = configuration.feedback.as_ref()?;
         let metadata = &message.metadata;
-        // Reports have the null sender, and nothing may come back to that.
-        metadata.envelope.sender.as_ref()?;
-        if !configuration.stream(&metadata.stream).verp {
+        // Reports have the null sender, and nothing may come back to that. And one recipient only, or the token would
+        // be somebody else's.
+        if !self.has_tokens(batch, message) {
             return None;
         }
-        // One recipient, or the token would be somebody else's.
-        let [entry] = batch.entries[..] else { return None };
+        let entry = batch.entries.first()?;
         let address = &metadata.envelope.recipients.get(usize::from(entry.recipient))?.address;
         let tokens = self.suppression.tokens();
         let local = tokens.return_path(address, message.id.0, entry.recipient);
@@ -83,7 +92,8 @@ impl Inner {
         if !recipient.domain().eq_ignore_ascii_case(&feedback.domain) {
             return None;
         }
-        let is_role = ["postmaster", "abuse"].iter().any(|role| recipient.local().eq_ignore_ascii_case(role));
+        // Somebody has to read what comes there.
+        let is_role = is_role(recipient) && feedback.forward_to.is_some();
         let is_known = self.suppression.tokens().open_return_path(recipient.local()).is_some() || is_role;
         Some(if is_known { Ok(()) } else { Err(Reply::new(550, (5, 1, 1), "no such address here")) })
     }
@@ -126,10 +136,18 @@ impl Inner {
                 Reply::new(451, (4, 3, 0), "the report could not be taken in; try again later")
             })?;
         }
-        if findings.iter().all(|finding| finding.kind == Kind::None)
-            && let Some(to) = feedback.forward_to.as_ref().and_then(|text| text.parse().ok())
-        {
-            self.forward(&returned, to, now).await?;
+        let is_for_people = findings.iter().all(|finding| finding.kind == Kind::None)
+            || returned
+                .recipients
+                .iter()
+                .any(|recipient| is_role(recipient) && recipient.domain().eq_ignore_ascii_case(&feedback.domain));
+        if is_for_people {
+            match feedback.forward_to.as_ref().and_then(|text| text.parse().ok()) {
+                Some(to) => self.forward(&returned, to, now).await?,
+                // A machine's success report needs no reader; a person is told that there is none.
+                None if returned.sender.is_none() => {}
+                None => return Err(Reply::new(550, (5, 7, 1), "this address takes reports; nobody reads it")),
+            }
         }
         for (finding, belonging, suppressed) in told {
             self.write_feedback(&returned, finding, belonging.as_ref(), suppressed, now);
@@ -268,6 +286,10 @@ impl Inner {
         );
         self.metrics.outcome(event, "", "", stream.unwrap_or(""), 1);
     }
+}
+
+fn is_role(recipient: &Address) -> bool {
+    ["postmaster", "abuse"].iter().any(|role| recipient.local().eq_ignore_ascii_case(role))
 }
 
 fn is_report_address(feedback: &Feedback, recipient: &Address) -> bool {

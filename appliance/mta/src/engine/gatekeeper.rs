@@ -26,10 +26,13 @@ const FULL_FOR: Micros = 1_000_000;
 impl Engine {
     /// The client has been told that the message was not taken. Should it become
     /// durable after all, it is taken out again before anybody delivers it.
-    fn withdraw(&self, id: MessageId, recipients: u16, ticket: Ticket, forget: Option<Operation>) {
+    /// Its key goes with it, and is not free before: another try must neither be told that it was sent, nor be kept
+    /// beside it.
+    fn withdraw(&self, id: MessageId, recipients: u16, ticket: Ticket, reserved: Option<Reserved>) {
         let engine = self.clone();
         tokio::spawn(async move {
             if ticket.await.is_ok() {
+                let forget = reserved.as_ref().map(Reserved::forget);
                 let out = (0..recipients).map(|recipient| Operation::Complete { id, recipient }).chain(forget);
                 if let Err(error) = engine.0.spool.submit(out).await {
                     log::error!("spool: {id} was refused but could not be taken out: {error}");
@@ -79,7 +82,7 @@ impl Engine {
             body: [submission.prefix.clone(), submission.content.clone()],
             recipients,
         });
-        let note = reserved.as_ref().map(|reserved| reserved.note(id, seconds(now)));
+        let note = reserved.as_ref().map(|reserved| reserved.note(id, recipients, seconds(now)));
         let mut ticket = engine.spool.submit([Some(accept), note].into_iter().flatten());
         match tokio::time::timeout(PATIENCE, &mut ticket).await {
             Ok(answer) => answer.map_err(|error| {
@@ -89,14 +92,12 @@ impl Engine {
                 refusal(&error)
             })?,
             Err(_) => {
-                // Its key goes with it: another try must not be told that it was sent.
-                let forget = reserved.as_ref().map(Reserved::forget);
-                self.withdraw(id, recipients, ticket, forget);
+                self.withdraw(id, recipients, ticket, reserved);
                 return Err(Reply::new(451, (4, 3, 0), "the disk does not answer; try again later"));
             }
         }
         if let Some(reserved) = reserved {
-            reserved.kept(id, seconds(now));
+            reserved.kept(id, recipients, seconds(now));
         }
         let message = Message::new(id, seconds(now), metadata, submission.prefix, submission.content);
         engine.records.write(
@@ -142,12 +143,21 @@ impl Gatekeeper for Engine {
     async fn submit_once(&self, submission: Submission, once: Once) -> Result<(String, bool), NotKept> {
         let reserved = match self.0.repeats.reserve(once) {
             Standing::New(reserved) => reserved,
-            Standing::Kept(id) => return Ok((id.to_string(), true)),
+            Standing::Kept(id, _) => return Ok((id.to_string(), true)),
             Standing::Other => return Err(NotKept::OtherContent),
             Standing::InProgress => return Err(NotKept::InProgress),
         };
         let id = self.keep(submission, Some(reserved)).await.map_err(NotKept::Refused)?;
         Ok((id, false))
+    }
+
+    fn known(&self, once: Once) -> Option<Result<(String, usize), NotKept>> {
+        match self.0.repeats.standing(once)? {
+            Standing::Kept(id, recipients) => Some(Ok((id.to_string(), recipients as usize))),
+            Standing::Other => Some(Err(NotKept::OtherContent)),
+            Standing::InProgress => Some(Err(NotKept::InProgress)),
+            Standing::New(_) => None,
+        }
     }
 
     fn may_accept(&self, _size: u64) -> Result<(), Reply> {

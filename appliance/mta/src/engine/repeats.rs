@@ -31,8 +31,8 @@ struct Known {
 #[derive(Clone, Copy)]
 struct Entry {
     fingerprint: [u8; 16],
-    /// Absent while it is being kept.
-    message: Option<MessageId>,
+    /// With the number of its recipients; absent while it is being kept.
+    message: Option<(MessageId, u16)>,
 }
 
 /// What is known of a key.
@@ -40,7 +40,7 @@ pub(super) enum Standing {
     /// Nothing: keep it.
     New(Reserved),
     /// It was kept as this message.
-    Kept(MessageId),
+    Kept(MessageId, u16),
     /// It was used for something else.
     Other,
     /// It is being kept.
@@ -57,25 +57,27 @@ pub(super) struct Reserved {
 impl Repeats {
     pub(super) fn reserve(self: &Arc<Self>, once: Once) -> Standing {
         let mut known = self.0.lock();
-        if let Some(entry) = known.by_key.get(&once.key) {
-            return match entry.message {
-                _ if entry.fingerprint != once.fingerprint => Standing::Other,
-                Some(message) => Standing::Kept(message),
-                None => Standing::InProgress,
-            };
+        if let Some(standing) = known.standing(once) {
+            return standing;
         }
         known.by_key.insert(once.key, Entry { fingerprint: once.fingerprint, message: None });
         Standing::New(Reserved { repeats: Arc::clone(self), once, is_kept: false })
+    }
+
+    /// What is known of a key; never [`Standing::New`].
+    pub(super) fn standing(&self, once: Once) -> Option<Standing> {
+        self.0.lock().standing(once)
     }
 
     /// A note of the spool; false: it is none of ours.
     pub(super) fn restore(&self, key: &[u8], value: &[u8]) -> bool {
         let Some(key) = key.strip_prefix(NOTE).and_then(|key| key.try_into().ok()) else { return false };
         let Some((message, rest)) = value.split_first_chunk::<8>() else { return false };
+        let Some((recipients, rest)) = rest.split_first_chunk::<2>() else { return false };
         let Some((time, fingerprint)) = rest.split_first_chunk::<4>() else { return false };
         let Ok(fingerprint) = fingerprint.try_into() else { return false };
         let mut known = self.0.lock();
-        let message = Some(MessageId(u64::from_be_bytes(*message)));
+        let message = Some((MessageId(u64::from_be_bytes(*message)), u16::from_be_bytes(*recipients)));
         known.by_key.insert(key, Entry { fingerprint, message });
         let time = u32::from_be_bytes(*time);
         // Notes come in no order.
@@ -100,10 +102,28 @@ impl Repeats {
     }
 }
 
+impl Known {
+    fn standing(&self, once: Once) -> Option<Standing> {
+        let entry = self.by_key.get(&once.key)?;
+        Some(match entry.message {
+            _ if entry.fingerprint != once.fingerprint => Standing::Other,
+            Some((message, recipients)) => Standing::Kept(message, recipients),
+            None => Standing::InProgress,
+        })
+    }
+}
+
 impl Reserved {
     /// The note that goes with the message.
-    pub(super) fn note(&self, message: MessageId, now: u32) -> Operation {
-        let value = [&message.0.to_be_bytes()[..], &now.to_be_bytes()[..], &self.once.fingerprint[..]].concat().into();
+    pub(super) fn note(&self, message: MessageId, recipients: u16, now: u32) -> Operation {
+        let value = [
+            &message.0.to_be_bytes()[..],
+            &recipients.to_be_bytes()[..],
+            &now.to_be_bytes()[..],
+            &self.once.fingerprint[..],
+        ]
+        .concat()
+        .into();
         Operation::Note { key: note_key(&self.once.key), value }
     }
 
@@ -113,11 +133,11 @@ impl Reserved {
     }
 
     /// Both are durable.
-    pub(super) fn kept(mut self, message: MessageId, now: u32) {
+    pub(super) fn kept(mut self, message: MessageId, recipients: u16, now: u32) {
         self.is_kept = true;
         let mut known = self.repeats.0.lock();
         if let Some(entry) = known.by_key.get_mut(&self.once.key) {
-            entry.message = Some(message);
+            entry.message = Some((message, recipients));
         }
         known.order.push_back((now, self.once.key));
     }
@@ -148,14 +168,14 @@ mod tests {
         assert!(matches!(repeats.reserve(ONCE), Standing::InProgress));
         drop(first);
         let Standing::New(second) = repeats.reserve(ONCE) else { panic!("it is free again") };
-        let Operation::Note { key, value } = second.note(MessageId(7), 100) else { panic!("a note") };
-        second.kept(MessageId(7), 100);
-        assert!(matches!(repeats.reserve(ONCE), Standing::Kept(MessageId(7))));
+        let Operation::Note { key, value } = second.note(MessageId(7), 3, 100) else { panic!("a note") };
+        second.kept(MessageId(7), 3, 100);
+        assert!(matches!(repeats.reserve(ONCE), Standing::Kept(MessageId(7), 3)));
         assert!(matches!(repeats.reserve(Once { fingerprint: [3; 16], ..ONCE }), Standing::Other));
 
         let restored = Arc::new(Repeats::default());
         assert!(restored.restore(&key, &value) && !restored.restore(b"once/x", &value));
-        assert!(matches!(restored.reserve(ONCE), Standing::Kept(MessageId(7))));
+        assert!(matches!(restored.reserve(ONCE), Standing::Kept(MessageId(7), 3)));
         assert!(restored.old(100 + REMEMBERED - 1).is_empty());
         assert_eq!(restored.old(100 + REMEMBERED).len(), 1);
         assert!(matches!(restored.reserve(ONCE), Standing::New(_)));

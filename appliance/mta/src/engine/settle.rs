@@ -133,7 +133,10 @@ impl Inner {
 
         // First whom not to write to again: lost in a crash, it would be learnt a second time; lost behind
         // the outcome, it never would.
-        self.learn(message, lessons(&decided), now).await;
+        // Reports and forwarded mail teach nothing: they go to the owner's own people.
+        if message.metadata.envelope.sender.is_some() {
+            self.learn(message, lessons(&decided), now).await;
+        }
         let mut reports = self.reports(message, &plan, journey, &decided, now);
         let operations = operations(message.id, &decided, &reports);
         if let Err(error) = self.spool.submit(operations).await {

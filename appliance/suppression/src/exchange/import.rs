@@ -162,6 +162,9 @@ fn each(
             Err(reason) => {
                 report.refused += 1;
                 on(ImportEvent::Refused { line: line.number, reason });
+                if !line.more.is_empty() {
+                    lines.reread(line);
+                }
             }
         }
         report.octets = lines.octets();

@@ -46,6 +46,8 @@ pub(super) struct Line {
     pub(super) number: u64,
     /// Its fields, or what is wrong.
     pub(super) fields: Result<Fields, &'static str>,
+    /// Its lines after the first: when it is of no use, they may be records of their own.
+    pub(super) more: Vec<Vec<u8>>,
 }
 
 /// Reads records.
@@ -92,7 +94,7 @@ impl<R: BufRead> Lines<R> {
             let number = self.number;
             self.number += 1;
             if first.len() > LONGEST_LINE {
-                return Ok(Some(Line { number, fields: Err("the line is longer than 64 KiB") }));
+                return Ok(Some(Line { number, fields: Err("the line is longer than 64 KiB"), more: Vec::new() }));
             }
             if is_closed(&first) {
                 self.parse(number, &first);
@@ -108,11 +110,21 @@ impl<R: BufRead> Lines<R> {
             if is_closed(&record) && record.len() <= LONGEST_LINE {
                 self.number += taken.len() as u64;
                 self.parse(number, &record);
+                if let Some(first) = self.ready.front_mut() {
+                    first.more = taken;
+                }
             } else {
                 taken.into_iter().rev().for_each(|line| self.ahead.push_front(line));
-                return Ok(Some(Line { number, fields: Err("a quote is opened and not closed") }));
+                return Ok(Some(Line { number, fields: Err("a quote is opened and not closed"), more: Vec::new() }));
             }
         }
+    }
+
+    /// Gives lines back, to be read as records of their own; `line` came last.
+    pub(super) fn reread(&mut self, line: Line) {
+        self.ready.clear();
+        self.number = line.number + 1;
+        line.more.into_iter().rev().for_each(|line| self.ahead.push_front(line));
     }
 
     /// One line with its end; of one that is too long, the beginning.
@@ -138,7 +150,12 @@ impl<R: BufRead> Lines<R> {
             let end = memchr::memchr(b'\n', octets).map(|end| end + 1);
             let take = end.unwrap_or(octets.len());
             let room = (LONGEST_LINE + 1).saturating_sub(line.len());
-            line.extend_from_slice(octets.get(..take.min(room)).unwrap_or_default());
+            let mut octets = octets.get(..take.min(room)).unwrap_or_default();
+            if self.octets == 0 {
+                // The mark that some programs put before UTF-8.
+                octets = octets.strip_prefix(b"\xef\xbb\xbf").unwrap_or(octets);
+            }
+            line.extend_from_slice(octets);
             self.input.consume(take);
             self.octets += take as u64;
             if end.is_some() {
@@ -160,7 +177,11 @@ impl<R: BufRead> Lines<R> {
             match result {
                 ReadRecordResult::Record => self.push(number, &output[..written], &ends[..fields]),
                 ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
-                    self.ready.push_back(Line { number, fields: Err("the line has more than 64 fields") });
+                    self.ready.push_back(Line {
+                        number,
+                        fields: Err("the line has more than 64 fields"),
+                        more: Vec::new(),
+                    });
                     break;
                 }
                 ReadRecordResult::InputEmpty | ReadRecordResult::End => break,
@@ -171,14 +192,14 @@ impl<R: BufRead> Lines<R> {
 
     fn push(&mut self, number: u64, output: &[u8], ends: &[usize]) {
         let Ok(text) = std::str::from_utf8(output) else {
-            self.ready.push_back(Line { number, fields: Err("the line is not UTF-8") });
+            self.ready.push_back(Line { number, fields: Err("the line is not UTF-8"), more: Vec::new() });
             return;
         };
         if text.trim().is_empty() {
             return;
         }
         let fields = Fields { text: text.into(), ends: ends.iter().map(|end| *end as u32).collect() };
-        self.ready.push_back(Line { number, fields: Ok(fields) });
+        self.ready.push_back(Line { number, fields: Ok(fields), more: Vec::new() });
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) enum Found<'a> {
     Scope(ScopeNumber, &'a str),
     /// Changes, with their details when an identity opens them.
     Changes(&'a [Change], Option<Vec<Detail>>),
+    /// The last write of a process that died: nobody was answered.
+    Cut { path: &'a Path, offset: u64 },
     /// Something cannot be read: where and what. Reading goes on behind it where that can be done.
     Damage { path: &'a Path, offset: u64, what: &'a str },
 }
@@ -98,12 +100,16 @@ fn read_segment<E: From<io::Error> + From<SealError>>(
         let [l0, l1, l2, l3, s0, s1, s2, s3] = frame;
         let size = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
         let after = offset + FRAME_HEAD as u64 + size as u64;
+        if size == 0 {
+            // No frame is empty: the file was made longer than what was written, as a power cut leaves it.
+            return found(Found::Cut { path, offset });
+        }
         if size > LONGEST_PAYLOAD || after > end {
             // The last write of a process that died, or a length that was damaged.
             return if size > LONGEST_PAYLOAD {
                 found(Found::Damage { path, offset, what: "a length that cannot be" })
             } else {
-                Ok(())
+                found(Found::Cut { path, offset })
             };
         }
         // Only a place in the segment's frames makes a frame readable, so they are counted from its start.
@@ -119,7 +125,7 @@ fn read_segment<E: From<io::Error> + From<SealError>>(
                     let details = key.as_ref().map(|key| format::details(key, number, clear, sealed)).transpose()?;
                     found(Found::Changes(&changes, details))?;
                 }
-                None if after == end => {}
+                None if after == end => found(Found::Cut { path, offset })?,
                 None => found(Found::Damage { path, offset, what: "a frame whose sum does not match" })?,
             }
         }

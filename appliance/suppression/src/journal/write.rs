@@ -32,6 +32,7 @@ pub(crate) trait Files: Send + 'static {
     fn append(&mut self, file: &mut Self::File, octets: &[u8]) -> io::Result<()>;
     fn sync(&mut self, file: &mut Self::File) -> io::Result<()>;
     fn truncate(&mut self, file: &mut Self::File, length: u64) -> io::Result<()>;
+    fn remove(&mut self, path: &Path) -> io::Result<()>;
 }
 
 /// The real file system.
@@ -59,6 +60,10 @@ impl Files for Disk {
 
     fn truncate(&mut self, file: &mut File, length: u64) -> io::Result<()> {
         file.set_len(length)
+    }
+
+    fn remove(&mut self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
     }
 }
 
@@ -145,9 +150,17 @@ impl<F: Files> Journal<F> {
         let path = self.folder.join(name_of(self.next));
         // Also when this fails: a half-made file has this name now.
         self.next += 1;
-        let failed = |error| WriteError::Disk { path: path.clone(), error };
-        let mut file = self.files.create(&path).map_err(failed)?;
-        self.files.append(&mut file, &head).map_err(failed)?;
+        let made = self.files.create(&path).and_then(|mut file| {
+            self.files.append(&mut file, &head)?;
+            Ok(file)
+        });
+        let file = made.map_err(|error| {
+            // A full disk would otherwise be left with a stub for every try.
+            if self.files.remove(&path).is_ok() {
+                self.next -= 1;
+            }
+            WriteError::Disk { path: path.clone(), error }
+        })?;
         Ok(Segment { file, path, key, length: head.len() as u64, frames: 0 })
     }
 }

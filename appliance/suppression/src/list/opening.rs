@@ -167,8 +167,29 @@ impl CatchUpError {
     }
 }
 
-/// Opens the index and brings it to the end of the journal.
+/// Opens the index and brings it to the end of the journal. sled panics over some kinds of damage, which is damage
+/// like any other here.
 pub(super) fn catch_up(
+    folder: &Path,
+    cache: u64,
+    secret: &Secret,
+    end: Position,
+) -> Result<(Index, Recovered), CatchUpError> {
+    std::panic::catch_unwind(|| catch_up_or_panic(folder, cache, secret, end))
+        .unwrap_or_else(|_| Err(IndexError::Damaged("it is damaged in a way that sled does not survive").into()))
+}
+
+/// Whether the journal has all that lies before a position.
+fn is_in_journal(folder: &Path, position: Position) -> io::Result<bool> {
+    if position.offset == 0 {
+        return Ok(true);
+    }
+    let segments = journal::segments(folder)?;
+    let segment = segments.iter().find(|(number, _)| *number == position.segment);
+    segment.map_or(Ok(false), |(_, path)| Ok(fs::metadata(path)?.len() >= position.offset))
+}
+
+fn catch_up_or_panic(
     folder: &Path,
     cache: u64,
     secret: &Secret,
@@ -179,6 +200,10 @@ pub(super) fn catch_up(
         return Err(CatchUpError::OtherSecret);
     }
     let from = index.position()?;
+    if from > end || !is_in_journal(folder, from)? {
+        // An older journal was put beside it. What it has and the journal has not cannot be proved.
+        return Err(IndexError::Damaged("it is ahead of the journal").into());
+    }
     let mut scopes = Scopes::default();
     for (number, name) in index.scopes()? {
         scopes.insert(number, &name);
@@ -204,6 +229,9 @@ pub(super) fn catch_up(
                     recent.clear();
                     log::info!("suppression: {read} changes of the journal read");
                 }
+            }
+            Found::Cut { path, offset } => {
+                log::info!("suppression: {}: a write was cut short at octet {offset}", path.display());
             }
             Found::Damage { path, offset, what } => {
                 log::error!("suppression: {}: {what} at octet {offset}; reading goes on behind it", path.display());

@@ -282,6 +282,10 @@ impl Files for Failing {
     fn truncate(&mut self, file: &mut File, length: u64) -> io::Result<()> {
         self.disk.lock().truncate(file, length)
     }
+
+    fn remove(&mut self, path: &Path) -> io::Result<()> {
+        self.disk.lock().remove(path)
+    }
 }
 
 #[tokio::test]
@@ -307,6 +311,33 @@ async fn what_cannot_be_made_durable_does_not_hold_and_the_next_change_works() {
         assert!(is_suppressed(&list, &format!("good{number}@example.org"), &stream, None).is_some());
         assert!(is_suppressed(&list, &format!("bad{number}@example.org"), &stream, None).is_none());
     }
+}
+
+#[tokio::test]
+async fn an_index_that_is_ahead_of_an_older_journal_is_made_anew() {
+    let ground = Ground::new();
+    let list = ground.open();
+    list.change(vec![add("old@example.org", "all", Reason::Manual)]).await.unwrap();
+    let older = fs::read(ground.last_segment()).unwrap();
+    let path = ground.last_segment();
+    list.change(vec![add("new@example.org", "all", Reason::Manual)]).await.unwrap();
+    list.flush().await.unwrap();
+    list.close();
+    drop(list);
+    // Somebody puts the backup of the journal back, and not that of the index.
+    fs::write(&path, older).unwrap();
+    let list = ground.open();
+    assert!(ground.list().join("index.damaged-1").exists());
+    assert!(is_suppressed(&list, "old@example.org", "x", None).is_some());
+    list.change(vec![add("later@example.org", "all", Reason::Manual)]).await.unwrap();
+    drop(list);
+    // Killed: nothing was flushed.
+    let mut copy =
+        configuration::Suppression { directory: ground.folder.path().join("copy"), ..ground.settings.clone() };
+    std::process::Command::new("cp").arg("-r").arg(ground.list()).arg(&copy.directory).status().unwrap();
+    copy.cache = ByteSize::mebibytes(1);
+    let list = Suppression::open(&copy).unwrap();
+    assert!(is_suppressed(&list, "later@example.org", "x", None).is_some());
 }
 
 #[tokio::test]

@@ -100,6 +100,18 @@ fn a_bad_line_is_named_and_stops_no_other() {
 }
 
 #[test]
+fn two_odd_quotes_lines_apart_swallow_nothing_and_a_mark_before_the_file_is_no_part_of_it() {
+    let ground = Ground::new();
+    let text = "\u{feff}a@x.example,BOUNCE\n\"open,2\nb@x.example,BOUNCE\nc@x.example,BOUNCE\nfoo\"bar@x.example,BOUNCE\nd@x.example,BOUNCE\n";
+    let (report, refused) = ground.import(text, &options()).unwrap();
+    assert_eq!((report.lines, report.added), (6, 4), "{refused:?}");
+    assert_eq!(refused.iter().map(|line| &line[..2]).collect::<Vec<_>>(), ["2:", "5:"]);
+    for address in ["a@x.example", "b@x.example", "c@x.example", "d@x.example"] {
+        assert!(!ground.held(address).is_empty(), "{address}");
+    }
+}
+
+#[test]
 fn a_file_that_does_not_say_what_it_is_changes_nothing() {
     let ground = Ground::new();
     let error = ground.import("status,reason,email,created\n,,a@x.example,1\n", &options()).unwrap_err().to_string();
