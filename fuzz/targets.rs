@@ -30,7 +30,7 @@ const LONGEST: usize = 32 * 1024;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the name of their folder in `corpus/`.
-pub(crate) const TARGETS: [Target; 8] = [
+pub(crate) const TARGETS: [Target; 9] = [
     ("smtp_server", smtp_server),
     ("smtp_client", smtp_client),
     ("header", message_header),
@@ -39,7 +39,30 @@ pub(crate) const TARGETS: [Target; 8] = [
     ("proxy_header", proxy_header),
     ("feedback", feedback),
     ("suppression_file", suppression_file),
+    ("http_message", http_message),
 ];
+
+/// The JSON of a message. What is taken makes mail that our own doors would take, with each field that the box
+/// writes once, and nothing that the caller smuggled in.
+pub(crate) fn http_message(input: &[u8]) {
+    let Ok(messages) = postkeep_injection::compose_json(&input[..input.len().min(LONGEST)]) else { return };
+    for message in messages {
+        assert_only_crlf(&message);
+        assert!(!message.contains(&0), "mail has no NUL");
+        let length = header::header_length(&message);
+        let mut counts = [0; 4];
+        for field in header::fields(&message[..length]) {
+            let field = field.expect("the header can be read");
+            for (count, name) in counts.iter_mut().zip(["From", "Subject", "Message-ID", "Date"]) {
+                *count += u32::from(field.is(name));
+            }
+            for name in ["Bcc", "Received", "DKIM-Signature", "Return-Path", "X-Postkeep-Stream", "X-Postkeep-Token"] {
+                assert!(!field.is(name), "{name} was smuggled in");
+            }
+        }
+        assert_eq!(counts, [1; 4], "each stands once");
+    }
+}
 
 /// A CSV file of suppressed addresses. Whatever stands in it, each line is an entry or is refused, and good
 /// lines behind it are not lost.

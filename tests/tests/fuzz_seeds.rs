@@ -85,6 +85,11 @@ fn the_seeds_of_suppression_files_keep_its_promises() {
     run("suppression_file");
 }
 
+#[test]
+fn the_seeds_of_messages_by_http_keep_its_promises() {
+    run("http_message");
+}
+
 /// Not a test: `cargo test -p postkeep-tests --test fuzz_seeds -- --ignored` after a change of the format.
 #[test]
 #[ignore = "writes the seeds of spool_segment anew"]
