@@ -322,6 +322,18 @@ impl Daemon {
         run(&mut command)
     }
 
+    /// Entries of the suppression list for an address, `REASON SCOPE` each.
+    ///
+    /// # Panics
+    /// When the daemon does not say.
+    #[track_caller]
+    pub fn suppressions(&self, address: &str) -> Vec<String> {
+        let shown = self.postkeep(&["suppression", "show", address, "--json"]).done().json();
+        let entries = shown["entries"].as_array().expect("entries");
+        let word = |value: &Value| value.as_str().expect("a word").to_owned();
+        entries.iter().map(|entry| format!("{} {}", word(&entry["reason"]), word(&entry["scope"]))).collect()
+    }
+
     /// The end of the log.
     pub fn tail(&self, lines: usize) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();

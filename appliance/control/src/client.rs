@@ -79,9 +79,8 @@ impl Client {
             ("site", &selector.site),
             ("source", &selector.source),
         ];
-        let query: Vec<String> =
-            parts.iter().filter_map(|(key, value)| Some(format!("{key}={}", encode(value.as_deref()?)))).collect();
-        self.ask::<(), _>(Method::GET, &format!("/v1/queue?{}", query.join("&")), None).await
+        let query = query(parts.map(|(key, value)| (key, value.as_deref())));
+        self.ask::<(), _>(Method::GET, &format!("/v1/queue?{query}"), None).await
     }
 
     /// Does something to a part of the queue; with `all` an empty selector may mean the whole of it.
@@ -103,7 +102,7 @@ impl Client {
 
     /// What is known about an address.
     pub async fn suppressions(&self, address: &str) -> Result<SuppressionView, ClientError> {
-        self.ask::<(), _>(Method::GET, &format!("/v1/suppressions?address={}", encode(address)), None).await
+        self.ask::<(), _>(Method::GET, &format!("/v1/suppressions?{}", query([("address", Some(address))])), None).await
     }
 
     /// Puts addresses into the suppression list. On return no delivery to them is under way any more.
@@ -119,13 +118,13 @@ impl Client {
         reason: Option<Reason>,
         actor: &str,
     ) -> Result<Outcome, ClientError> {
-        let mut query = format!("address={}&actor={}", encode(address), encode(actor));
-        if let Some(scope) = scope {
-            query.push_str(&format!("&scope={}", encode(&scope.to_string())));
-        }
-        if let Some(reason) = reason {
-            query.push_str(&format!("&reason={}", reason.as_str()));
-        }
+        let scope = scope.map(ToString::to_string);
+        let query = query([
+            ("address", Some(address)),
+            ("actor", Some(actor)),
+            ("scope", scope.as_deref()),
+            ("reason", reason.map(Reason::as_str)),
+        ]);
         self.ask::<(), _>(Method::DELETE, &format!("/v1/suppressions?{query}"), None).await
     }
 
@@ -253,17 +252,22 @@ pub struct FileOptions {
 
 impl FileOptions {
     fn query(&self) -> String {
-        let parts = [
-            ("format", self.format.clone()),
-            ("reason", self.reason.map(|reason| reason.as_str().to_owned())),
-            ("scope", self.scope.as_ref().map(ToString::to_string)),
-            ("note", self.note.clone()),
-            ("actor", Some(self.actor.clone())),
-        ];
-        let parts: Vec<String> =
-            parts.iter().filter_map(|(key, value)| Some(format!("{key}={}", encode(value.as_deref()?)))).collect();
-        parts.join("&")
+        let scope = self.scope.as_ref().map(ToString::to_string);
+        query([
+            ("format", self.format.as_deref()),
+            ("reason", self.reason.map(Reason::as_str)),
+            ("scope", scope.as_deref()),
+            ("note", self.note.as_deref()),
+            ("actor", Some(&self.actor)),
+        ])
     }
+}
+
+/// A query of those parts that have a value.
+fn query<const N: usize>(parts: [(&str, Option<&str>); N]) -> String {
+    let parts: Vec<String> =
+        parts.iter().filter_map(|(key, value)| Some(format!("{key}={}", encode((*value)?)))).collect();
+    parts.join("&")
 }
 
 /// Percent-encodes what is not plain in a query value.

@@ -8,15 +8,14 @@ use std::cmp::Ordering;
 
 use smallvec::SmallVec;
 
-use crate::change::{Change, Place, ScopeNumber};
-use crate::entry::{Origin, Reason};
+use crate::change::{Change, REST_LENGTH};
 use crate::secret::{KEY_LENGTH, Key};
 
 /// Octets of the key that name the bucket.
 pub(crate) const PREFIX: usize = 2;
 const TAIL: usize = KEY_LENGTH - PREFIX;
 /// Octets of one record.
-pub(crate) const RECORD_LENGTH: usize = TAIL + 4 + 1 + 1 + 4;
+pub(crate) const RECORD_LENGTH: usize = TAIL + REST_LENGTH;
 
 /// Entries of one address; mostly one.
 pub(crate) type Records = SmallVec<[Change; 1]>;
@@ -106,28 +105,15 @@ pub(crate) fn after(mut records: Records, changes: &[Change]) -> Records {
 
 fn encode(change: &Change, out: &mut Vec<u8>) {
     out.extend_from_slice(&change.place.key.0[PREFIX..]);
-    out.extend_from_slice(&change.place.scope.0.to_be_bytes());
-    out.extend_from_slice(&[change.place.reason.code(), change.origin.code()]);
-    out.extend_from_slice(&change.time.to_be_bytes());
+    change.encode_rest(out);
 }
 
 fn decode(bucket: [u8; PREFIX], record: &[u8; RECORD_LENGTH]) -> Option<Change> {
     let (tail, rest) = record.split_first_chunk::<TAIL>()?;
-    let (scope, rest) = rest.split_first_chunk::<4>()?;
-    let ([reason, origin], rest) = rest.split_first_chunk::<2>()?;
     let mut key = [0; KEY_LENGTH];
     key[..PREFIX].copy_from_slice(&bucket);
     key[PREFIX..].copy_from_slice(tail);
-    Some(Change {
-        place: Place {
-            key: Key(key),
-            scope: ScopeNumber(u32::from_be_bytes(*scope)),
-            reason: Reason::from_code(*reason)?,
-        },
-        is_added: true,
-        origin: Origin::from_code(*origin)?,
-        time: u32::from_be_bytes(rest.try_into().ok()?),
-    })
+    Change::decode_rest(Key(key), true, rest)
 }
 
 #[cfg(test)]
@@ -137,6 +123,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::change::{Place, ScopeNumber};
+    use crate::entry::{Origin, Reason};
 
     fn change() -> impl Strategy<Value = Change> {
         (0u8..6, 0u32..3, 0u8..5, any::<bool>(), any::<u32>()).prop_map(|(key, scope, reason, is_added, time)| Change {

@@ -170,18 +170,20 @@ impl<F: Files> Keeper<F> {
         new_scopes: &mut Vec<(ScopeNumber, String)>,
     ) -> Result<(Vec<Described>, Outcome), ChangeError> {
         // First what can fail: a request that is not carried out must leave nothing behind.
-        for (_, step) in &steps {
-            if let Step::Add(addition) = step {
-                self.scope_number(&addition.scope, new_scopes)?;
-            }
-        }
+        let scopes: Vec<ScopeNumber> = steps
+            .iter()
+            .map(|(_, step)| match step {
+                Step::Add(addition) => self.scope_number(&addition.scope, new_scopes),
+                // Looked at when it is known that there is anything to remove.
+                Step::Remove(_) => Ok(ScopeNumber::ALL),
+            })
+            .collect::<Result<_, _>>()?;
         let mut outcome = Outcome::default();
         let mut changes = Vec::with_capacity(steps.len());
         standing.reserve(steps.len());
-        for (key, step) in steps {
+        for ((key, step), scope) in steps.into_iter().zip(scopes) {
             match step {
                 Step::Add(addition) => {
-                    let scope = self.scope_number(&addition.scope, new_scopes)?;
                     let place = Place { key, scope, reason: addition.reason };
                     let records = standing.entry(key).or_default();
                     if records.iter().any(|record| record.place == place) {

@@ -54,15 +54,6 @@ fn complaint(headers: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn reasons(daemon: &Daemon, address: &str) -> Vec<String> {
-    let shown = daemon.postkeep(&["suppression", "show", address, "--json"]).done().json();
-    let entries = shown["entries"].as_array().cloned().unwrap_or_default();
-    entries
-        .iter()
-        .map(|entry| format!("{} {}", entry["reason"].as_str().unwrap(), entry["scope"].as_str().unwrap()))
-        .collect()
-}
-
 #[test]
 fn each_recipient_gets_a_return_path_and_headers_that_only_this_box_can_read() {
     let house = house("");
@@ -116,12 +107,12 @@ fn a_bounce_of_opensmtpd_comes_back_and_suppresses_whom_it_is_about() {
     assert!(received.iter().any(|record| record["message"] == bounced["message"]), "{bounced}");
     let full = house.daemon.wait_record("remote-bounce", LIMIT, |record| record["recipient"] == "full@far.test");
     assert_eq!(full["suppress"], false, "{full}");
-    assert_eq!(reasons(&house.daemon, "gone@far.test"), ["hard-bounce all"]);
-    assert!(reasons(&house.daemon, "full@far.test").is_empty());
+    assert_eq!(house.daemon.suppressions("gone@far.test"), ["hard-bounce all"]);
+    assert!(house.daemon.suppressions("full@far.test").is_empty());
     // Taken in is taken in.
     house.daemon.kill();
     house.daemon.run();
-    assert_eq!(reasons(&house.daemon, "gone@far.test"), ["hard-bounce all"]);
+    assert_eq!(house.daemon.suppressions("gone@far.test"), ["hard-bounce all"]);
 }
 
 #[test]
@@ -132,7 +123,7 @@ fn a_complaint_that_hides_its_recipient_finds_them_and_one_without_a_token_suppr
     let mail = house.there.wait(1, LIMIT).remove(0);
     let token = message::header(&mail.content, "X-Postkeep-Token");
     assert_eq!(report(daemon, "fbl@sender.test", &complaint(&format!("X-Postkeep-Token: {token}\n"))), "250 2.0.0");
-    assert_eq!(reasons(daemon, "ann@there.test"), ["complaint stream:news"]);
+    assert_eq!(daemon.suppressions("ann@there.test"), ["complaint stream:news"]);
     let told = daemon.wait_record("complaint", LIMIT, |record| record["recipient"] == "ann@there.test");
     assert_eq!((&told["class"], &told["suppress"]), (&"abuse".into(), &true.into()), "{told}");
 
@@ -141,11 +132,11 @@ fn a_complaint_that_hides_its_recipient_finds_them_and_one_without_a_token_suppr
     assert_eq!(report(daemon, "fbl@sender.test", forged.as_bytes()), "250 2.0.0");
     let claimed = daemon.wait_record("complaint", LIMIT, |record| record["suppress"] == false);
     assert_eq!(claimed["recipient"], "bob@there.test", "{claimed}");
-    assert!(reasons(daemon, "bob@there.test").is_empty());
+    assert!(daemon.suppressions("bob@there.test").is_empty());
     // With a token of another mail it proves nothing about bob either.
     let mixed = String::from_utf8(complaint(&format!("X-Postkeep-Token: {}x\n", &token[..token.len() - 1]))).unwrap();
     assert_eq!(report(daemon, "fbl@sender.test", mixed.replace("redacted@", "bob@").as_bytes()), "250 2.0.0");
-    assert!(reasons(daemon, "bob@there.test").is_empty());
+    assert!(daemon.suppressions("bob@there.test").is_empty());
 }
 
 #[test]
@@ -171,7 +162,7 @@ fn a_return_path_that_was_not_given_out_takes_nothing_and_answers_of_people_go_t
     let forwarded = office.wait(1, LIMIT).remove(0);
     assert!(message::ends_with(&forwarded.content, &answer), "as it came");
     assert_eq!(forwarded.addresses(), ["people@office.test"]);
-    assert!(reasons(daemon, "ann@there.test").is_empty());
+    assert!(daemon.suppressions("ann@there.test").is_empty());
     // Mail and reports in one transaction are not taken apart by guesswork.
     let mut client = daemon.client();
     let reply = client.submit("a@sender.test", &[&path, "bob@there.test"], &answer).expect("submit");

@@ -40,15 +40,6 @@ fn asked(daemon: &Daemon, recipient: &str) -> String {
     client.command(&format!("RCPT TO:<{recipient}>")).expect("RCPT").codes()
 }
 
-fn reasons(daemon: &Daemon, address: &str) -> Vec<String> {
-    let shown = daemon.postkeep(&["suppression", "show", address, "--json"]).done().json();
-    let entries = shown["entries"].as_array().cloned().unwrap_or_default();
-    entries
-        .iter()
-        .map(|entry| format!("{} {}", entry["reason"].as_str().unwrap(), entry["scope"].as_str().unwrap()))
-        .collect()
-}
-
 /// Entries by reason.
 fn counts(daemon: &Daemon) -> BTreeMap<String, u64> {
     let status = daemon.postkeep(&["suppression", "status", "--json"]).done().json();
@@ -69,7 +60,7 @@ fn an_unknown_user_is_learnt_and_refused_at_the_door_and_blocks_and_full_mailbox
     }
     house.daemon.wait_record("bounced", LIMIT, |record| record["recipient"] == "gone@there.test");
     house.there.wait(1, LIMIT);
-    assert_eq!(reasons(&house.daemon, "Gone@there.test"), ["hard-bounce all"]);
+    assert_eq!(house.daemon.suppressions("Gone@there.test"), ["hard-bounce all"]);
     assert_eq!(asked(&house.daemon, "gone@THERE.test"), "550 5.7.1");
     assert_eq!(asked(&house.daemon, "good@there.test"), "250 2.1.5");
     let refused = house.daemon.wait_record("refused", LIMIT, |record| record["recipient"] == "gone@there.test");
@@ -82,7 +73,7 @@ fn an_unknown_user_is_learnt_and_refused_at_the_door_and_blocks_and_full_mailbox
         ends.iter().filter(|record| matches!(record["event"].as_str(), Some("bounced" | "expired"))).count() >= 2
     });
     for recipient in ["full@there.test", "blocked@there.test"] {
-        assert!(reasons(&house.daemon, recipient).iter().all(|reason| reason == "block all"), "{recipient}");
+        assert!(house.daemon.suppressions(recipient).iter().all(|reason| reason == "block all"), "{recipient}");
         assert_eq!(asked(&house.daemon, recipient), "250 2.1.5", "{recipient}");
     }
     // It is still known after a restart, and until somebody takes it out.
@@ -272,10 +263,10 @@ fn a_file_goes_in_line_by_line_and_what_is_acknowledged_survives_sigkill() {
     }
     let check = |daemon: &Daemon| {
         for address in &known {
-            assert_eq!(reasons(daemon, address), ["manual stream:news"], "{address}");
+            assert_eq!(daemon.suppressions(address), ["manual stream:news"], "{address}");
         }
         for number in [0, 8, 1234, LINES - 1] {
-            assert_eq!(reasons(daemon, &format!("user{number}@list.test")), ["hard-bounce all"]);
+            assert_eq!(daemon.suppressions(&format!("user{number}@list.test")), ["hard-bounce all"]);
         }
         counts(daemon)
     };

@@ -9,8 +9,8 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -100,12 +100,20 @@ pub(crate) struct Shared<G> {
     memory: Arc<Semaphore>,
 }
 
+/// Finds the token of a request.
+type TokenOf = fn(&HeaderMap) -> Option<String>;
+
 /// Before a body is read: whose is it, and is there room for it? Strangers are not listened to.
-async fn guard<G: Gatekeeper>(State(shared): State<Arc<Shared<G>>>, request: Request, next: Next) -> Response {
-    let token = messages::bearer(request.headers()).map(str::to_owned).or_else(|| mailgun::basic(request.headers()));
-    if token.is_none_or(|token| shared.tables.load().access.policy(&token).is_none()) {
+/// The handler behind it is told whose it is.
+async fn guard<G: Gatekeeper>(
+    State((shared, token_of)): State<(Arc<Shared<G>>, TokenOf)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(policy) = token_of(request.headers()).and_then(|token| shared.tables.load().access.policy(&token)) else {
         return Problem::unauthorized().into_response();
-    }
+    };
+    request.extensions_mut().insert(policy);
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     // Said before `100 Continue`, so that a client that waits for that need not send it.
     let largest = shared.tables.load().largest;
@@ -154,11 +162,15 @@ impl<G: Gatekeeper> HttpDoors<G> {
         });
         let (closing, watched) = watch::channel(false);
         let under_way = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-        let router = Router::new()
-            .route("/api/v1/messages", post(messages::post::<G>))
+        let guarded = |routes: Router<Arc<Shared<G>>>, token_of: TokenOf| {
+            routes.route_layer(middleware::from_fn_with_state((Arc::clone(&shared), token_of), guard::<G>))
+        };
+        let own = Router::new().route("/api/v1/messages", post(messages::post::<G>));
+        let mailgun = Router::new()
             .route("/v3/{domain}/messages", post(mailgun::messages::<G>))
-            .route("/v3/{domain}/messages.mime", post(mailgun::mime::<G>))
-            .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::<G>))
+            .route("/v3/{domain}/messages.mime", post(mailgun::mime::<G>));
+        let router = guarded(own, messages::bearer)
+            .merge(guarded(mailgun, mailgun::basic))
             .route(openapi::PATH, get(|| async { axum::Json(openapi::document()) }))
             .fallback(|| async {
                 Problem::new(

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, Form, FromRequest as _, Multipart, Path, Request, State};
+use axum::extract::{ConnectInfo, Extension, Form, FromRequest as _, Multipart, Path, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -17,6 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postkeep_composition::{Style, Values};
 use postkeep_intake::Gatekeeper;
+use postkeep_intake::admission::SenderPolicy;
 use postkeep_smtp::{header, mailbox};
 use serde_json::json;
 
@@ -73,31 +74,31 @@ pub(crate) async fn messages<G: Gatekeeper>(
     State(shared): State<Arc<Shared<G>>>,
     Path(domain): Path<String>,
     ConnectInfo(client): ConnectInfo<Client>,
+    Extension(policy): Extension<Arc<SenderPolicy>>,
     request: Request,
 ) -> Response {
-    answer(shared, domain, client, request, false).await.unwrap_or_else(IntoResponse::into_response)
+    answer(shared, domain, client, policy, request, false).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 pub(crate) async fn mime<G: Gatekeeper>(
     State(shared): State<Arc<Shared<G>>>,
     Path(domain): Path<String>,
     ConnectInfo(client): ConnectInfo<Client>,
+    Extension(policy): Extension<Arc<SenderPolicy>>,
     request: Request,
 ) -> Response {
-    answer(shared, domain, client, request, true).await.unwrap_or_else(IntoResponse::into_response)
+    answer(shared, domain, client, policy, request, true).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn answer<G: Gatekeeper>(
     shared: Arc<Shared<G>>,
     domain: String,
     client: Client,
+    policy: Arc<SenderPolicy>,
     request: Request,
     is_whole: bool,
 ) -> Result<Response, Refusal> {
     let tables = shared.tables.load_full();
-    let policy = basic(request.headers())
-        .and_then(|token| tables.access.policy(&token))
-        .ok_or_else(|| Refusal(StatusCode::UNAUTHORIZED, "Forbidden".to_owned()))?;
     if !policy.allows_domain(&domain.to_ascii_lowercase()) {
         return Err(Refusal(StatusCode::NOT_FOUND, format!("Domain not found: {domain}")));
     }

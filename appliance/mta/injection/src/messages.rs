@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, Query, State};
+use axum::extract::{ConnectInfo, Extension, Query, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -64,12 +64,12 @@ pub(crate) struct Rejected {
 pub(crate) async fn post<G: Gatekeeper>(
     State(shared): State<Arc<Shared<G>>>,
     ConnectInfo(client): ConnectInfo<Client>,
+    Extension(policy): Extension<Arc<SenderPolicy>>,
     Query(query): Query<Vec<(String, String)>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
     let tables = shared.tables.load_full();
-    let policy = bearer(&headers).and_then(|token| tables.access.policy(token)).ok_or_else(Problem::unauthorized)?;
     let once = once(&headers, &policy, &query, &body)?;
     if let Some(once) = once
         && let Some(known) = shared.gatekeeper.known(once)
@@ -328,10 +328,11 @@ impl<G: Gatekeeper> Taker<G> {
     }
 }
 
-pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// The token of `Authorization: Bearer` (RFC 6750).
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
 fn raw_envelope(query: Vec<(String, String)>) -> Result<RawEnvelope, Problem> {

@@ -15,6 +15,7 @@ use postkeep_smtp::reply::Reply;
 
 use self::opening::{NotOpened, Opened};
 use super::Inner;
+use super::feedback::MailTokens;
 use super::host_faults::{CHUNKING_MEMORY, Fault};
 use super::rendering::{self, Rendered};
 use super::settle::{Fate, Journey};
@@ -229,7 +230,8 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
         return Sent::Nothing;
     };
     let started = clock::now();
-    let result = send(engine, &mut opened.connection, batch, &message).await;
+    let tokens = engine.tokens_for(batch, &message);
+    let result = send(engine, &mut opened.connection, batch, &message, tokens.as_ref()).await;
     drop(pass);
     if is_used && !result.alive && result.recipients.iter().all(is_end_of_session) {
         // The host has had enough of this connection, not of this message: another one will do.
@@ -247,7 +249,7 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
     let is_refused = result.recipients.iter().any(|outcome| matches!(outcome, Outcome::Refused { .. }));
     let provider = is_refused.then(|| engine.provider_of(opened.journey.host.as_deref())).flatten();
     // Whoever reports to our own return path does not report to the sender.
-    let speaks_dsn = opened.connection.capabilities().dsn && !engine.has_tokens(batch, &message);
+    let speaks_dsn = opened.connection.capabilities().dsn && tokens.is_none();
     let book = engine.replies.load_full();
     let mut troubles: Vec<Trouble> = Vec::new();
     let mut delivered = false;
@@ -285,7 +287,13 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
     if result.alive { Sent::Alive } else { Sent::Dead }
 }
 
-async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, message: &Message) -> TransactionResult {
+async fn send(
+    engine: &Inner,
+    connection: &mut Connection,
+    batch: &Batch,
+    message: &Message,
+    tokens: Option<&MailTokens>,
+) -> TransactionResult {
     let metadata = &message.metadata;
     let capabilities = connection.capabilities();
     let number = batch.entries.first().map_or(0, |entry| entry.recipient);
@@ -309,8 +317,7 @@ async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, messag
             }
         }
     }
-    let tokens = engine.tokens_for(batch, message);
-    let token_headers = tokens.as_ref().map_or("", |tokens| &tokens.headers);
+    let token_headers = tokens.map_or("", |tokens| &tokens.headers);
     let signer = engine.signer.load();
     let keys = signer.keys_for(&metadata.from_domain, &metadata.stream);
     let mut head = BytesMut::with_capacity(message.prefix.len() + token_headers.len() + 1024);
@@ -349,7 +356,7 @@ async fn send(engine: &Inner, connection: &mut Connection, batch: &Batch, messag
     }
     connection
         .transact(&Transaction {
-            sender: tokens.as_ref().map(|tokens| &tokens.return_path).or(metadata.envelope.sender.as_ref()),
+            sender: tokens.map(|tokens| &tokens.return_path).or(metadata.envelope.sender.as_ref()),
             recipients: &recipients,
             parts: &parts,
             has_dot_lines,

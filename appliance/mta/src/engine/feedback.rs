@@ -42,27 +42,18 @@ struct Belonging<'a> {
 }
 
 impl Inner {
-    /// Whether [`Inner::tokens_for`] gives some.
-    pub(super) fn has_tokens(&self, batch: &Batch, message: &Message) -> bool {
-        let configuration = self.configuration.load();
-        let metadata = &message.metadata;
-        configuration.feedback.is_some()
-            && metadata.envelope.sender.is_some()
-            && batch.entries.len() == 1
-            && configuration.stream(&metadata.stream).verp
-    }
-
     /// The tokens for a batch; `None`: its stream or its sender has none.
     pub(super) fn tokens_for(&self, batch: &Batch, message: &Message) -> Option<MailTokens> {
         let configuration = self.configuration.load();
         let feedback = configuration.feedback.as_ref()?;
         let metadata = &message.metadata;
-        // Reports have the null sender, and nothing may come back to that. And one recipient only, or the token would
-        // be somebody else's.
-        if !self.has_tokens(batch, message) {
+        // Reports have the null sender, and nothing may come back to that.
+        metadata.envelope.sender.as_ref()?;
+        if !configuration.stream(&metadata.stream).verp {
             return None;
         }
-        let entry = batch.entries.first()?;
+        // One recipient, or the token would be somebody else's.
+        let [entry] = batch.entries[..] else { return None };
         let address = &metadata.envelope.recipients.get(usize::from(entry.recipient))?.address;
         let tokens = self.suppression.tokens();
         let local = tokens.return_path(address, message.id.0, entry.recipient);
