@@ -233,6 +233,13 @@ fn resolve_paths(configuration: &mut Configuration, tree: &Node, sources: &Sourc
     resolve(root.key("records").key("directory"), &mut configuration.records.directory);
     resolve(root.key("suppression").key("directory"), &mut configuration.suppression.directory);
     resolve(root.key("control").key("socket"), &mut configuration.control.socket);
+    resolve(root.key("mta-sts").key("directory"), &mut configuration.mta_sts.directory);
+    if let Some(reports) = &mut configuration.tls_reports {
+        resolve(root.key("tls-reports").key("directory"), &mut reports.directory);
+    }
+    if let Some(anchors) = &mut configuration.resolver.trust_anchors {
+        resolve(root.key("resolver").key("trust-anchors"), anchors);
+    }
     if let Some(extra_roots) = &mut configuration.delivery.extra_roots {
         resolve(root.key("delivery").key("extra-roots"), extra_roots);
     }

@@ -4,6 +4,8 @@
 //! Everything has a default except `hostname`, at least one `[[listener]]`,
 //! one `[source.NAME]` and one `[pool.NAME]`.
 
+mod protection;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,6 +13,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use protection::{Dnssec, MtaSts, TlsReports, TlsVersion};
 
 use crate::units::{ByteSize, Duration, Rate};
 
@@ -87,6 +91,12 @@ pub struct Configuration {
     /// Where to ask for names (DNS).
     #[serde(default)]
     pub resolver: Resolver,
+    /// Policies by which domains say that their mail must be protected.
+    #[serde(default)]
+    pub mta_sts: MtaSts,
+    /// Reports to domains about how connections to them were protected; absent: none are sent.
+    #[serde(default)]
+    pub tls_reports: Option<TlsReports>,
     /// The event log: one JSON line for each event.
     #[serde(default)]
     pub records: Records,
@@ -455,6 +465,11 @@ pub struct ProviderOverride {
     pub total: TotalLimits,
     /// TLS to this provider; absent: `[delivery] tls`.
     pub tls: Option<OutboundTls>,
+    /// Lowest version of TLS to this provider; absent: `[delivery] minimum-tls`.
+    pub minimum_tls: Option<TlsVersion>,
+    /// TLS to this provider through OpenSSL with everything that is out of date (TLS 1.0 and 1.1, RSA key exchange, CBC), for
+    /// hosts that know nothing else; better than plain text, and no more than that.
+    pub old_tls: bool,
 }
 
 /// `[backoff]`: when a lane slows down, by how much, and how it recovers.
@@ -635,7 +650,11 @@ pub struct Delivery {
     pub ipv6: bool,
     /// TLS towards receivers.
     pub tls: OutboundTls,
-    /// PEM file with more trusted roots, for `verified`.
+    /// Hold hosts to their TLSA records (DANE, RFC 7672), where DNSSEC vouches for them.
+    pub dane: bool,
+    /// Lowest version of TLS.
+    pub minimum_tls: TlsVersion,
+    /// PEM file with more trusted roots, for `verified` and for MTA-STS.
     #[schemars(extend("x-type" = "path"))]
     pub extra_roots: Option<PathBuf>,
     /// Connections over all lanes, 1 or more.
@@ -664,6 +683,8 @@ impl Default for Delivery {
             port: 25,
             ipv6: true,
             tls: OutboundTls::Opportunistic,
+            dane: true,
+            minimum_tls: TlsVersion::V1_2,
             extra_roots: None,
             connections: 2000,
             idle_timeout: Duration::from_secs(5),
@@ -703,11 +724,23 @@ pub struct Resolver {
     pub attempts: u32,
     /// Answers kept, up to 10 million.
     pub cache_entries: u32,
+    /// Whether answers are validated by their signatures, which DANE needs.
+    pub dnssec: Dnssec,
+    /// File with the DNSKEY records to start from, in the form of zone files; absent: the keys of the root that are built in.
+    #[schemars(extend("x-type" = "path"))]
+    pub trust_anchors: Option<PathBuf>,
 }
 
 impl Default for Resolver {
     fn default() -> Self {
-        Self { servers: Vec::new(), timeout: Duration::from_secs(5), attempts: 2, cache_entries: 100_000 }
+        Self {
+            servers: Vec::new(),
+            timeout: Duration::from_secs(5),
+            attempts: 2,
+            cache_entries: 100_000,
+            dnssec: Dnssec::Auto,
+            trust_anchors: None,
+        }
     }
 }
 

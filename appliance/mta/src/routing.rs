@@ -5,19 +5,22 @@
 //! A [`Resolver`] answers from hickory-resolver's cache where it can. What it
 //! returns is data; when to ask again is in it.
 
+mod names;
+
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::rr::{Name, RData, Record};
+use hickory_resolver::net::NetError;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use postkeep_configuration::{Configuration, DomainPattern};
+use postkeep_dane::Tlsa;
 use postkeep_smtp::reply::Reply;
 use thiserror::Error;
+
+pub use self::names::ResolverError;
+use self::names::{Found, Names};
 
 /// A route is asked for again after this long at most, whatever its TTL says.
 const LONGEST_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -44,6 +47,8 @@ pub struct Route {
     pub hosts: Vec<Host>,
     /// Set by a `[[route]]` or an administrator, not by DNS.
     pub fixed: bool,
+    /// DNSSEC vouches for the hosts.
+    pub secure: bool,
     /// Ask again after this.
     pub valid_until: Instant,
 }
@@ -59,10 +64,30 @@ pub enum RouteError {
     Temporary(String),
 }
 
+/// The addresses of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// In the order in which to try them.
+    pub addresses: Vec<IpAddr>,
+    /// DNSSEC vouches for them.
+    pub secure: bool,
+    /// The host's name at the end of aliases, when DNSSEC vouches for those.
+    alias: Option<Box<str>>,
+}
+
+/// The TLSA records of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsaSet {
+    /// One at least.
+    pub records: Vec<Tlsa>,
+    /// The TLSA base domain: the name that they stand at, less port and protocol (RFC 7672 §2.2.2).
+    pub base: Box<str>,
+}
+
 /// Asks the DNS.
 #[derive(Clone)]
 pub struct Resolver {
-    inner: TokioResolver,
+    names: Arc<Names>,
     ipv6: bool,
     own: Arc<OwnNames>,
 }
@@ -92,25 +117,10 @@ impl Resolver {
     /// A resolver as `[resolver]` says.
     ///
     /// # Errors
-    /// `/etc/resolv.conf` cannot be read, or the resolver refuses its settings.
-    pub fn new(configuration: &Configuration) -> Result<Self, NetError> {
-        let settings = &configuration.resolver;
-        let mut builder = if settings.servers.is_empty() {
-            TokioResolver::builder_tokio()?
-        } else {
-            let servers = settings.servers.iter().map(|address| name_server(*address)).collect();
-            TokioResolver::builder_with_config(
-                ResolverConfig::from_name_servers(servers),
-                TokioRuntimeProvider::default(),
-            )
-        };
-        let options: &mut ResolverOpts = builder.options_mut();
-        options.timeout = settings.timeout.as_std();
-        options.attempts = settings.attempts as usize;
-        options.cache_size = settings.cache_entries.into();
-        options.edns0 = true;
+    /// `/etc/resolv.conf` or the trust anchors cannot be read, or the resolver refuses its settings.
+    pub fn new(configuration: &Configuration) -> Result<Self, ResolverError> {
         Ok(Self {
-            inner: builder.build()?,
+            names: Arc::new(Names::new(configuration)?),
             ipv6: configuration.delivery.ipv6,
             own: Arc::new(OwnNames::new(configuration)),
         })
@@ -123,53 +133,50 @@ impl Resolver {
     pub async fn route(&self, domain: &str) -> Result<Route, RouteError> {
         if let Some(address) = literal(domain) {
             let host = Host { name: address.to_string().into(), preference: 0, port: None };
-            return Ok(Route { hosts: vec![host], fixed: false, valid_until: Instant::now() + LONGEST_LIFE });
+            let valid_until = Instant::now() + LONGEST_LIFE;
+            return Ok(Route { hosts: vec![host], fixed: false, secure: false, valid_until });
         }
         let name = absolute(domain)
             .map_err(|_| RouteError::Permanent(Reply::new(550, (5, 1, 2), format!("{domain} is not a domain name"))))?;
-        match self.inner.mx_lookup(name).await {
-            Ok(answer) => {
-                let mut hosts: Vec<Host> = answer
-                    .answers()
-                    .iter()
-                    .filter_map(|record| match &record.data {
-                        RData::MX(mx) => {
-                            Some(Host { name: host_name(&mx.exchange), preference: mx.preference, port: None })
-                        }
-                        _ => None,
-                    })
-                    .collect();
-                if hosts.is_empty() {
-                    return self.implicit(domain).await;
-                }
-                // RFC 7505: a null MX stands alone. Beside others it is a mistake, and the others count.
-                hosts.retain(|host| !host.name.is_empty());
-                if hosts.is_empty() {
-                    return Err(RouteError::Permanent(Reply::new(
-                        556,
-                        (5, 1, 10),
-                        format!("{domain} does not accept mail (null MX)"),
-                    )));
-                }
-                hosts.sort_by(|a, b| (a.preference, &a.name).cmp(&(b.preference, &b.name)));
-                hosts.dedup_by(|a, b| a.name == b.name);
-                self.cut_loop(domain, &mut hosts)?;
-                hosts.truncate(MOST_HOSTS);
-                Ok(Route { hosts, fixed: false, valid_until: life(answer.valid_until()) })
-            }
-            Err(error) if error.is_nx_domain() => Err(no_such_domain(domain)),
-            Err(error) if no_data(&error) => self.implicit(domain).await,
-            Err(error) => Err(RouteError::Temporary(format!("looking up MX of {domain}: {error}"))),
+        let answer = self
+            .names
+            .ask(name, RecordType::MX)
+            .await
+            .map_err(|error| RouteError::Temporary(format!("looking up MX of {domain}: {error}")))?;
+        if answer.no_such_name {
+            return Err(no_such_domain(domain));
         }
+        let mut hosts: Vec<Host> = answer
+            .records
+            .iter()
+            .filter_map(|record| match &record.data {
+                RData::MX(mx) => Some(Host { name: host_name(&mx.exchange), preference: mx.preference, port: None }),
+                _ => None,
+            })
+            .collect();
+        if hosts.is_empty() {
+            return self.implicit(domain, answer.secure).await;
+        }
+        // RFC 7505: a null MX stands alone. Beside others it is a mistake, and the others count.
+        hosts.retain(|host| !host.name.is_empty());
+        if hosts.is_empty() {
+            let text = format!("{domain} does not accept mail (null MX)");
+            return Err(RouteError::Permanent(Reply::new(556, (5, 1, 10), text)));
+        }
+        hosts.sort_by(|a, b| (a.preference, &a.name).cmp(&(b.preference, &b.name)));
+        hosts.dedup_by(|a, b| a.name == b.name);
+        self.cut_loop(domain, &mut hosts)?;
+        hosts.truncate(MOST_HOSTS);
+        Ok(Route { hosts, fixed: false, secure: answer.secure, valid_until: life(answer.valid_until) })
     }
 
-    /// The addresses of a host, in the order in which to try them.
+    /// The addresses of a host.
     ///
     /// # Errors
     /// Permanent when the host has none, temporary when DNS fails.
-    pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, RouteError> {
+    pub async fn addresses(&self, host: &str) -> Result<Addresses, RouteError> {
         if let Ok(address) = host.parse::<IpAddr>() {
-            return Ok(vec![address]);
+            return Ok(Addresses { addresses: vec![address], secure: false, alias: None });
         }
         let name = absolute(host)
             .map_err(|_| RouteError::Permanent(Reply::new(550, (5, 4, 4), format!("{host} is not a host name"))))?;
@@ -177,25 +184,78 @@ impl Resolver {
         let (v6, v4) = tokio::join!(
             async {
                 match self.ipv6 {
-                    true => {
-                        found(self.inner.ipv6_lookup(name.clone()).await.map(|answer| addresses_in(answer.answers())))
-                    }
-                    false => Ok(Vec::new()),
+                    true => Some(self.names.ask(name.clone(), RecordType::AAAA).await),
+                    false => None,
                 }
             },
-            async { found(self.inner.ipv4_lookup(name.clone()).await.map(|answer| addresses_in(answer.answers()))) },
+            self.names.ask(name.clone(), RecordType::A),
         );
-        match (v6, v4) {
-            (Ok(v6), Ok(v4)) if v6.is_empty() && v4.is_empty() => {
-                Err(RouteError::Permanent(Reply::new(550, (5, 4, 4), format!("host {host} has no address"))))
-            }
-            (Ok(v6), Ok(v4)) => Ok(alternating(v6, v4)),
+        let v6 = v6.unwrap_or_else(|| Ok(nothing()));
+        let failed = |error: &NetError| RouteError::Temporary(format!("looking up the addresses of {host}: {error}"));
+        let found = match (v6, v4) {
+            (Ok(v6), Ok(v4)) => [v6, v4],
             // Half an answer is good enough to try, and nothing to give up on.
-            (Ok(some), Err(_)) | (Err(_), Ok(some)) if !some.is_empty() => Ok(some),
-            (_, Err(error)) | (Err(error), _) => {
-                Err(RouteError::Temporary(format!("looking up the addresses of {host}: {error}")))
+            (Ok(some), Err(_)) | (Err(_), Ok(some)) if !some.records.is_empty() => [some, nothing()],
+            (_, Err(error)) | (Err(error), _) => return Err(failed(&error)),
+        };
+        let with_records = || found.iter().filter(|found| !found.records.is_empty());
+        if with_records().next().is_none() {
+            return Err(RouteError::Permanent(Reply::new(550, (5, 4, 4), format!("host {host} has no address"))));
+        }
+        let secure = with_records().all(|found| found.secure);
+        let alias = with_records().find_map(|found| found.alias.as_ref()).filter(|_| secure).map(host_name);
+        let [first, second] = &found;
+        Ok(Addresses {
+            addresses: alternating(addresses_in(&first.records), addresses_in(&second.records)),
+            secure,
+            alias,
+        })
+    }
+
+    /// The TLSA records by which a host that DNSSEC vouches for can be told from an impostor; `None`: it has none
+    /// (RFC 7672 §2.2).
+    ///
+    /// # Errors
+    /// The answer cannot be had or believed: nothing may be sent there now, or an attacker could switch DANE off.
+    pub async fn tlsa(&self, host: &str, port: u16, addresses: &Addresses) -> Result<Option<TlsaSet>, String> {
+        if !addresses.secure {
+            return Ok(None);
+        }
+        for base in addresses.alias.as_deref().into_iter().chain([host]) {
+            let Ok(name) = absolute(&format!("_{port}._tcp.{base}")) else { continue };
+            let answer = self
+                .names
+                .ask(name, RecordType::TLSA)
+                .await
+                .map_err(|error| format!("looking up the TLSA records of {base}: {error}"))?;
+            let records: Vec<Tlsa> = answer
+                .records
+                .iter()
+                .filter_map(|record| match &record.data {
+                    RData::TLSA(tlsa) => Some(Tlsa {
+                        usage: tlsa.cert_usage.into(),
+                        selector: tlsa.selector.into(),
+                        matching: tlsa.matching.into(),
+                        data: tlsa.cert_data.as_slice().into(),
+                    }),
+                    _ => None,
+                })
+                .collect();
+            if answer.secure && !records.is_empty() {
+                return Ok(Some(TlsaSet { records, base: base.into() }));
             }
         }
+        Ok(None)
+    }
+
+    /// The TXT records at a name, each in one piece; none when there are none.
+    ///
+    /// # Errors
+    /// DNS fails; in words.
+    pub async fn texts(&self, name: &str) -> Result<Vec<Vec<u8>>, String> {
+        let name = absolute(name).map_err(|error| error.to_string())?;
+        let answer = self.names.ask(name, RecordType::TXT).await.map_err(|error| error.to_string())?;
+        Ok(names::texts(&answer.records))
     }
 
     /// Whether an address is this box itself, or one where no mail server of somebody else can be. For a box
@@ -226,11 +286,12 @@ impl Resolver {
     }
 
     /// No MX: the domain itself is the host, if it has an address (RFC 5321 §5.1).
-    async fn implicit(&self, domain: &str) -> Result<Route, RouteError> {
+    async fn implicit(&self, domain: &str, secure: bool) -> Result<Route, RouteError> {
         match self.addresses(domain).await {
             Ok(_) => {
                 let host = Host { name: domain.into(), preference: 0, port: None };
-                Ok(Route { hosts: vec![host], fixed: false, valid_until: Instant::now() + SHORTEST_LIFE * 10 })
+                let valid_until = Instant::now() + SHORTEST_LIFE * 10;
+                Ok(Route { hosts: vec![host], fixed: false, secure, valid_until })
             }
             Err(RouteError::Permanent(_)) => Err(RouteError::Permanent(Reply::new(
                 550,
@@ -259,7 +320,7 @@ pub fn configured_route(configuration: &Configuration, domain: &str) -> Option<R
 pub fn fixed_route(hosts: &[String]) -> Option<Route> {
     let hosts: Vec<Host> =
         hosts.iter().enumerate().filter_map(|(place, host)| fixed_host(host, place as u16)).collect();
-    (!hosts.is_empty()).then(|| Route { hosts, fixed: true, valid_until: Instant::now() + LONGEST_LIFE })
+    (!hosts.is_empty()).then(|| Route { hosts, fixed: true, secure: false, valid_until: Instant::now() + LONGEST_LIFE })
 }
 
 fn fixed_host(text: &str, preference: u16) -> Option<Host> {
@@ -294,12 +355,9 @@ impl Route {
     }
 }
 
-/// What an address look-up found: nothing, when the name or the kind of record does not exist.
-fn found(answer: Result<Vec<IpAddr>, NetError>) -> Result<Vec<IpAddr>, NetError> {
-    match answer {
-        Err(error) if error.is_nx_domain() || no_data(&error) => Ok(Vec::new()),
-        other => other,
-    }
+/// An answer without records.
+fn nothing() -> Found {
+    Found { records: Vec::new(), secure: false, alias: None, valid_until: None, no_such_name: false }
 }
 
 fn addresses_in(records: &[Record]) -> Vec<IpAddr> {
@@ -326,19 +384,6 @@ fn alternating(v6: Vec<IpAddr>, v4: Vec<IpAddr>) -> Vec<IpAddr> {
     }
 }
 
-fn name_server(address: SocketAddr) -> NameServerConfig {
-    let mut server = NameServerConfig::udp_and_tcp(address.ip());
-    for connection in &mut server.connections {
-        let connection: &mut ConnectionConfig = connection;
-        connection.port = address.port();
-    }
-    server
-}
-
-fn no_data(error: &NetError) -> bool {
-    error.is_no_records_found() || matches!(error, NetError::Dns(DnsError::Nsec { .. }))
-}
-
 fn no_such_domain(domain: &str) -> RouteError {
     RouteError::Permanent(Reply::new(550, (5, 1, 2), format!("domain {domain} does not exist")))
 }
@@ -361,9 +406,9 @@ fn literal(domain: &str) -> Option<IpAddr> {
     }
 }
 
-fn life(until: Instant) -> Instant {
+fn life(until: Option<Instant>) -> Instant {
     let now = Instant::now();
-    until.clamp(now + SHORTEST_LIFE, now + LONGEST_LIFE)
+    until.unwrap_or(now).clamp(now + SHORTEST_LIFE, now + LONGEST_LIFE)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub(super) fn check(configuration: &Configuration, report: &mut Report) {
     backoff(configuration, report);
     delivery(configuration, report);
     resolver(configuration, report);
+    protection(configuration, report);
     suppression(configuration, report);
     feedback(configuration, report);
     records(configuration, report);
@@ -112,6 +113,59 @@ fn resolver(configuration: &Configuration, report: &mut Report) {
     report.within(path.key("timeout"), resolver.timeout, Duration::from_millis(50), Duration::from_secs(60));
     report.within(path.key("attempts"), resolver.attempts, 0, 10);
     report.within(path.key("cache-entries"), resolver.cache_entries, 0, 10_000_000);
+}
+
+fn protection(configuration: &Configuration, report: &mut Report) {
+    let (sts, path) = (&configuration.mta_sts, KeyPath::root().key("mta-sts"));
+    if sts.directory.as_os_str().is_empty() {
+        report.error(
+            path.key("directory"),
+            "the folder has no name",
+            "write directory = \"/var/lib/postkeep/mta-sts\"",
+        );
+    }
+    if sts.port == 0 {
+        report.error(path.key("port"), "port 0 is no port", "write 443");
+    }
+    report.within(path.key("timeout"), sts.timeout, Duration::from_secs(1), Duration::from_secs(300));
+    let Some(reports) = &configuration.tls_reports else { return };
+    let path = KeyPath::root().key("tls-reports");
+    for (key, address) in [("from", Some(&reports.from)), ("contact", reports.contact.as_ref())] {
+        let Some(address) = address else { continue };
+        let domain = address.rsplit_once('@').filter(|(local, _)| !local.is_empty()).map(|(_, domain)| domain);
+        if domain.is_none_or(|domain| domain_complaint(domain).is_some()) {
+            report.error(
+                path.key(key),
+                format!("{} is not an address", shown(address)),
+                "write one such as \"tls-reports@example.com\"",
+            );
+        }
+    }
+    if reports.organization.trim().is_empty() || reports.organization.len() > 200 {
+        report.error(path.key("organization"), "an organisation has a name of 1 to 200 octets", "write its name");
+    }
+    if let Some(stream) = &reports.stream
+        && stream != "default"
+        && !configuration.stream.contains_key(stream)
+    {
+        report.error(
+            path.key("stream"),
+            format!("there is no stream {}", shown(stream)),
+            "name one of the [stream.NAME] tables, or leave it out",
+        );
+    }
+    let domain = reports.from.rsplit_once('@').map_or("", |(_, domain)| domain);
+    let signs = |key: &str| {
+        domain.eq_ignore_ascii_case(key)
+            || domain.to_ascii_lowercase().ends_with(&format!(".{}", key.to_ascii_lowercase()))
+    };
+    if !configuration.dkim.iter().any(|key| signs(&key.domain)) {
+        report.warn(
+            path.key("from"),
+            format!("no [[dkim]] key signs for {}; receivers pass over reports without a signature", shown(domain)),
+            "add a key, or send from a domain that has one",
+        );
+    }
 }
 
 fn suppression(configuration: &Configuration, report: &mut Report) {

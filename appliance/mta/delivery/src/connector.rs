@@ -3,10 +3,12 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
-use postkeep_configuration::{Delivery, OutboundTls};
+use postkeep_configuration::{Delivery, OutboundTls, TlsVersion};
+use postkeep_dane::Tlsa;
 use postkeep_smtp::capabilities::Capabilities;
 use postkeep_smtp::client::Stage;
 use postkeep_smtp::reply::Reply;
@@ -66,6 +68,34 @@ impl Timeouts {
     }
 }
 
+/// The TLSA records that a host is held to (DANE).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promise {
+    /// One at least.
+    pub records: Vec<Tlsa>,
+    /// Names that a certificate of an authority among them may have: the TLSA base domain, then the domain of the mail.
+    pub names: Vec<Box<str>>,
+}
+
+/// What is wrong with a host's TLS, as reports tell it apart (RFC 8460 §4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFault {
+    /// It does not offer STARTTLS, or refuses it.
+    NotOffered,
+    /// The handshake failed.
+    Handshake,
+    /// The certificate is for other names.
+    HostMismatch,
+    /// A certificate is out of date.
+    Expired,
+    /// No authority that is known vouches for it.
+    NotTrusted,
+    /// It matches none of the TLSA records.
+    TlsaMismatch,
+    /// Something else about the certificate.
+    Other,
+}
+
 /// Where to connect to, from where, and how.
 #[derive(Debug, Clone)]
 pub struct Target {
@@ -81,6 +111,12 @@ pub struct Target {
     pub ehlo: String,
     /// Whether and how to use TLS. `None` also after an opportunistic handshake failed.
     pub tls: OutboundTls,
+    /// Lowest version of TLS.
+    pub minimum: TlsVersion,
+    /// Use OpenSSL with everything that is out of date.
+    pub old_tls: bool,
+    /// The host's TLSA records; with them TLS is needed, whatever `tls` says.
+    pub tlsa: Option<Arc<Promise>>,
     /// Bounds on every wait.
     pub timeouts: Timeouts,
 }
@@ -99,15 +135,22 @@ pub struct OpenError {
     /// [`Target::tls`] set to [`OutboundTls::None`], may do. It is left to the caller, because
     /// it counts as a connection against the limits of the lane.
     pub plain_text_may_do: bool,
+    /// What is wrong with the host's TLS, if that is it.
+    pub fault: Option<TlsFault>,
 }
 
 impl OpenError {
     fn new(stage: Stage, detail: String) -> Self {
-        Self { stage, reply: None, detail, plain_text_may_do: false }
+        Self { stage, reply: None, detail, plain_text_may_do: false, fault: None }
     }
 
     fn refused(stage: Stage, what: &str, reply: Reply) -> Self {
-        Self { stage, detail: format!("{what}: {reply}"), reply: Some(reply), plain_text_may_do: false }
+        let detail = format!("{what}: {reply}");
+        Self { stage, detail, reply: Some(reply), plain_text_may_do: false, fault: None }
+    }
+
+    fn with(self, fault: TlsFault) -> Self {
+        Self { fault: Some(fault), ..self }
     }
 }
 
@@ -150,13 +193,13 @@ impl Connector {
             return Err(OpenError::refused(Stage::Greeting, "the host does not want the connection", greeting));
         }
         let capabilities = greet(&mut wire, target).await?;
-        let insist = matches!(target.tls, OutboundTls::Required | OutboundTls::Verified);
+        let insist = target.tlsa.is_some() || matches!(target.tls, OutboundTls::Required | OutboundTls::Verified);
         let connection = match target.tls {
-            OutboundTls::None => Connection::new(wire, target, capabilities),
+            OutboundTls::None if !insist => Connection::new(wire, target, capabilities),
             _ if capabilities.starttls => self.start_tls(wire, target, capabilities, insist).await?,
             _ if insist => {
                 let detail = "the host does not offer STARTTLS and TLS is required".to_owned();
-                return Err(OpenError::new(Stage::Tls, detail));
+                return Err(OpenError::new(Stage::Tls, detail).with(TlsFault::NotOffered));
             }
             _ => Connection::new(wire, target, capabilities),
         };
@@ -171,14 +214,19 @@ impl Connector {
         insist: bool,
     ) -> Result<Connection, OpenError> {
         let wait = target.timeouts.data;
-        let failed = |detail| OpenError { plain_text_may_do: !insist, ..OpenError::new(Stage::Tls, detail) };
-        let reply = wire.ask(b"STARTTLS\r\n", &target.timeouts, wait).await.map_err(failed)?;
+        let failed =
+            |detail, fault| OpenError { plain_text_may_do: !insist, ..OpenError::new(Stage::Tls, detail) }.with(fault);
+        let reply = wire
+            .ask(b"STARTTLS\r\n", &target.timeouts, wait)
+            .await
+            .map_err(|detail| failed(detail, TlsFault::NotOffered))?;
         if reply.code == 421 {
             return Err(OpenError::refused(Stage::Tls, "the host closed the connection at STARTTLS", reply));
         }
         if !reply.is_positive() {
             if insist {
-                return Err(OpenError::refused(Stage::Tls, "the host refused STARTTLS and TLS is required", reply));
+                let what = "the host refused STARTTLS and TLS is required";
+                return Err(OpenError::refused(Stage::Tls, what, reply).with(TlsFault::NotOffered));
             }
             let mut connection = Connection::new(wire, target, capabilities);
             connection.tls_failure = Some(format!("the host refused STARTTLS: {reply}"));
@@ -195,10 +243,10 @@ impl Connector {
         let verified = target.tls == OutboundTls::Verified;
         let (stream, result) = match timeout(wait, self.tls.connect(stream, target, verified)).await {
             Ok(Ok(connected)) => connected,
-            Ok(Err(detail)) => return Err(failed(detail)),
-            Err(_) => return Err(failed(format!("no TLS handshake within {wait:?}"))),
+            Ok(Err(refused)) => return Err(failed(refused.detail, refused.fault)),
+            Err(_) => return Err(failed(format!("no TLS handshake within {wait:?}"), TlsFault::Handshake)),
         };
-        let mut wire = Wire::new(Stream::Tls(stream));
+        let mut wire = Wire::new(stream);
         // What was said before TLS may have been forged and is forgotten.
         let capabilities = greet(&mut wire, target).await?;
         let mut connection = Connection::new(wire, target, capabilities);

@@ -10,12 +10,14 @@ mod alarm;
 mod connection;
 mod connector;
 mod content;
+mod old_tls;
 mod stream;
 mod tls;
 mod wire;
 
 pub use connection::{Connection, IdleEnd, Transaction, TransactionResult};
-pub use connector::{Connector, ConnectorError, OpenError, Target, Timeouts};
+pub use connector::{Connector, ConnectorError, OpenError, Promise, Target, Timeouts, TlsFault};
+pub use postkeep_dane::{Match, Tlsa};
 pub use postkeep_smtp::capabilities::Capabilities;
 pub use postkeep_smtp::client::{Outcome, Stage};
 pub use tls::TlsResult;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_openssl::SslStream;
 use tokio_rustls::client::TlsStream;
 
 /// Room for replies that is kept ready.
@@ -17,6 +18,7 @@ const READ_SIZE: usize = 4096;
 pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    OldTls(Box<SslStream<TcpStream>>),
 }
 
 /// What one turn of reading and writing brought.
@@ -37,7 +39,7 @@ pub(crate) enum Event {
 impl Stream {
     /// Whether written octets may still wait in this process.
     pub(crate) fn holds_back(&self) -> bool {
-        matches!(self, Self::Tls(_))
+        matches!(self, Self::Tls(_) | Self::OldTls(_))
     }
 
     /// Reads what is there, else writes what the peer takes, else waits for either.
@@ -64,6 +66,7 @@ impl Stream {
             let flushed = match self {
                 Self::Plain(_) => Poll::Ready(Ok(())),
                 Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+                Self::OldTls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
             };
             match flushed {
                 Poll::Ready(Ok(())) => return Poll::Ready(Event::Wrote(0)),
@@ -94,6 +97,7 @@ impl Stream {
         let socket = match &*self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
+            Self::OldTls(stream) => stream.get_ref(),
         };
         // What was said to the end is sent to the end; all else ends with a reset (see the connector).
         let _ = socket2::SockRef::from(socket).set_linger(None);
@@ -101,6 +105,7 @@ impl Stream {
         let _ = match self {
             Self::Plain(stream) => stream.shutdown().await,
             Self::Tls(stream) => stream.shutdown().await,
+            Self::OldTls(stream) => stream.shutdown().await,
         };
     }
 
@@ -111,6 +116,7 @@ impl Stream {
         let read = match self {
             Self::Plain(stream) => pin!(stream.read_buf(buffer)).poll(cx),
             Self::Tls(stream) => pin!(stream.read_buf(buffer)).poll(cx),
+            Self::OldTls(stream) => pin!(stream.read_buf(buffer)).poll(cx),
         };
         read.map(|result| match result {
             Ok(0) => Event::Closed,
@@ -123,6 +129,7 @@ impl Stream {
         match self {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, slices),
+            Self::OldTls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, slices),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postkeep_configuration::{Delivery, OutboundTls};
+use postkeep_configuration::{Delivery, OutboundTls, TlsVersion};
 use postkeep_delivery::{Connection, Connector, OpenError, Outcome, Target, Timeouts, Transaction};
 use postkeep_smtp::address::Address;
 use postkeep_smtp::envelope::Recipient;
@@ -161,6 +161,9 @@ pub(crate) fn target(address: SocketAddr) -> Target {
         freebind: false,
         ehlo: "client.example".to_owned(),
         tls: OutboundTls::Opportunistic,
+        minimum: TlsVersion::V1_2,
+        old_tls: false,
+        tlsa: None,
         timeouts: Timeouts::from(&Delivery::default()),
     }
 }

@@ -50,6 +50,7 @@ impl House {
             let route = Route {
                 hosts: vec![Host { name: format!("mx.{site}").into(), preference: 0, port: None }],
                 fixed: false,
+                secure: false,
                 valid_until: Instant::now() + Duration::from_secs(3600),
             };
             self.state.bind(domain, &site.into(), None, Arc::new(route), self.now, &mut work);
@@ -139,7 +140,12 @@ fn a_paused_stream_does_not_stand_in_the_way_of_others_and_comes_back_when_it_is
     house.state.gained(ready, house.now, &mut work);
     for domain in std::mem::take(&mut work.domains) {
         let name = house.state.domain_name(domain);
-        let route = Route { hosts: Vec::new(), fixed: false, valid_until: Instant::now() + Duration::from_secs(9) };
+        let route = Route {
+            hosts: Vec::new(),
+            fixed: false,
+            secure: false,
+            valid_until: Instant::now() + Duration::from_secs(9),
+        };
         house.state.bind(domain, &"google".into(), None, Arc::new(route), house.now, &mut work);
         assert!(name.ends_with(".example"));
     }
@@ -182,6 +188,7 @@ fn mail_that_is_put_back_after_its_route_was_forgotten_asks_for_it_again() {
     let route = Route {
         hosts: vec![Host { name: "mx.new".into(), preference: 0, port: None }],
         fixed: false,
+        secure: false,
         valid_until: Instant::now() + Duration::from_secs(60),
     };
     house.state.bind(domains[0], &"new".into(), None, Arc::new(route), house.now, &mut work);

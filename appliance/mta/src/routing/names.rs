@@ -1,0 +1,231 @@
+//! Questions to the DNS, validated by DNSSEC where the servers pass signatures on.
+//!
+//! With `dnssec = "auto"` the first question is for the root's own keys: if its answer can be validated, every answer is
+//! validated from then on, and what cannot be is no answer. Whoever forges answers later can delay mail, not redirect it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Instant;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use postkeep_configuration::{Configuration, Dnssec};
+use tokio::sync::Mutex;
+
+use crate::clock;
+
+/// After the root's keys could not be validated, they are asked for again no sooner, in microseconds.
+const PROBE_PAUSE: u64 = 300 * 1_000_000;
+
+/// Asks.
+pub(super) struct Names {
+    plain: TokioResolver,
+    validating: Option<TokioResolver>,
+    probe: Probe,
+    mode: Dnssec,
+}
+
+/// What is known of the servers, for `auto`.
+#[derive(Default)]
+struct Probe {
+    verdict: AtomicU8,
+    again: AtomicU64,
+    asking: Mutex<()>,
+}
+
+const VALIDATES: u8 = 1;
+const DOES_NOT: u8 = 2;
+
+/// An answer.
+pub(super) struct Found {
+    /// The records of the kind that was asked for; none: there are none.
+    pub(super) records: Vec<Record>,
+    /// DNSSEC vouches for all of it, also that there is nothing.
+    pub(super) secure: bool,
+    /// The name at the end of aliases, if it is another one.
+    pub(super) alias: Option<Name>,
+    /// When to ask again.
+    pub(super) valid_until: Option<Instant>,
+    /// The name does not exist.
+    pub(super) no_such_name: bool,
+}
+
+/// Why the resolver cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolverError {
+    /// `/etc/resolv.conf`, or the settings.
+    #[error("{0}")]
+    Settings(#[from] NetError),
+    /// `trust-anchors`.
+    #[error("cannot read trust anchors from {path}: {why}; give DNSKEY records as zone files have them")]
+    TrustAnchors {
+        /// As configured.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Names {
+    pub(super) fn new(configuration: &Configuration) -> Result<Self, ResolverError> {
+        let settings = &configuration.resolver;
+        let mode = settings.dnssec;
+        let validating = match mode {
+            Dnssec::Off => None,
+            Dnssec::Auto | Dnssec::Required => {
+                let anchors = settings.trust_anchors.as_deref().map(read_anchors).transpose()?.unwrap_or_default();
+                Some(build(configuration, Some(Arc::new(anchors)))?)
+            }
+        };
+        Ok(Self { plain: build(configuration, None)?, validating, probe: Probe::default(), mode })
+    }
+
+    /// Whether answers are validated.
+    pub(super) async fn validates(&self) -> bool {
+        match self.mode {
+            Dnssec::Off => false,
+            Dnssec::Required => true,
+            Dnssec::Auto => self.probed().await,
+        }
+    }
+
+    async fn probed(&self) -> bool {
+        let known = || match self.probe.verdict.load(Ordering::Relaxed) {
+            VALIDATES => Some(true),
+            DOES_NOT if clock::now() < self.probe.again.load(Ordering::Relaxed) => Some(false),
+            _ => None,
+        };
+        if let Some(known) = known() {
+            return known;
+        }
+        // One asks, the others wait for what it finds.
+        let _asking = self.probe.asking.lock().await;
+        if let Some(known) = known() {
+            return known;
+        }
+        let Some(validating) = &self.validating else { return false };
+        let answer = validating.lookup(Name::root(), RecordType::DNSKEY).await;
+        let validates = answer.as_ref().is_ok_and(|answer| is_secure(answer.answers()) && !answer.answers().is_empty());
+        if validates {
+            log::info!("dns: answers are validated by DNSSEC");
+            self.probe.verdict.store(VALIDATES, Ordering::Relaxed);
+        } else {
+            if self.probe.verdict.swap(DOES_NOT, Ordering::Relaxed) != DOES_NOT {
+                let why = answer
+                    .err()
+                    .map_or_else(|| "the answer has no valid signature".to_owned(), |error| error.to_string());
+                log::warn!(
+                    "dns: the servers of [resolver] do not pass signatures on ({why}); without DNSSEC there is no DANE: \
+                     use a resolver that does, such as Unbound or Knot Resolver on this box, or write dnssec = \"off\""
+                );
+            }
+            self.probe.again.store(clock::now() + PROBE_PAUSE, Ordering::Relaxed);
+        }
+        validates
+    }
+
+    /// Asks for the records of one kind at a name.
+    ///
+    /// # Errors
+    /// There was no answer, or none that can be believed.
+    pub(super) async fn ask(&self, name: Name, kind: RecordType) -> Result<Found, NetError> {
+        let resolver = match &self.validating {
+            Some(validating) if self.validates().await => validating,
+            _ => &self.plain,
+        };
+        let validates = !std::ptr::eq(resolver, &self.plain);
+        match resolver.lookup(name.clone(), kind).await {
+            Ok(answer) => Ok(found(&answer, &name, kind, validates)),
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => Ok(Found {
+                records: Vec::new(),
+                secure: validates && none.authorities.as_deref().is_some_and(|records| is_secure(records)),
+                alias: None,
+                valid_until: None,
+                no_such_name: none.response_code == ResponseCode::NXDomain,
+            }),
+            // Signed so that it proves nothing either way; there is nothing, and nobody vouches for it.
+            Err(NetError::Dns(DnsError::Nsec { response, proof, .. })) if proof != Proof::Bogus => Ok(Found {
+                records: Vec::new(),
+                secure: false,
+                alias: None,
+                valid_until: None,
+                no_such_name: response.response_code == ResponseCode::NXDomain,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn build(configuration: &Configuration, anchors: Option<Arc<TrustAnchors>>) -> Result<TokioResolver, NetError> {
+    let settings = &configuration.resolver;
+    let mut builder = if settings.servers.is_empty() {
+        TokioResolver::builder_tokio()?
+    } else {
+        let servers = settings.servers.iter().map(|address| name_server(*address)).collect();
+        TokioResolver::builder_with_config(ResolverConfig::from_name_servers(servers), TokioRuntimeProvider::default())
+    };
+    let options = builder.options_mut();
+    options.timeout = settings.timeout.as_std();
+    options.attempts = settings.attempts as usize;
+    options.cache_size = settings.cache_entries.into();
+    options.edns0 = true;
+    match anchors {
+        Some(anchors) => builder.with_trust_anchor(anchors).build(),
+        None => builder.build(),
+    }
+}
+
+fn read_anchors(path: &Path) -> Result<TrustAnchors, ResolverError> {
+    let failed = |why: String| ResolverError::TrustAnchors { path: path.display().to_string(), why };
+    let anchors = TrustAnchors::from_file(path).map_err(|error| failed(error.to_string()))?;
+    if anchors.is_empty() {
+        return Err(failed("there is no key in it".to_owned()));
+    }
+    Ok(anchors)
+}
+
+fn name_server(address: std::net::SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        let connection: &mut ConnectionConfig = connection;
+        connection.port = address.port();
+    }
+    server
+}
+
+fn found(answer: &Lookup, asked: &Name, kind: RecordType, validates: bool) -> Found {
+    let all = answer.answers();
+    let records: Vec<Record> = all.iter().filter(|record| record.record_type() == kind).cloned().collect();
+    let alias = records.first().map(|record| &record.name).filter(|name| *name != asked).cloned();
+    Found {
+        secure: validates && is_secure(all),
+        records,
+        alias,
+        valid_until: Some(answer.valid_until()),
+        no_such_name: false,
+    }
+}
+
+/// Signatures themselves are not signed.
+fn is_secure(records: &[Record]) -> bool {
+    let mut signed = records.iter().filter(|record| record.record_type() != RecordType::RRSIG).peekable();
+    signed.peek().is_some() && signed.all(|record| record.proof == Proof::Secure)
+}
+
+/// Octets of TXT records, each put together from its parts.
+pub(super) fn texts(records: &[Record]) -> Vec<Vec<u8>> {
+    records
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::TXT(text) => Some(text.txt_data.concat()),
+            _ => None,
+        })
+        .collect()
+}
