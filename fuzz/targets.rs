@@ -337,6 +337,7 @@ pub(crate) fn smtp_client(input: &[u8]) {
         utf8_header: false,
         ret: None,
         envelope_id: Some("an+2Bid"),
+        require_tls: false,
     };
     let mut dialogue = Dialogue::new(request, &capabilities, input.len() % 2 == 1);
     for turn in 0.. {

@@ -68,6 +68,8 @@ impl Settings {
             attempts = 1
             [suppression]
             directory = "{folder}/suppression"
+            [mta-sts]
+            directory = "{folder}/mta-sts"
             [records]
             directory = "{folder}/records"
             [metrics]

@@ -6,7 +6,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use postkeep_smtp::address::Address;
-use postkeep_smtp::envelope::{BodyKind, Envelope, Notify, Recipient, Return};
+use postkeep_smtp::envelope::{BodyKind, Envelope, Notify, Recipient, Return, TlsRequest};
 use thiserror::Error;
 
 /// First byte of the encoded form.
@@ -74,7 +74,11 @@ impl Metadata {
                 | flag(envelope.ret.is_some(), 64)
                 | flag(matches!(envelope.ret, Some(Return::Full)), 128),
         );
-        out.put_u8(flag(self.composed, 1));
+        out.put_u8(
+            flag(self.composed, 1)
+                | flag(envelope.tls == TlsRequest::Required, 2)
+                | flag(envelope.tls == TlsRequest::NotRequired, 4),
+        );
         out.put_u32(self.header_length);
         if let Some(hash) = &self.body_hash {
             out.put_slice(hash);
@@ -135,6 +139,11 @@ impl Metadata {
                 smtputf8: flags & 32 != 0,
                 ret: (flags & 64 != 0).then_some(if flags & 128 != 0 { Return::Full } else { Return::Headers }),
                 envelope_id,
+                tls: match (more & 2 != 0, more & 4 != 0) {
+                    (true, _) => TlsRequest::Required,
+                    (false, true) => TlsRequest::NotRequired,
+                    (false, false) => TlsRequest::Unsaid,
+                },
             },
             stream,
             credential,
@@ -232,6 +241,7 @@ mod tests {
                 smtputf8: false,
                 ret: Some(Return::Headers),
                 envelope_id: Some("QQ314159".into()),
+                tls: TlsRequest::Required,
             },
             stream: "news".into(),
             credential: "shop".into(),
@@ -256,6 +266,7 @@ mod tests {
         bare.envelope.ret = None;
         bare.envelope.envelope_id = None;
         bare.body_hash = None;
+        bare.envelope.tls = TlsRequest::NotRequired;
         assert_eq!(Metadata::decode(&bare.encode()), Ok(bare));
     }
 
@@ -264,6 +275,7 @@ mod tests {
         let mut message = example();
         let list = message.list.take().unwrap();
         message.composed = false;
+        message.envelope.tls = TlsRequest::Unsaid;
         let mut old = message.encode().to_vec();
         // Where the empty list stands: after the Message-ID.
         let place = old.windows(18).position(|window| window == b"<1@sender.example>").unwrap() + 18;

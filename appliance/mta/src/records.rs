@@ -92,6 +92,13 @@ pub struct TlsRecord<'a> {
     /// The certificate was valid for the host; absent for mail coming in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<bool>,
+    /// What the connection was held to: `dane`, `dane-encrypted`, `mta-sts`, `mta-sts-testing`, or the word of the
+    /// configuration; absent for mail coming in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<&'a str>,
+    /// Kind of the TLSA record that the certificate matches, `dane-ee` or `dane-ta`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tlsa: Option<&'a str>,
 }
 
 /// One line. Absent values are left out.

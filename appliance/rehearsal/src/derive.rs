@@ -85,6 +85,7 @@ pub fn prepare(
     configuration.spool.directory = scratch.join("spool");
     configuration.records.directory = scratch.join("records");
     configuration.suppression.directory = scratch.join("suppression");
+    configuration.mta_sts.directory = scratch.join("mta-sts");
     configuration.control.socket = scratch.join("control.sock");
     if configuration.control.socket.as_os_str().len() > LONGEST_SOCKET {
         configuration.control.socket =

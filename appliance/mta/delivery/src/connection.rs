@@ -37,6 +37,8 @@ pub struct Transaction<'a> {
     pub ret: Option<Return>,
     /// ENVID, xtext.
     pub envelope_id: Option<&'a str>,
+    /// The sender said REQUIRETLS.
+    pub require_tls: bool,
 }
 
 /// What became of a transaction.
@@ -114,6 +116,7 @@ impl Connection {
             utf8_header: transaction.smtputf8 && content::has_utf8_header(transaction.parts),
             ret: transaction.ret,
             envelope_id: transaction.envelope_id,
+            require_tls: transaction.require_tls,
         };
         let mut dialogue = Dialogue::new(request, &self.capabilities, self.reset);
         let commands = &mut self.commands;

@@ -14,7 +14,7 @@ use postkeep_composition::{Document, DocumentError};
 use postkeep_intake::admission::{Arrival, SenderPolicy, content_reply, judge_recipient, judge_sender};
 use postkeep_intake::{Gatekeeper, NotKept, Once, Submission, TlsSummary};
 use postkeep_smtp::data::Content;
-use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient};
+use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient, TlsRequest};
 use postkeep_smtp::{Address, Reply};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -302,6 +302,7 @@ impl<G: Gatekeeper> Taker<G> {
                 smtputf8,
                 ret: None,
                 envelope_id: None,
+                tls: admitted.tls_request(TlsRequest::Unsaid),
             },
             stream: admitted.stream,
             credential: self.policy.name().to_owned(),

@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 use postkeep_configuration::{Configuration, MissingHeader};
 use postkeep_smtp::data::{Content, ContentError};
+use postkeep_smtp::envelope::TlsRequest;
 use postkeep_smtp::{Address, Reply, header, mailbox};
 
 use crate::TlsSummary;
@@ -79,6 +80,18 @@ pub struct Admitted {
     pub message_id: String,
     /// The list that `List-Id` names, lower case, without brackets.
     pub list: Option<String>,
+    /// `TLS-Required: No`.
+    pub tls_not_required: bool,
+}
+
+impl Admitted {
+    /// What the sender asks of TLS: REQUIRETLS in the envelope counts more than the header (RFC 8689 §4.1).
+    pub fn tls_request(&self, envelope: TlsRequest) -> TlsRequest {
+        match envelope {
+            TlsRequest::Unsaid if self.tls_not_required => TlsRequest::NotRequired,
+            said => said,
+        }
+    }
 }
 
 impl ContentRules {
@@ -129,10 +142,11 @@ impl ContentRules {
                 added
             }
         };
+        let tls_not_required = fields.tls_not_required;
         if let Some(range) = stream_range {
             content.cut(range);
         }
-        Ok(Admitted { stream, prefix: prefix.freeze(), from_domain, message_id, list })
+        Ok(Admitted { stream, prefix: prefix.freeze(), from_domain, message_id, list, tls_not_required })
     }
 
     fn message_id(&self, fields: &Fields<'_>) -> Result<Option<String>, Reply> {

@@ -22,6 +22,8 @@ pub struct Capabilities {
     pub starttls: bool,
     /// DSN, RFC 3461.
     pub dsn: bool,
+    /// REQUIRETLS, RFC 8689.
+    pub require_tls: bool,
     /// ENHANCEDSTATUSCODES, RFC 2034.
     pub enhanced_status_codes: bool,
     /// Mechanisms after AUTH, separated by one space and otherwise as sent (RFC 4954); also from the old `AUTH=`.
@@ -63,6 +65,8 @@ impl Capabilities {
             self.dsn = true;
         } else if is("ENHANCEDSTATUSCODES") {
             self.enhanced_status_codes = true;
+        } else if is("REQUIRETLS") {
+            self.require_tls = true;
         } else if is("AUTH") {
             self.add_mechanisms("", parameters);
         } else if let (Some(prefix), Some(first)) = (keyword.get(..5), keyword.get(5..))
@@ -127,6 +131,7 @@ mod tests {
             starttls: true,
             dsn: true,
             enhanced_status_codes: true,
+            require_tls: false,
             auth: Some("PLAIN LOGIN".to_owned()),
         };
         assert_eq!(capabilities, expected);

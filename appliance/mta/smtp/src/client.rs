@@ -117,6 +117,8 @@ pub struct Request<'a> {
     pub ret: Option<Return>,
     /// ENVID of the sender as xtext; passed on where DSN is offered.
     pub envelope_id: Option<&'a str>,
+    /// The sender said REQUIRETLS; passed on where it is offered.
+    pub require_tls: bool,
 }
 
 impl Request<'_> {

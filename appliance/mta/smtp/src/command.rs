@@ -82,6 +82,8 @@ pub struct Mail {
     pub body: BodyKind,
     /// `SMTPUTF8`.
     pub smtputf8: bool,
+    /// `REQUIRETLS`.
+    pub require_tls: bool,
     /// `RET=`.
     pub ret: Option<Return>,
     /// `ENVID=` as given, xtext.

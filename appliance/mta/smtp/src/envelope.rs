@@ -80,6 +80,18 @@ impl fmt::Display for Return {
     }
 }
 
+/// What the sender says of TLS on the way (RFC 8689).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TlsRequest {
+    /// Nothing: policies decide.
+    #[default]
+    Unsaid,
+    /// REQUIRETLS: every hop must have it, with a host that proves its name, or the message goes back.
+    Required,
+    /// `TLS-Required: No`: deliver it even where policies would not.
+    NotRequired,
+}
+
 /// One recipient with what was asked for it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Recipient {
@@ -113,6 +125,8 @@ pub struct Envelope {
     pub ret: Option<Return>,
     /// `ENVID=` as given, xtext.
     pub envelope_id: Option<Box<str>>,
+    /// What is asked of TLS.
+    pub tls: TlsRequest,
 }
 
 #[cfg(test)]

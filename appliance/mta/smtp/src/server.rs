@@ -339,6 +339,9 @@ impl Session {
         if rules.starttls && !self.tls {
             text.push_str("\nSTARTTLS");
         }
+        if self.tls {
+            text.push_str("\nREQUIRETLS");
+        }
         if rules.auth && self.tls {
             text.push_str("\nAUTH PLAIN LOGIN");
         }

@@ -11,12 +11,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use postkeep_deliverability::governor::ConnectionPermit;
 use postkeep_delivery::{Connection, Outcome, Stage, Transaction, TransactionResult};
 use postkeep_smtp::downgrade;
+use postkeep_smtp::envelope::TlsRequest;
 use postkeep_smtp::reply::Reply;
 
 use self::opening::{NotOpened, Opened};
 use super::Inner;
 use super::feedback::MailTokens;
 use super::host_faults::{CHUNKING_MEMORY, Fault};
+use super::protection;
 use super::rendering::{self, Rendered};
 use super::settle::{Fate, Journey};
 use super::state::{Batch, LaneId, Next};
@@ -65,38 +67,51 @@ pub(crate) async fn run(engine: Arc<Inner>, permit: ConnectionPermit, batch: Bat
     let lane = batch.lane;
     let mut place = Place { engine: Arc::clone(&engine), lane, permit: Some(permit), retired: false };
     let mut job = Job { engine: Arc::clone(&engine), batch: Some(batch) };
-    let opened = match job.batch() {
-        Some(batch) => opening::open(&engine, &mut place, batch).await,
-        None => Err(NotOpened::Held),
+    let opened = loop {
+        let mut opened = match job.batch() {
+            Some(batch) => match opening::open(&engine, &mut place, batch).await {
+                Ok(opened) => opened,
+                Err(why) => break why,
+            },
+            None => return,
+        };
+        let left = serve(&engine, &mut place, &mut opened, job).await;
+        opened.connection.quit().await;
+        // This mail is to be protected in a way that the connection was not: it gets another one.
+        match left {
+            Some(left) if engine.renew(&mut place) => job = left,
+            _ => return,
+        }
     };
     match opened {
-        Ok(mut opened) => {
-            serve(&engine, &mut place, &mut opened, job).await;
-            opened.connection.quit().await;
-        }
-        Err(NotOpened::Held) => drop(job),
-        Err(NotOpened::Source(detail)) => {
+        NotOpened::Source(detail) => {
             engine.source_failed(lane, &detail);
             drop(job);
         }
-        Err(NotOpened::NoHost(reply)) => {
+        NotOpened::NoHost(reply) => {
             if let Some(batch) = job.batch.take() {
                 engine.settle_all(batch, &Journey::default(), Fate::failed(reply, "dns")).await;
             }
         }
-        Err(NotOpened::Names(detail)) => {
+        NotOpened::Policy { detail, journey } => {
+            if let Some(batch) = job.batch.take() {
+                let fate = Fate::retry_unanswered(detail, "policy");
+                engine.settle_all(batch, &journey, fate).await;
+            }
+        }
+        NotOpened::Names(detail) => {
             if let Some(batch) = job.batch.take() {
                 let fate = Fate::retry_unanswered(detail, "dns");
                 engine.settle_all(batch, &Journey::default(), fate).await;
             }
         }
-        Err(NotOpened::Family(detail)) => {
+        NotOpened::Family(detail) => {
             if let Some(batch) = job.batch.take() {
                 let fate = Fate::retry_unanswered(detail, "bind");
                 engine.settle_all(batch, &Journey::default(), fate).await;
             }
         }
-        Err(NotOpened::Failed { error, journey }) => {
+        NotOpened::Failed { error, journey } => {
             let judged =
                 engine.connection_failed(lane, job.batch().map(|batch| batch.stream), journey.host.as_deref(), &error);
             if let Some(batch) = job.batch.take() {
@@ -113,18 +128,23 @@ pub(crate) async fn run(engine: Arc<Inner>, permit: ConnectionPermit, batch: Bat
     }
 }
 
-/// Carries mail until the lane, the peer or the clock says stop.
-async fn serve(engine: &Arc<Inner>, place: &mut Place, opened: &mut Opened, first: Job) {
+/// Carries mail until the lane, the peer or the clock says stop. What it gives back needs another connection.
+async fn serve(engine: &Arc<Inner>, place: &mut Place, opened: &mut Opened, first: Job) -> Option<Job> {
     let mut next = Some(first);
     let mut carried = 0u32;
+    let mut is_first = true;
     loop {
         let job = match next.take() {
             Some(job) => job,
             None => match wait_for_work(engine, place, &mut opened.connection).await {
                 Some(job) => job,
-                None => return,
+                None => return None,
             },
         };
+        if !is_first && !engine.is_good_for(opened, &job).await {
+            return Some(job);
+        }
+        is_first = false;
         let alive = match transmit(engine, opened, job, carried > 0).await {
             Sent::Nothing => true,
             Sent::Alive => {
@@ -134,7 +154,7 @@ async fn serve(engine: &Arc<Inner>, place: &mut Place, opened: &mut Opened, firs
             Sent::Dead => false,
         };
         if !alive || carried >= engine.messages_per_connection(place.lane) {
-            return;
+            return None;
         }
     }
 }
@@ -172,6 +192,32 @@ async fn wait_for_work(engine: &Arc<Inner>, place: &mut Place, connection: &mut 
                     engine.stop_idling(lane, token);
                     return None;
                 }
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Whether the connection protects the mail of a job as its domain wants it. Counts a session for the domain, when its
+    /// mail comes here for the first time; and says in the journey what protects it.
+    async fn is_good_for(&self, opened: &mut Opened, job: &Job) -> bool {
+        let Some(batch) = job.batch() else { return true };
+        if opened.journey.indifferent {
+            return false;
+        }
+        match self.protection_on(&opened.journey, &opened.connection, batch).await {
+            Ok(protection) => {
+                opened.journey.protection = protection;
+                let domain = self.domain_of(batch);
+                if !opened.counted.contains(&domain) {
+                    self.count_session(&domain, &opened.applied, None);
+                    opened.counted.push(domain);
+                }
+                true
+            }
+            Err(why) => {
+                log::debug!("{why}; another connection is tried");
+                false
             }
         }
     }
@@ -231,7 +277,12 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
     };
     let started = clock::now();
     let tokens = engine.tokens_for(batch, &message);
-    let result = send(engine, &mut opened.connection, batch, &message, tokens.as_ref()).await;
+    let required = protection::require_tls(&message, batch, opened.journey.protection, &opened.connection);
+    let result = if let Err(reply) = required {
+        unsendable(batch, &reply)
+    } else {
+        send(engine, &mut opened.connection, batch, &message, tokens.as_ref()).await
+    };
     drop(pass);
     if is_used && !result.alive && result.recipients.iter().all(is_end_of_session) {
         // The host has had enough of this connection, not of this message: another one will do.
@@ -364,6 +415,7 @@ async fn send(
             smtputf8: metadata.envelope.smtputf8,
             ret: metadata.envelope.ret,
             envelope_id: metadata.envelope.envelope_id.as_deref(),
+            require_tls: metadata.envelope.tls == TlsRequest::Required,
         })
         .await
 }

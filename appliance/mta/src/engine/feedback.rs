@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use postkeep_configuration::{Feedback, LearntScope};
 use postkeep_feedback::{Finding, Kind, classify};
 use postkeep_intake::Returned;
-use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient};
+use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient, TlsRequest};
 use postkeep_smtp::{Address, Reply, header};
 use postkeep_spool::{MessageId, NewMessage, Operation};
 use postkeep_suppression::{Addition, LongToken, Origin, Reason, Scope, ShortToken, Standings, Step, Who};
@@ -206,6 +206,7 @@ impl Inner {
                 smtputf8: false,
                 ret: None,
                 envelope_id: None,
+                tls: TlsRequest::Unsaid,
             },
             stream: "default".into(),
             credential: "postkeep".into(),

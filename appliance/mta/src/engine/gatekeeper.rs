@@ -116,6 +116,8 @@ impl Engine {
                     version: tls.version,
                     cipher: tls.cipher,
                     verified: None,
+                    policy: None,
+                    tlsa: None,
                 }),
                 ..Record::default()
             },

@@ -11,6 +11,7 @@ mod feedback;
 mod gatekeeper;
 mod host_faults;
 mod plan;
+mod protection;
 mod reload;
 mod rendering;
 mod repeats;
@@ -19,6 +20,7 @@ mod settle;
 mod state;
 mod suppressed;
 mod tasks;
+mod tls_reports;
 mod verdict;
 
 use std::collections::HashMap;
@@ -45,10 +47,12 @@ pub use reload::{ReloadError, try_out};
 pub use state::Suspension;
 
 use self::host_faults::HostFaults;
+use self::protection::Policies;
 use self::repeats::Repeats;
 use self::rules::Rules;
 use self::settle::{Fate, Journey};
 use self::state::{Batch, LaneId, Next, SourcePlan, State, Work};
+use self::tls_reports::TlsSessions;
 use crate::clock::{self, Micros, seconds};
 use crate::message::{Budget, Message};
 use crate::metadata::Metadata;
@@ -81,6 +85,12 @@ pub enum StartError {
     /// The records.
     #[error("cannot open the records: {0}")]
     Records(#[from] std::io::Error),
+    /// The folder of MTA-STS policies.
+    #[error("cannot open the folder of [mta-sts]: {0}")]
+    Policies(std::io::Error),
+    /// The folder of TLS reports.
+    #[error("cannot open the folder of [tls-reports]: {0}")]
+    TlsReports(std::io::Error),
     /// What the configuration refers to.
     #[error(transparent)]
     Configuration(#[from] ReloadError),
@@ -107,6 +117,10 @@ pub(crate) struct Inner {
     pub(crate) resolver: ArcSwap<Resolver>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) host_faults: HostFaults,
+    /// What domains want their mail protected by.
+    policies: Policies,
+    /// What is told to them about it.
+    tls_sessions: TlsSessions,
     /// The spool had no room a moment ago; new messages are refused before they are read until then.
     full_until: AtomicU64,
     /// Wakes the scheduler.
@@ -135,6 +149,11 @@ impl Engine {
         let mut state = State::new(governor, rules);
         state.configure(&current, Arc::clone(&parts.providers), now);
         let repeats = Arc::new(Repeats::default());
+        let policies = Policies::open(&current, parts.https).map_err(StartError::Policies)?;
+        let tls_sessions = TlsSessions::default();
+        if let Some(reports) = &current.tls_reports {
+            tls_sessions.load(&reports.directory).map_err(StartError::TlsReports)?;
+        }
         let spool = recover(&current, &mut state, &repeats, now)?;
         let inner = Arc::new_cyclic(|me| Inner {
             state: Mutex::new(state),
@@ -144,6 +163,8 @@ impl Engine {
             records,
             metrics: Metrics::default(),
             host_faults: HostFaults::default(),
+            policies,
+            tls_sessions,
             full_until: AtomicU64::new(0),
             budget: Budget::new(current.spool.memory.bytes()),
             configuration,
@@ -160,6 +181,8 @@ impl Engine {
         tokio::spawn(Arc::clone(&inner).schedule());
         tokio::spawn(Arc::clone(&inner).keep_horizons());
         tokio::spawn(Arc::clone(&inner).sweep());
+        tokio::spawn(Arc::clone(&inner).refresh_policies());
+        tokio::spawn(Arc::clone(&inner).report_sessions());
         Ok(Self(inner))
     }
 
@@ -182,6 +205,9 @@ impl Engine {
         let inner = Arc::clone(&self.0);
         // Both block until their threads have written everything.
         let _ = tokio::task::spawn_blocking(move || {
+            if let Some(reports) = &inner.configuration.load().tls_reports {
+                inner.tls_sessions.keep(&reports.directory);
+            }
             inner.spool.close();
             inner.records.close();
         })

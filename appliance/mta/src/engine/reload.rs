@@ -43,6 +43,7 @@ pub(crate) struct Parts {
     pub replies: RuleBook,
     pub connector: Connector,
     pub resolver: Resolver,
+    pub https: postkeep_protection::https::Client,
 }
 
 impl Parts {
@@ -56,6 +57,8 @@ impl Parts {
                 .map_err(|error| ReloadError::Replies(error.to_string()))?,
             connector: Connector::new(&configuration.delivery).map_err(|error| ReloadError::Tls(error.to_string()))?,
             resolver: Resolver::new(configuration).map_err(|error| ReloadError::Resolver(error.to_string()))?,
+            https: postkeep_protection::https::Client::new(configuration.delivery.extra_roots.as_deref())
+                .map_err(ReloadError::Tls)?,
         })
     }
 }
@@ -105,6 +108,7 @@ impl Engine {
         store(&engine.signer, parts.signer);
         store(&engine.replies, parts.replies);
         store(&engine.connector, parts.connector);
+        engine.policies.set_client(parts.https);
         if resolver_changed {
             store(&engine.resolver, parts.resolver);
         }

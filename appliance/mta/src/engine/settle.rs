@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient};
+use postkeep_configuration::OutboundTls;
+use postkeep_delivery::TlsResult;
+use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient, TlsRequest};
 use postkeep_smtp::reply::Reply;
 use postkeep_spool::{MessageId, NewMessage, Operation, RetryState};
 use postkeep_suppression::Standings;
 
 use super::Inner;
 use super::plan::StreamPlan;
+use super::protection::Protection;
 use super::rendering::{self, Rendered};
 use super::state::LaneId;
 use super::suppressed::Lesson;
@@ -78,16 +81,38 @@ impl Fate {
 }
 
 /// Where it happened; all absent when nothing was connected.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Journey {
     pub lane: Option<LaneId>,
     pub host: Option<Arc<str>>,
     pub address: Option<std::net::SocketAddr>,
-    /// Version, cipher suite, and whether the certificate was valid for the host.
-    pub tls: Option<(&'static str, &'static str, bool)>,
+    /// What the handshake showed.
+    pub tls: Option<Arc<TlsResult>>,
+    /// What the connection was held to.
+    pub protection: Protection,
+    /// What the configuration alone would have held it to.
+    pub configured: OutboundTls,
+    /// Policies were not looked at, because a sender wanted the mail delivered in any case: it is of no use to others.
+    pub indifferent: bool,
     /// Why there is no TLS although the host offered it.
     pub tls_failure: Option<Arc<str>>,
     pub started: Micros,
+}
+
+impl Default for Journey {
+    fn default() -> Self {
+        Self {
+            lane: None,
+            host: None,
+            address: None,
+            tls: None,
+            protection: Protection::Configured(OutboundTls::None),
+            configured: OutboundTls::None,
+            indifferent: false,
+            tls_failure: None,
+            started: 0,
+        }
+    }
 }
 
 /// Names of the journey for records, resolved under one lock.
@@ -276,6 +301,7 @@ impl Inner {
                         smtputf8: needs_utf8,
                         ret: None,
                         envelope_id: None,
+                        tls: TlsRequest::Unsaid,
                     },
                     stream: message.metadata.stream.clone(),
                     credential: "postkeep".into(),
@@ -341,10 +367,12 @@ impl Inner {
                     scope: judged.map(|judged| judged.scope.as_str()),
                     rule: judged.and_then(|judged| judged.rule.as_deref()),
                     detail,
-                    tls: journey.tls.map(|(version, cipher, verified)| TlsRecord {
-                        version,
-                        cipher,
-                        verified: Some(verified),
+                    tls: journey.tls.as_ref().map(|tls| TlsRecord {
+                        version: tls.version,
+                        cipher: tls.cipher,
+                        verified: Some(tls.verified),
+                        policy: Some(journey.protection.as_str()),
+                        tlsa: tls.dane.map(|matched| if matched.usage == 3 { "dane-ee" } else { "dane-ta" }),
                     }),
                     tls_failure: journey.tls_failure.as_deref(),
                     duration_ms: (journey.started > 0).then(|| now.saturating_sub(journey.started) / 1000),

@@ -212,6 +212,7 @@ impl Message {
             smtputf8: false,
             ret: None,
             envelope_id: None,
+            require_tls: false,
         }
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct Fields<'a> {
     pub(super) stream: Option<Field<'a>>,
     pub(super) list: Option<Field<'a>>,
     pub(super) received: usize,
+    /// `TLS-Required: No` (RFC 8689 §5).
+    pub(super) tls_not_required: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -42,6 +44,8 @@ impl<'a> Fields<'a> {
             } else if field.is("List-Id") {
                 // Twice is against RFC 2919 §3, but harmless: the first one counts.
                 found.list.get_or_insert(field);
+            } else if field.is("TLS-Required") {
+                found.tls_not_required = field.unfolded().trim_ascii().eq_ignore_ascii_case(b"No");
             } else if field.is(stream_header) && found.stream.replace(field).is_some() {
                 return Err(twice(stream_header));
             }

@@ -24,6 +24,9 @@ pub(super) fn write_mail(out: &mut BytesMut, request: &Request<'_>, capabilities
     if capabilities.smtputf8 && request.has_utf8() {
         out.put_slice(b" SMTPUTF8");
     }
+    if request.require_tls && capabilities.require_tls {
+        out.put_slice(b" REQUIRETLS");
+    }
     if capabilities.dsn {
         if let Some(ret) = request.ret {
             put(out, format_args!(" RET={ret}"));

@@ -13,7 +13,16 @@ fn recipients(texts: &[&str]) -> Vec<Recipient> {
 }
 
 fn request<'a>(sender: Option<&'a Address>, recipients: &'a [Recipient]) -> Request<'a> {
-    Request { sender, recipients, size: 100, eight_bit: false, utf8_header: false, ret: None, envelope_id: None }
+    Request {
+        sender,
+        recipients,
+        size: 100,
+        eight_bit: false,
+        utf8_header: false,
+        ret: None,
+        envelope_id: None,
+        require_tls: false,
+    }
 }
 
 fn offers(keywords: &str) -> Capabilities {

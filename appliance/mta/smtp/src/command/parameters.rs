@@ -28,6 +28,7 @@ pub(super) fn mail(argument: &str) -> Result<Mail, Reply> {
             (Some(MailKeyword::Size), Some(value)) => mail.size = Some(size(value)?),
             (Some(MailKeyword::Body), Some(value)) => mail.body = body(value)?,
             (Some(MailKeyword::SmtpUtf8), None) => mail.smtputf8 = true,
+            (Some(MailKeyword::RequireTls), None) => mail.require_tls = true,
             (Some(MailKeyword::Ret), Some(value)) => mail.ret = Some(ret(value)?),
             (Some(MailKeyword::EnvId), Some(value)) if is_xtext(value) && value.len() <= MAXIMUM_ENVELOPE_ID => {
                 mail.envelope_id = Some(value.into());
@@ -77,6 +78,7 @@ enum MailKeyword {
     Ret,
     EnvId,
     Auth,
+    RequireTls,
 }
 
 impl MailKeyword {
@@ -88,6 +90,7 @@ impl MailKeyword {
             ("RET", Self::Ret),
             ("ENVID", Self::EnvId),
             ("AUTH", Self::Auth),
+            ("REQUIRETLS", Self::RequireTls),
         ]
         .into_iter()
         .find_map(|(name, known)| name.eq_ignore_ascii_case(keyword).then_some(known))

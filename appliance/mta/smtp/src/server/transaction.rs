@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::{Action, Judge, Rules, Session, Stage};
 use crate::address::Address;
 use crate::command::{ForwardPath, Mail, Rcpt};
-use crate::envelope::{Envelope, Recipient};
+use crate::envelope::{Envelope, Recipient, TlsRequest};
 use crate::reply::Reply;
 
 /// From this number on, recipients are found by a set instead of by looking through them.
@@ -61,6 +61,7 @@ impl Session {
                     smtputf8: mail.smtputf8,
                     ret: mail.ret,
                     envelope_id: mail.envelope_id,
+                    tls: if mail.require_tls { TlsRequest::Required } else { TlsRequest::Unsaid },
                 };
                 self.transaction = Some(Transaction {
                     envelope,
@@ -92,6 +93,10 @@ impl Session {
         }
         if !mail.smtputf8 && mail.sender.as_ref().is_some_and(|sender| !sender.is_ascii()) {
             return Err(Reply::new(553, (5, 6, 7), "the sender address needs SMTPUTF8"));
+        }
+        if mail.require_tls && !self.tls {
+            // RFC 8689 §4.1: it is offered inside TLS only.
+            return Err(Reply::new(555, (5, 5, 4), "REQUIRETLS needs TLS here too: say STARTTLS first"));
         }
         judge.sender(self.authenticated.as_deref(), mail.sender.as_ref(), mail.size)
     }

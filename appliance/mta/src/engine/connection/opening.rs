@@ -3,22 +3,27 @@
 //!
 //! What is wrong decides what follows: a source that cannot be bound is the box's
 //! trouble, a host that does not answer is the lane's, a name that cannot be looked up is
-//! the message's. Mail is given up only when no host of the route has any address.
+//! the message's, a policy that cannot be met is the domain's. Mail is given up only when no host of the route has any
+//! address.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use postkeep_configuration::{Configuration, OutboundTls};
 use postkeep_deliverability::governor::Wait;
-use postkeep_delivery::{Connection, Connector, OpenError, Stage, Target};
+use postkeep_delivery::{Connection, Connector, OpenError, Promise, Stage, Target};
+use postkeep_protection::reports::{Applied, Failure, ResultType};
+use postkeep_protection::sts::{CachedPolicy, Mode};
 use postkeep_smtp::reply::Reply;
+use smallvec::SmallVec;
 
 use super::{Inner, Journey, Place};
 use crate::clock;
 use crate::engine::host_faults::{Fault, TLS_MEMORY};
+use crate::engine::protection::{self, Protection};
 use crate::engine::state::{Batch, SourcePlan};
 use crate::records::{Event, Record, ReplyRecord};
-use crate::routing::{Host, RouteError};
+use crate::routing::{Host, Resolver, RouteError, TlsaSet};
 
 /// Connections tried for one batch before it is put off.
 const MOST_TRIES: usize = 6;
@@ -29,14 +34,46 @@ const MOST_TRIES_AT_A_HOST: usize = 3;
 pub(super) struct Opened {
     pub connection: Connection,
     pub journey: Journey,
+    /// What reports say that it was held to.
+    pub applied: Applied,
+    /// Domains for which it was counted as a session.
+    pub counted: SmallVec<[Arc<str>; 1]>,
+}
+
+/// What the mail of a batch must be protected by.
+struct Demand {
+    domain: Arc<str>,
+    /// The policy of the domain; `None` for routes that an operator has fixed.
+    policy: Option<Arc<CachedPolicy>>,
+    /// As configured.
+    configured: OutboundTls,
+    /// The sender wants it delivered in any case.
+    indifferent: bool,
+}
+
+impl Demand {
+    fn enforced(&self) -> Option<&CachedPolicy> {
+        self.policy.as_deref().filter(|cached| cached.policy.mode == Mode::Enforce && !self.indifferent)
+    }
+
+    /// What is asked of the handshake with a host that has these TLSA records.
+    fn tls(&self, promise: Option<&Promise>) -> OutboundTls {
+        match self.enforced() {
+            // The host's own records say more than an authority.
+            Some(_)
+                if promise.is_none_or(|promise| !promise.records.iter().any(postkeep_delivery::Tlsa::is_usable)) =>
+            {
+                OutboundTls::Verified
+            }
+            _ => self.configured,
+        }
+    }
 }
 
 /// Why no connection came about.
 pub(super) enum NotOpened {
     /// The source cannot be bound: not the receiver's doing.
     Source(String),
-    /// A limit stands in the way, and nothing has been tried.
-    Held,
     /// The hosts have no addresses, for good.
     NoHost(Reply),
     /// Name look-ups failed.
@@ -45,12 +82,15 @@ pub(super) enum NotOpened {
     Family(String),
     /// Connections failed; the last failure counts.
     Failed { error: OpenError, journey: Journey },
+    /// No host can be given the mail as the policy of its domain, or the records of the host, want it protected.
+    Policy { detail: String, journey: Journey },
 }
 
 /// What stood in the way so far; what says most about the receiver wins.
 #[derive(Default)]
 struct Obstacles {
     failed: Option<(OpenError, Journey)>,
+    policy: Option<(String, Journey)>,
     names: Option<String>,
     family: Option<String>,
     source: Option<String>,
@@ -62,6 +102,9 @@ impl Obstacles {
     fn verdict(self, is_fixed: bool) -> NotOpened {
         if let Some((error, journey)) = self.failed {
             return NotOpened::Failed { error, journey };
+        }
+        if let Some((detail, journey)) = self.policy {
+            return NotOpened::Policy { detail, journey };
         }
         if let Some(detail) = self.names {
             return NotOpened::Names(detail);
@@ -94,6 +137,12 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
         .and_then(|name| configuration.provider.get(name))
         .and_then(|rules| rules.tls)
         .unwrap_or(configuration.delivery.tls);
+    let domain = engine.domain_of(batch);
+    let policy = if batch.route.fixed || tls == OutboundTls::None { None } else { engine.policy_of(&domain).await };
+    let mut demand = Demand { domain, policy, configured: tls, indifferent: false };
+    if demand.policy.is_some() {
+        demand.indifferent = engine.is_indifferent(batch).await;
+    }
     let resolver = engine.resolver.load_full();
     let connector = engine.connector.load_full();
     let is_fixed = batch.route.fixed;
@@ -115,8 +164,35 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
                 continue;
             }
         };
+        if let Some(cached) = demand.policy.as_deref().filter(|cached| !cached.policy.allows(&host.name)) {
+            let detail = protection::not_allowed(cached, &host.name);
+            // With DNSSEC for the MX records and TLSA records of the host, DANE says more than the policy.
+            if !batch.route.secure {
+                engine.count_failure(&demand, None, host, ResultType::ValidationFailure, &detail);
+                if demand.enforced().is_some() {
+                    obstacles.policy.get_or_insert((detail, Journey::default()));
+                    continue;
+                }
+            }
+        }
+        let tlsa = match engine.tlsa_of(&resolver, &configuration, host, &addresses, tls).await {
+            Ok(tlsa) => tlsa,
+            Err(detail) => {
+                engine.count_failure(&demand, None, host, ResultType::DnssecInvalid, &detail);
+                if !engine.is_indifferent(batch).await {
+                    obstacles.policy = Some((detail, Journey::default()));
+                    continue;
+                }
+                demand.indifferent = true;
+                None
+            }
+        };
+        if tlsa.is_some() && !demand.indifferent {
+            demand.indifferent = engine.is_indifferent(batch).await;
+        }
+        let tlsa = tlsa.filter(|_| !demand.indifferent);
         let mut tries_here = 0;
-        for address in addresses {
+        for address in addresses.addresses {
             if tries >= MOST_TRIES || tries_here >= MOST_TRIES_AT_A_HOST {
                 break;
             }
@@ -141,9 +217,12 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
             }
             tries += 1;
             tries_here += 1;
-            match attempt(engine, &connector, place, batch, &configuration, host, (address, bind), &source, tls).await {
+            let held = Held { demand: &demand, tlsa: tlsa.as_ref() };
+            match attempt(engine, &connector, place, batch, &configuration, host, (address, bind), &source, &held).await
+            {
                 Ok(opened) => return Ok(opened),
                 Err(NotOpened::Failed { error, journey }) => obstacles.failed = Some((error, journey)),
+                Err(NotOpened::Policy { detail, journey }) => obstacles.policy = Some((detail, journey)),
                 Err(NotOpened::Source(detail)) => {
                     unbindable = Some(bind.is_ipv6());
                     obstacles.source = Some(detail);
@@ -174,6 +253,18 @@ fn in_order<'a>(engine: &Inner, batch: &'a Batch) -> Vec<&'a Host> {
     hosts
 }
 
+/// What a connection to one host is held to.
+struct Held<'a> {
+    demand: &'a Demand,
+    tlsa: Option<&'a TlsaSet>,
+}
+
+impl Held<'_> {
+    fn applied(&self) -> Applied {
+        protection::applied(self.tlsa, self.demand.policy.as_deref())
+    }
+}
+
 /// One address: with TLS as the policy says, and in plain text where TLS is only a wish and is broken.
 #[allow(clippy::too_many_arguments, reason = "the parts of one connection, each named once, here")]
 async fn attempt(
@@ -185,10 +276,21 @@ async fn attempt(
     host: &Host,
     addresses: (IpAddr, IpAddr),
     source: &SourcePlan,
-    tls: OutboundTls,
+    held: &Held<'_>,
 ) -> Result<Opened, NotOpened> {
     let (address, bind) = addresses;
-    let mut tls_fault = (tls == OutboundTls::Opportunistic)
+    let promise = held.tlsa.map(|tlsa| {
+        // RFC 7672 §3.2.2: also the domain of the mail, when DNSSEC led from it to the host.
+        let further = batch.route.secure.then(|| Box::from(&*held.demand.domain));
+        Arc::new(Promise {
+            records: tlsa.records.clone(),
+            names: std::iter::once(tlsa.base.clone()).chain(further).collect(),
+        })
+    });
+    let tls = held.demand.tls(promise.as_deref());
+    let provider = engine.provider(place.lane);
+    let rules = provider.as_deref().and_then(|name| configuration.provider.get(name));
+    let mut tls_fault = (tls == OutboundTls::Opportunistic && promise.is_none())
         .then(|| engine.host_faults.find(&host.name, Fault::Tls, clock::now()))
         .flatten();
     let mut target = Target {
@@ -198,9 +300,12 @@ async fn attempt(
         freebind: source.settings.freebind,
         ehlo: source.ehlo.to_string(),
         tls: if tls_fault.is_some() { OutboundTls::None } else { tls },
+        minimum: rules.and_then(|rules| rules.minimum_tls).unwrap_or(configuration.delivery.minimum_tls),
+        old_tls: rules.is_some_and(|rules| rules.old_tls),
+        tlsa: promise,
         timeouts: (&configuration.delivery).into(),
     };
-    let mut result = connect(engine, connector, place, batch, &target).await;
+    let mut result = connect(engine, connector, place, batch, &target, held).await;
     if let Err(NotOpened::Failed { error, .. }) = &result
         && error.plain_text_may_do
     {
@@ -211,7 +316,7 @@ async fn attempt(
             return result;
         }
         target.tls = OutboundTls::None;
-        result = connect(engine, connector, place, batch, &target).await;
+        result = connect(engine, connector, place, batch, &target, held).await;
     }
     let mut opened = result?;
     engine.host_faults.clear(&host.name, Fault::Connection);
@@ -233,30 +338,97 @@ async fn connect(
     place: &Place,
     batch: &Batch,
     target: &Target,
+    held: &Held<'_>,
 ) -> Result<Opened, NotOpened> {
     let journey = Journey {
         lane: Some(place.lane),
         host: Some(target.host.as_str().into()),
         address: Some(target.address),
-        tls: None,
-        tls_failure: None,
+        configured: held.demand.configured,
+        indifferent: held.demand.indifferent,
         started: clock::now(),
+        ..Journey::default()
+    };
+    let demand = held.demand;
+    let failure = |result, reason: Option<&str>| Failure {
+        result,
+        source: target.bind,
+        host: Some(target.host.clone()),
+        address: Some(target.address.ip()),
+        reason: reason.map(str::to_owned),
     };
     match connector.open(target).await {
         Ok(connection) => {
-            let tls = connection.tls().map(|tls| (tls.version, tls.cipher, tls.verified));
+            let tls = connection.tls().cloned().map(Arc::new);
             let tls_failure = connection.tls_failure().map(Arc::from);
-            Ok(Opened { connection, journey: Journey { tls, tls_failure, ..journey } })
+            let mut journey = Journey { tls, tls_failure, ..journey };
+            journey.protection = match (&target.tlsa, &journey.tls) {
+                (Some(_), Some(tls)) if tls.dane.is_some() => Protection::Dane,
+                (Some(_), _) => Protection::DaneEncrypted,
+                (None, _) => Protection::Configured(demand.configured),
+            };
+            let applied = held.applied();
+            let missed = match (&journey.tls, demand.policy.as_deref()) {
+                (None, _) if target.tls != OutboundTls::None || demand.configured != OutboundTls::None => {
+                    Some(failure(ResultType::StarttlsNotSupported, journey.tls_failure.as_deref()))
+                }
+                (Some(tls), Some(cached)) => {
+                    let verdict = protection::judge(cached, &target.host, &connection, batch).err();
+                    let result = tls.fault.map_or(ResultType::ValidationFailure, protection::result_type);
+                    verdict.map(|why| failure(result, Some(&why)))
+                }
+                _ => None,
+            };
+            if let Some(cached) = demand.policy.as_deref().filter(|_| !demand.indifferent) {
+                journey.protection = protection::by_policy(cached, &journey);
+            }
+            engine.count_session(&demand.domain, &applied, missed);
+            Ok(Opened { connection, journey, applied, counted: SmallVec::from_iter([Arc::clone(&demand.domain)]) })
         }
         Err(error) if error.stage == Stage::Bind => Err(NotOpened::Source(error.detail)),
         Err(error) => {
             engine.record_attempt(batch, &journey, &error);
+            if let Some(fault) = error.fault {
+                let failure = failure(protection::result_type(fault), Some(&error.detail));
+                engine.count_session(&demand.domain, &held.applied(), Some(failure));
+                // What fails a policy says nothing about the host's health, or about mail of other domains.
+                if held.tlsa.is_some() || demand.enforced().is_some() {
+                    return Err(NotOpened::Policy { detail: error.detail, journey });
+                }
+            }
             Err(NotOpened::Failed { error, journey })
         }
     }
 }
 
 impl Inner {
+    /// The TLSA records of a host, where DANE is wanted and DNSSEC vouches for the host's addresses.
+    async fn tlsa_of(
+        &self,
+        resolver: &Resolver,
+        configuration: &Configuration,
+        host: &Host,
+        addresses: &crate::routing::Addresses,
+        tls: OutboundTls,
+    ) -> Result<Option<TlsaSet>, String> {
+        if !configuration.delivery.dane || tls == OutboundTls::None {
+            return Ok(None);
+        }
+        resolver.tlsa(&host.name, host.port.unwrap_or(configuration.delivery.port), addresses).await
+    }
+
+    /// Counts a session that never came about.
+    fn count_failure(&self, demand: &Demand, tlsa: Option<&TlsaSet>, host: &Host, result: ResultType, why: &str) {
+        let failure = Failure {
+            result,
+            source: None,
+            host: Some(host.name.to_string()),
+            address: None,
+            reason: Some(why.to_owned()),
+        };
+        self.count_session(&demand.domain, &protection::applied(tlsa, demand.policy.as_deref()), Some(failure));
+    }
+
     /// One `attempted` record for a connection that failed before any recipient was named.
     fn record_attempt(&self, batch: &Batch, journey: &Journey, error: &OpenError) {
         let (_, names) = self.plan_and_names(batch.stream, journey.lane);
@@ -290,7 +462,7 @@ impl Inner {
     }
 
     /// Another connection in the place of the one that failed, as far as the limits allow.
-    fn renew(&self, place: &mut Place) -> bool {
+    pub(super) fn renew(&self, place: &mut Place) -> bool {
         let Some(permit) = place.permit.take() else { return false };
         let (permit, hold) = self.state.lock().exchange_permit(place.lane, permit, clock::now());
         place.permit = permit;

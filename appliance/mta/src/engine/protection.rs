@@ -1,0 +1,325 @@
+//! What mail to a domain must be protected by, and whether a connection gives it that.
+//!
+//! DANE belongs to a host: it is settled when a connection to it is opened, for whatever mail. MTA-STS belongs to a
+//! domain, and many domains share a host: it is asked again for each domain whose mail a connection is to carry, and mail
+//! that a connection is not good enough for gets one of its own. A policy that cannot be met delays the mail of its own
+//! domain and nothing else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use postkeep_configuration::{Configuration, OutboundTls};
+use postkeep_delivery::{Connection, TlsFault};
+use postkeep_protection::https::{Client, Request};
+use postkeep_protection::reports::{Applied, Failure, ResultType};
+use postkeep_protection::sts::{self, Answer, Cache, CachedPolicy, Mode, Policy, Standing, Store};
+use postkeep_smtp::envelope::TlsRequest;
+use postkeep_smtp::reply::Reply;
+use std::time::Duration;
+
+use super::Inner;
+use super::settle::Journey;
+use super::state::Batch;
+use crate::clock;
+use crate::message::Message;
+
+/// Policies that are due are fetched again this often.
+const REFRESH_EVERY: Duration = Duration::from_secs(1800);
+
+/// The policies of domains, and who fetches them.
+pub(crate) struct Policies {
+    cache: Mutex<Cache>,
+    store: Store,
+    client: arc_swap::ArcSwap<Client>,
+    /// Domains that somebody is asking about; others wait for what they find.
+    asking: Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Policies {
+    pub(super) fn open(configuration: &Configuration, client: Client) -> std::io::Result<Self> {
+        let store = Store::open(&configuration.mta_sts.directory)?;
+        let kept = store.load();
+        Ok(Self {
+            cache: Mutex::new(Cache::new(kept)),
+            store,
+            client: arc_swap::ArcSwap::from_pointee(client),
+            asking: Mutex::default(),
+        })
+    }
+
+    pub(super) fn client(&self) -> Arc<Client> {
+        self.client.load_full()
+    }
+
+    pub(super) fn set_client(&self, client: Client) {
+        self.client.store(Arc::new(client));
+    }
+}
+
+/// What a connection was held to for a domain, as records name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protection {
+    /// The host's TLSA records.
+    Dane,
+    /// TLS because of TLSA records that cannot be used.
+    DaneEncrypted,
+    /// The domain's policy.
+    MtaSts,
+    /// The domain's policy, which only wants reports.
+    MtaStsTesting,
+    /// The configuration.
+    Configured(OutboundTls),
+}
+
+impl Protection {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dane => "dane",
+            Self::DaneEncrypted => "dane-encrypted",
+            Self::MtaSts => "mta-sts",
+            Self::MtaStsTesting => "mta-sts-testing",
+            Self::Configured(OutboundTls::None) => "none",
+            Self::Configured(OutboundTls::Opportunistic) => "opportunistic",
+            Self::Configured(OutboundTls::Required) => "required",
+            Self::Configured(OutboundTls::Verified) => "verified",
+        }
+    }
+}
+
+impl Inner {
+    /// The domain that the mail of a batch goes to.
+    pub(super) fn domain_of(&self, batch: &Batch) -> Arc<str> {
+        let state = self.state.lock();
+        state.queues.key(batch.queue).map_or_else(|| "".into(), |(_, domain)| state.domain_name(domain))
+    }
+
+    /// Whether the sender of a batch wants it delivered whatever TLS is like (`TLS-Required: No`, RFC 8689 §4.1).
+    pub(super) async fn is_indifferent(&self, batch: &Batch) -> bool {
+        self.load(batch).await.is_ok_and(|message| message.metadata.envelope.tls == TlsRequest::NotRequired)
+    }
+
+    /// The policy of a domain that counts now.
+    pub(super) async fn policy_of(&self, domain: &Arc<str>) -> Option<Arc<CachedPolicy>> {
+        let configuration = self.configuration.load();
+        if !configuration.mta_sts.enabled || domain.starts_with('[') {
+            return None;
+        }
+        let now = || u64::from(clock::seconds(clock::now()));
+        if let Standing::Known(known) = self.policies.cache.lock().standing(domain, now()) {
+            return known;
+        }
+        let turn = Arc::clone(self.policies.asking.lock().entry(Arc::clone(domain)).or_default());
+        let _mine = turn.lock().await;
+        if let Standing::Known(known) = self.policies.cache.lock().standing(domain, now()) {
+            return known;
+        }
+        let answer = match self.resolver.load().texts(&sts::record_name(domain)).await {
+            Ok(texts) => sts::policy_id(texts.iter().map(Vec::as_slice)).map_or(Answer::None, Answer::Policy),
+            Err(error) => {
+                log::debug!("mta-sts: {domain}: {error}");
+                Answer::Failed
+            }
+        };
+        let standing = self.policies.cache.lock().answered(domain, &answer, now());
+        let found = match (standing, answer) {
+            (Standing::Known(known), _) => known,
+            (Standing::Fetch | Standing::Ask, Answer::Policy(id)) => self.fetch_policy(domain, &id).await,
+            (Standing::Fetch | Standing::Ask, _) => None,
+        };
+        self.policies.asking.lock().remove(domain);
+        found
+    }
+
+    /// Fetches a policy and keeps it. What counts afterwards may be an older one.
+    async fn fetch_policy(&self, domain: &str, id: &str) -> Option<Arc<CachedPolicy>> {
+        let policy = match self.fetch(domain).await {
+            Ok(policy) => Some(policy),
+            Err((result, why)) => {
+                log::warn!("mta-sts: the policy of {domain} cannot be had: {why}");
+                let failure = Failure {
+                    result,
+                    source: None,
+                    host: Some(sts::policy_host(domain)),
+                    address: None,
+                    reason: Some(why),
+                };
+                self.count_session(domain, &Applied::Sts { lines: Vec::new(), mx: Vec::new() }, Some(failure));
+                None
+            }
+        };
+        let is_new = policy.is_some();
+        let now = u64::from(clock::seconds(clock::now()));
+        let counts = self.policies.cache.lock().fetched(domain, id, policy, now);
+        if let (true, Some(cached), Some(engine)) = (is_new, &counts, self.me.upgrade()) {
+            let cached = Arc::clone(cached);
+            let kept = tokio::task::spawn_blocking(move || engine.policies.store.keep(&cached)).await;
+            if let Ok(Err(error)) = kept {
+                log::error!("mta-sts: the policy of {domain} cannot be kept over a restart: {error}");
+            }
+        }
+        counts
+    }
+
+    async fn fetch(&self, domain: &str) -> Result<Policy, (ResultType, String)> {
+        let settings = self.configuration.load().mta_sts.clone();
+        let host = sts::policy_host(domain);
+        let failed = |why: String| (ResultType::StsPolicyFetchError, why);
+        let addresses = self.resolver.load_full().addresses(&host).await.map_err(|error| failed(error.to_string()))?;
+        let request = Request {
+            host: &host,
+            port: settings.port,
+            addresses: &addresses.addresses,
+            path: sts::POLICY_PATH,
+            post: None,
+            most: sts::LARGEST_POLICY,
+            within: settings.timeout.as_std(),
+        };
+        let octets = self.policies.client().request(&request).await.map_err(|error| {
+            let result = match error {
+                postkeep_protection::https::HttpsError::Tls(_) => ResultType::StsWebpkiInvalid,
+                _ => ResultType::StsPolicyFetchError,
+            };
+            (result, error.to_string())
+        })?;
+        Policy::parse(&octets).map_err(|error| (ResultType::StsPolicyInvalid, error.to_string()))
+    }
+
+    /// Renews policies before they run out, and forgets those that have.
+    pub(super) async fn refresh_policies(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(REFRESH_EVERY).await;
+            let now = u64::from(clock::seconds(clock::now()));
+            let (stale, gone) = {
+                let mut cache = self.policies.cache.lock();
+                (cache.stale(now), cache.expire(now))
+            };
+            for domain in gone {
+                self.policies.store.forget(&domain);
+            }
+            for domain in stale {
+                let texts = self.resolver.load().texts(&sts::record_name(&domain)).await.unwrap_or_default();
+                if let Some(id) = sts::policy_id(texts.iter().map(Vec::as_slice)) {
+                    self.fetch_policy(&domain, &id).await;
+                }
+            }
+        }
+    }
+
+    /// What protects mail of a batch on a connection that is open; an error: the connection is not good enough for it.
+    pub(super) async fn protection_on(
+        &self,
+        journey: &Journey,
+        connection: &Connection,
+        batch: &Batch,
+    ) -> Result<Protection, String> {
+        let (Some(host), false) = (&journey.host, batch.route.fixed) else { return Ok(journey.protection) };
+        let domain = self.domain_of(batch);
+        let Some(cached) = self.policy_of(&domain).await else {
+            return Ok(match journey.protection {
+                // That was another domain's.
+                Protection::MtaSts | Protection::MtaStsTesting => Protection::Configured(journey.configured),
+                other => other,
+            });
+        };
+        judge(&cached, host, connection, batch).map(|()| by_policy(&cached, journey)).or_else(|why| {
+            match cached.policy.mode {
+                Mode::Enforce => Err(why),
+                Mode::Testing | Mode::None => Ok(by_policy(&cached, journey)),
+            }
+        })
+    }
+
+    /// Counts a session for the domain's report.
+    pub(super) fn count_session(&self, domain: &str, applied: &Applied, failure: Option<Failure>) {
+        if self.configuration.load().tls_reports.is_some() {
+            self.tls_sessions.count(domain, applied, failure);
+        }
+    }
+}
+
+/// Whether a connection meets a policy (RFC 8461 §4): the host is one of the policy's, and proves its name by an
+/// authority or, better, by its TLSA records. With DNSSEC for the MX records too, DANE needs no policy.
+pub(super) fn judge(cached: &CachedPolicy, host: &str, connection: &Connection, batch: &Batch) -> Result<(), String> {
+    let Some(tls) = connection.tls() else {
+        return Err(format!("{host} does not speak TLS, and the MTA-STS policy of {} wants it", cached.domain));
+    };
+    if tls.dane.is_some() && batch.route.secure {
+        return Ok(());
+    }
+    if !cached.policy.allows(host) {
+        return Err(not_allowed(cached, host));
+    }
+    if tls.verified || tls.dane.is_some() {
+        return Ok(());
+    }
+    Err(format!(
+        "the certificate of {host} is not valid, and the MTA-STS policy of {} wants it: {}",
+        cached.domain,
+        tls.error.as_deref().unwrap_or("not verified")
+    ))
+}
+
+pub(super) fn not_allowed(cached: &CachedPolicy, host: &str) -> String {
+    format!("{host} is none of the hosts that the MTA-STS policy of {} allows", cached.domain)
+}
+
+pub(super) fn by_policy(cached: &CachedPolicy, journey: &Journey) -> Protection {
+    match (journey.protection, cached.policy.mode) {
+        (Protection::Dane, _) => Protection::Dane,
+        (_, Mode::Enforce) => Protection::MtaSts,
+        (_, Mode::Testing | Mode::None) => Protection::MtaStsTesting,
+    }
+}
+
+/// What reports say that a session was held to.
+pub(super) fn applied(tlsa: Option<&crate::routing::TlsaSet>, policy: Option<&CachedPolicy>) -> Applied {
+    match (tlsa, policy) {
+        (Some(tlsa), _) => Applied::Tlsa {
+            records: tlsa.records.iter().map(ToString::to_string).collect(),
+            host: tlsa.base.to_string(),
+        },
+        (None, Some(cached)) => Applied::Sts {
+            lines: cached.policy.lines().map(str::to_owned).collect(),
+            mx: cached.policy.mx.iter().map(|pattern| pattern.to_string()).collect(),
+        },
+        (None, None) => Applied::None,
+    }
+}
+
+/// The word of RFC 8460 §4.3 for a fault.
+pub(super) fn result_type(fault: TlsFault) -> ResultType {
+    match fault {
+        TlsFault::NotOffered => ResultType::StarttlsNotSupported,
+        TlsFault::HostMismatch => ResultType::CertificateHostMismatch,
+        TlsFault::Expired => ResultType::CertificateExpired,
+        TlsFault::NotTrusted => ResultType::CertificateNotTrusted,
+        TlsFault::Handshake | TlsFault::TlsaMismatch | TlsFault::Other => ResultType::ValidationFailure,
+    }
+}
+
+/// REQUIRETLS (RFC 8689 §4.2.1): the host is the right one by DNSSEC, by a policy or by the operator's word, it proves
+/// its name, and it will ask the same of the next. Otherwise the message goes back.
+pub(super) fn require_tls(
+    message: &Message,
+    batch: &Batch,
+    protection: Protection,
+    connection: &Connection,
+) -> Result<(), Reply> {
+    if message.metadata.envelope.tls != TlsRequest::Required {
+        return Ok(());
+    }
+    let Some(tls) = connection.tls() else {
+        return Err(Reply::new(550, (5, 7, 10), "the sender requires TLS, and the host has none"));
+    };
+    let is_right_host =
+        batch.route.secure || batch.route.fixed || matches!(protection, Protection::MtaSts | Protection::MtaStsTesting);
+    if !is_right_host || !(tls.verified || tls.dane.is_some()) {
+        let text = "the sender requires TLS with a host that proves who it is, and this one does not";
+        return Err(Reply::new(550, (5, 7, 10), text));
+    }
+    if !connection.capabilities().require_tls {
+        return Err(Reply::new(550, (5, 7, 30), "the sender requires REQUIRETLS, and the host does not offer it"));
+    }
+    Ok(())
+}
