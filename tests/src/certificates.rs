@@ -21,7 +21,7 @@ pub enum Flaw {
 }
 
 /// A certificate with its key, both in PEM and as rustls wants them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Identity {
     /// Certificate, PEM.
     pub certificate_pem: String,
@@ -43,6 +43,21 @@ impl Identity {
                 .with_single_cert(vec![self.certificate.clone()], key)
                 .expect("the key fits its certificate"),
         )
+    }
+
+    /// The certificate with its key, for servers that choose by name.
+    ///
+    /// # Panics
+    /// Never: the key was just made.
+    pub fn certified(&self) -> Arc<rustls::sign::CertifiedKey> {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()));
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).expect("a key");
+        Arc::new(rustls::sign::CertifiedKey::new(vec![self.certificate.clone()], key))
+    }
+
+    /// The certificate, DER.
+    pub fn der(&self) -> &[u8] {
+        &self.certificate
     }
 
     /// Writes both files.

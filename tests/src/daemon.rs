@@ -278,6 +278,27 @@ impl Daemon {
         }
     }
 
+    /// Waits for a record of any of these events that `test` likes.
+    ///
+    /// # Panics
+    /// After `limit`, showing the records that are there.
+    #[track_caller]
+    pub fn wait_record_of(&self, events: &[&str], limit: Duration, test: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + limit;
+        loop {
+            let all = self.records();
+            let is_one = |record: &&Value| events.iter().any(|event| record["event"] == *event) && test(record);
+            if let Some(record) = all.iter().find(is_one) {
+                return record.clone();
+            }
+            if Instant::now() > end {
+                let all: Vec<String> = all.iter().map(Value::to_string).collect();
+                panic!("no such record of {events:?} after {limit:?}; the records:\n{}", all.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// `/metrics` as text, with its status line and headers.
     ///
     /// # Panics

@@ -18,6 +18,7 @@ enum Datum {
     Aaaa(Ipv6Addr),
     Mx(u16, String),
     Cname(String),
+    Txt(String),
 }
 
 /// How a name answers.
@@ -124,6 +125,11 @@ impl Names {
         self.add(name, Datum::Cname(target.to_owned()))
     }
 
+    /// A text.
+    pub fn txt(&self, name: &str, text: &str) -> &Self {
+        self.add(name, Datum::Txt(text.to_owned()))
+    }
+
     /// A domain with one MX `mx.DOMAIN` at this address.
     pub fn domain(&self, domain: &str, address: Ipv4Addr) -> &Self {
         let host = format!("mx.{domain}");
@@ -196,6 +202,7 @@ const A: u16 = 1;
 const CNAME: u16 = 5;
 const SOA: u16 = 6;
 const MX: u16 = 15;
+const TXT: u16 = 16;
 const AAAA: u16 = 28;
 
 fn answer(packet: &[u8], zone: &Mutex<Zone>, questions: &Mutex<Vec<(String, u16)>>) -> Option<Vec<u8>> {
@@ -255,6 +262,10 @@ fn record(name: &str, kind: u16, datum: &Datum) -> Option<Vec<u8>> {
         Datum::A(address) => (A, address.octets().to_vec()),
         Datum::Aaaa(address) => (AAAA, address.octets().to_vec()),
         Datum::Cname(target) => (CNAME, encode(target)),
+        Datum::Txt(text) => {
+            let parts = text.as_bytes().chunks(255);
+            (TXT, parts.flat_map(|part| std::iter::once(part.len() as u8).chain(part.iter().copied())).collect())
+        }
         Datum::Mx(preference, host) => {
             let mut data = preference.to_be_bytes().to_vec();
             data.extend(encode(host));

@@ -13,6 +13,7 @@ mod interoperability;
 mod limits;
 mod metrics;
 mod obstacles;
+mod protection;
 mod queue;
 mod reload;
 mod replies;

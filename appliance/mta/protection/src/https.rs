@@ -140,10 +140,16 @@ impl Client {
             }
             Ok(octets.freeze())
         };
+        // Serves the exchange. When it ends, what it has read is still to be taken, and the exchange ends too.
+        let serving = async {
+            if let Err(error) = connection.await {
+                log::debug!("https: {}: {error}", request.host);
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             answer = exchange => answer,
-            // It serves the exchange and ends with it, or before it when the peer goes.
-            ended = connection => Err(HttpsError::Http(ended.err().map_or("the host closed the connection".to_owned(), |error| error.to_string()))),
+            () = serving => Err(HttpsError::Http("the host closed the connection".to_owned())),
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use postkeep_configuration::{Delivery, OutboundTls};
-use postkeep_delivery::{Connection, Connector, ConnectorError, OpenError, Stage};
+use postkeep_configuration::{Delivery, OutboundTls, TlsVersion};
+use postkeep_delivery::{Connection, Connector, ConnectorError, OpenError, Promise, Stage, TlsFault, Tlsa};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -240,4 +240,123 @@ fn roots_that_cannot_be_read_are_named() {
     assert!(error.to_string().contains("/nonexistent/roots.pem"), "{error}");
     let file = tempfile::NamedTempFile::new().expect("a file");
     assert!(matches!(Connector::new(&delivery(Some(file.path()))), Err(ConnectorError::ExtraRoots { .. })));
+}
+
+/// A peer that speaks nothing newer than TLS 1.1, with RSA key exchange, as some do since 2008.
+async fn old_peer() -> (std::net::SocketAddr, JoinHandle<bool>) {
+    use openssl::pkey::PKey;
+    use openssl::ssl::{Ssl, SslAcceptor, SslMethod, SslVersion};
+
+    let key = openssl::rsa::Rsa::generate(2048).expect("a key");
+    let key = PKey::from_rsa(key).expect("a key");
+    let signing = KeyPair::from_pkcs8_pem_and_sign_algo(
+        &String::from_utf8(key.private_key_to_pem_pkcs8().expect("PEM")).expect("PEM"),
+        &rcgen::PKCS_RSA_SHA256,
+    )
+    .expect("a key");
+    let params = CertificateParams::new(vec!["mx.example".to_owned()]).expect("parameters");
+    let certificate = params.self_signed(&signing).expect("a certificate");
+    let certificate = openssl::x509::X509::from_der(certificate.der()).expect("a certificate");
+    let mut builder = SslAcceptor::mozilla_intermediate(SslMethod::tls_server()).expect("a builder");
+    builder.set_min_proto_version(None).expect("versions");
+    builder.set_max_proto_version(Some(SslVersion::TLS1_1)).expect("versions");
+    builder.clear_options(openssl::ssl::SslOptions::NO_TLSV1_1 | openssl::ssl::SslOptions::NO_TLSV1);
+    builder.set_cipher_list("AES128-SHA:@SECLEVEL=0").expect("ciphers");
+    builder.set_private_key(&key).expect("a key");
+    builder.set_certificate(&certificate).expect("a certificate");
+    let acceptor = builder.build();
+    raw_peer(move |stream| async move {
+        let mut plain = Peer::new(stream);
+        plain.greet("STARTTLS").await;
+        plain.answer("STARTTLS", "220 go\r\n").await;
+        let mut stream =
+            tokio_openssl::SslStream::new(Ssl::new(acceptor.context()).expect("TLS"), plain.stream).expect("TLS");
+        if std::pin::Pin::new(&mut stream).accept().await.is_err() {
+            return false;
+        }
+        let mut peer = Peer::new(stream);
+        peer.answer("EHLO client.example", &ehlo("8BITMIME")).await;
+        while let Some(line) = peer.try_line().await {
+            peer.say(match line.as_str() {
+                "QUIT" => "221 bye\r\n",
+                "DATA" => "354 go\r\n",
+                _ => "250 ok\r\n",
+            })
+            .await;
+            if line == "QUIT" {
+                return true;
+            }
+        }
+        false
+    })
+    .await
+}
+
+#[tokio::test]
+async fn hosts_that_know_only_old_tls_are_reached_by_the_lane_for_them_and_by_no_other() {
+    let authority = Authority::new();
+    for (old, minimum) in [(false, TlsVersion::V1_2), (true, TlsVersion::V1_2)] {
+        let (address, server) = old_peer().await;
+        let mut target = target(address);
+        (target.tls, target.old_tls, target.minimum) = (OutboundTls::Required, old, minimum);
+        match authority.connector.open(&target).await {
+            Ok(connection) => {
+                assert!(old);
+                let tls = connection.tls().expect("TLS");
+                assert_eq!((tls.version, tls.verified), ("TLSv1.1", false), "{tls:?}");
+                assert_eq!(tls.cipher, "TLS_RSA_WITH_AES_128_CBC_SHA");
+                connection.quit().await;
+                assert!(server.await.expect("the script"));
+            }
+            Err(error) => assert!(!old && error.fault == Some(TlsFault::Handshake), "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lowest_version_keeps_older_ones_out() {
+    let authority = Authority::new();
+    let mut server = ServerConfig::clone(&authority.server(Kind::Good));
+    for (only, minimum, good) in [
+        (&[&rustls::version::TLS12][..], TlsVersion::V1_2, true),
+        (&[&rustls::version::TLS12], TlsVersion::V1_3, false),
+        (&[&rustls::version::TLS13], TlsVersion::V1_3, true),
+    ] {
+        let resolver = Arc::clone(&server.cert_resolver);
+        server = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_protocol_versions(only)
+            .expect("versions")
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        let (address, _server) = tls_peer(Arc::new(server.clone()), "220 go\r\n").await;
+        let mut target = target(address);
+        (target.tls, target.minimum) = (OutboundTls::Required, minimum);
+        assert_eq!(authority.connector.open(&target).await.is_ok(), good, "{minimum:?}");
+    }
+}
+
+#[tokio::test]
+async fn tlsa_records_decide_whatever_is_asked_for_and_leave_no_way_to_plain_text() {
+    let authority = Authority::new();
+    let record = |octet: u8| Tlsa { usage: 3, selector: 1, matching: 1, data: vec![octet; 32].into() };
+    for policy in [OutboundTls::Opportunistic, OutboundTls::Verified] {
+        let (address, _server) = tls_peer(authority.server(Kind::Good), "220 go\r\n").await;
+        let mut target = target(address);
+        target.tls = policy;
+        target.tlsa = Some(Arc::new(Promise { records: vec![record(1)], names: vec!["mx.example".into()] }));
+        let Err(error) = authority.connector.open(&target).await else { panic!("opened") };
+        assert_eq!((error.fault, error.plain_text_may_do), (Some(TlsFault::TlsaMismatch), false), "{error}");
+    }
+    // A host that offers no TLS cannot be the one that has such records.
+    let (address, _server) = raw_peer(|stream| async move {
+        let mut peer = Peer::new(stream);
+        peer.greet("PIPELINING").await;
+        peer.is_left().await
+    })
+    .await;
+    let mut target = target(address);
+    target.tls = OutboundTls::Opportunistic;
+    target.tlsa = Some(Arc::new(Promise { records: vec![record(1)], names: vec!["mx.example".into()] }));
+    let Err(error) = authority.connector.open(&target).await else { panic!("opened") };
+    assert_eq!((error.fault, error.plain_text_may_do), (Some(TlsFault::NotOffered), false), "{error}");
 }
