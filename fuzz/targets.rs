@@ -30,7 +30,7 @@ const LONGEST: usize = 32 * 1024;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the name of their folder in `corpus/`.
-pub(crate) const TARGETS: [Target; 9] = [
+pub(crate) const TARGETS: [Target; 11] = [
     ("smtp_server", smtp_server),
     ("smtp_client", smtp_client),
     ("header", message_header),
@@ -40,7 +40,27 @@ pub(crate) const TARGETS: [Target; 9] = [
     ("feedback", feedback),
     ("suppression_file", suppression_file),
     ("http_message", http_message),
+    ("tls_report", tls_report),
+    ("mta_sts", mta_sts),
 ];
+
+/// A TLS report, as file or mail. What can be read is shown without harm.
+pub(crate) fn tls_report(input: &[u8]) {
+    use postkeep_protection::reports::Received;
+    let Ok(report) = Received::read(input) else { return };
+    let _ = (report.range(), report.sessions().count(), report.failures().count());
+    let json = serde_json::to_vec(&report).expect("a report can be written");
+    assert!(Received::read(&json).is_ok(), "a report that is written can be read");
+}
+
+/// The policy of a domain, or its TXT record. A policy means the same when it is read again.
+pub(crate) fn mta_sts(input: &[u8]) {
+    use postkeep_protection::sts::{Policy, policy_id};
+    let _ = policy_id(std::iter::once(input));
+    let Ok(policy) = Policy::parse(input) else { return };
+    assert!(policy.mx.iter().all(|pattern| policy.allows(&pattern.replace('*', "x"))), "a pattern allows what it says");
+    assert_eq!(Policy::parse(policy.text.as_bytes()), Ok(policy));
+}
 
 /// The JSON of a message. What is taken makes mail that our own doors would take, with each field that the box
 /// writes once, and nothing that the caller smuggled in.

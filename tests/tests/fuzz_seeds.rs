@@ -46,6 +46,12 @@ fn every_target_has_a_folder_of_seeds_and_every_folder_a_target() {
 }
 
 #[test]
+fn the_seeds_of_tls_reports_and_policies_keep_their_promises() {
+    run("tls_report");
+    run("mta_sts");
+}
+
+#[test]
 fn the_seeds_of_the_smtp_server_keep_its_promises() {
     run("smtp_server");
 }

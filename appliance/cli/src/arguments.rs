@@ -47,6 +47,9 @@ pub(crate) enum Command {
     /// Take apart mail that came back.
     #[command(subcommand)]
     Bounce(BounceCommand),
+    /// Read reports of other senders about TLS.
+    #[command(subcommand)]
+    TlsReport(TlsReportCommand),
     /// What receivers' replies mean.
     #[command(subcommand)]
     Reply(ReplyCommand),
@@ -203,6 +206,19 @@ pub(crate) enum BounceCommand {
         /// Rules of your own, tried before the shipped ones; may be repeated.
         #[arg(long, value_name = "FILE")]
         rules: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TlsReportCommand {
+    /// Show what a report says (RFC 8460): sessions that were protected, and how the others failed.
+    #[command(
+        after_help = "With --json one line for each file: file, and report in the form of RFC 8460.\nA file that cannot be read is named on standard error; the others are shown all the same (exit code 2).\n\nExample: postkeep tls-report show google.com!example.org!1790000000!1790086399.json.gz"
+    )]
+    Show {
+        /// Reports: JSON, gzip, or the mail that brought them; `-` is standard input.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
     },
 }
 

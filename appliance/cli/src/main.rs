@@ -9,6 +9,7 @@ mod reply;
 mod show;
 mod spool;
 mod suppression;
+mod tls_report;
 mod token;
 
 use std::io::{Read, Write};
@@ -18,7 +19,9 @@ use clap::Parser;
 use postkeep_configuration::command::{self, Outcome};
 use postkeep_control::{Client, ClientError};
 
-use self::arguments::{Arguments, BounceCommand, Command, ConfigCommand, CredentialCommand, SpoolCommand};
+use self::arguments::{
+    Arguments, BounceCommand, Command, ConfigCommand, CredentialCommand, SpoolCommand, TlsReportCommand,
+};
 
 /// A check or a promise failed.
 const FAILED: u8 = 1;
@@ -84,6 +87,7 @@ async fn run(arguments: Arguments) -> Outcome {
             Ok(status) => show::value(&status, json, show::status),
             Err(error) => client_failure(&error),
         },
+        Command::TlsReport(TlsReportCommand::Show { files }) => tls_report::show(&files, json),
         Command::Bounce(BounceCommand::Classify { files, rules }) => bounce::classify(&files, &rules),
         Command::Reply(command) => reply::run(&command, json),
         Command::Suppression(command) => suppression::run(&client, command, json).await,

@@ -5,6 +5,7 @@
 //! kinds of failures of a domain; beyond that, failures are counted without their details.
 
 mod document;
+mod received;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use mail_auth::mta_sts::{ReportUri, TlsRpt};
 use serde::{Deserialize, Serialize};
 
 pub use document::{Document, Sender};
+pub use received::{LARGEST_REPORT, Received, ReceivedError, Sessions};
 
 /// Seconds of a day.
 pub const DAY: u64 = 86_400;
