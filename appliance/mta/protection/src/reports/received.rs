@@ -55,10 +55,10 @@ impl Received {
             if json.len() > LARGEST_REPORT {
                 return Err(ReceivedError::TooLarge);
             }
-            return TlsReport::parse_json(&json).map(Self).map_err(broken);
+            return json_report(&json);
         }
         if octets.trim_ascii_start().starts_with(b"{") {
-            return TlsReport::parse_json(octets).map(Self).map_err(broken);
+            return json_report(octets);
         }
         TlsReport::parse_rfc5322(octets, LARGEST_REPORT).map(Self).map_err(broken)
     }
@@ -102,6 +102,20 @@ impl Received {
     }
 }
 
+/// The example of RFC 8460 §4.4 has texts where its own definition has lists, and some senders follow the example.
+fn json_report(octets: &[u8]) -> Result<Received, ReceivedError> {
+    let unreadable = |error: serde_json::Error| ReceivedError::Unreadable(error.to_string());
+    let mut report: serde_json::Value = serde_json::from_slice(octets).map_err(unreadable)?;
+    for policy in report.get_mut("policies").and_then(serde_json::Value::as_array_mut).into_iter().flatten() {
+        for key in ["mx-host", "policy-string"] {
+            if let Some(value) = policy.pointer_mut(&format!("/policy/{key}")).filter(|value| value.is_string()) {
+                *value = serde_json::Value::Array(vec![value.take()]);
+            }
+        }
+    }
+    serde_json::from_value(report).map(Received).map_err(unreadable)
+}
+
 fn in_words(error: mail_auth::report::Error) -> String {
     use mail_auth::report::Error;
     match error {
@@ -130,6 +144,10 @@ mod tests {
             let sessions: Vec<_> = read.sessions().collect();
             assert_eq!(sessions, [Sessions { domain: "a.example", successes: 1, failures: 0 }]);
         }
+        // The example of RFC 8460 writes a text where a list belongs.
+        let odd = br#"{"date-range":{"start-datetime":"2026-11-01T00:00:00Z","end-datetime":"2026-11-01T23:59:59Z"},"policies":[
+            {"policy":{"policy-type":"sts","policy-domain":"b.c","mx-host":"*.b.c"},"summary":{"total-successful-session-count":5}}]}"#;
+        assert_eq!(Received::read(odd).unwrap().sessions().map(|one| one.successes).collect::<Vec<_>>(), [5]);
         assert!(matches!(Received::read(b"{"), Err(ReceivedError::Unreadable(_))));
         assert!(matches!(Received::read(b""), Err(ReceivedError::Unreadable(_))));
     }
