@@ -205,14 +205,16 @@ impl Inner {
         if opened.journey.indifferent {
             return false;
         }
+        // What was found when it was opened, or for the first mail of the queue, holds for the life of the connection.
+        if let Some((_, protection)) = opened.good_for.iter().find(|(queue, _)| *queue == batch.queue) {
+            opened.journey.protection = *protection;
+            return true;
+        }
         match self.protection_on(&opened.journey, &opened.connection, batch).await {
             Ok(protection) => {
                 opened.journey.protection = protection;
-                let domain = self.domain_of(batch);
-                if !opened.counted.contains(&domain) {
-                    self.count_session(&domain, &opened.applied, None);
-                    opened.counted.push(domain);
-                }
+                opened.good_for.push((batch.queue, protection));
+                self.count_session(&self.domain_of(batch), &opened.applied, None);
                 true
             }
             Err(why) => {

@@ -145,6 +145,10 @@ fn file(folder: &Path) -> PathBuf {
 }
 
 fn write(path: &Path, octets: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        // A reload may have asked for reports.
+        fs::create_dir_all(folder)?;
+    }
     let new = path.with_extension("new");
     let mut file = fs::File::create(&new)?;
     io::Write::write_all(&mut file, octets)?;
