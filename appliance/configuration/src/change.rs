@@ -21,7 +21,7 @@ pub enum TakesEffect {
 }
 
 /// Keys whose change needs a restart: what is opened once, when the daemon starts.
-pub const RESTART: [&str; 11] = [
+pub const RESTART: [&str; 12] = [
     "spool.directory",
     "spool.segment-size",
     "spool.minimum-free",
@@ -30,6 +30,7 @@ pub const RESTART: [&str; 11] = [
     "suppression.cache",
     "suppression.segment-size",
     "http",
+    "acme",
     "records",
     "metrics",
     "control.socket",

@@ -20,3 +20,4 @@ mod reports;
 mod smuggling;
 mod suppression;
 mod tls;
+mod unsubscribe;

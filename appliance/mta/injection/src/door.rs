@@ -18,7 +18,7 @@ use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use postkeep_configuration::{Configuration, Http};
+use postkeep_configuration::{Configuration, Http, Service};
 use postkeep_intake::admission::ContentRules;
 use postkeep_intake::{Gatekeeper, TablesError, TlsSummary, server_tls};
 use postkeep_smtp::data::{BareLineEnds, DataLimits};
@@ -32,6 +32,7 @@ use crate::mailgun;
 use crate::messages::{self, Client};
 use crate::openapi;
 use crate::problem::Problem;
+use crate::unsubscribe;
 
 /// A handshake or a request's header takes no longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -162,33 +163,12 @@ impl<G: Gatekeeper> HttpDoors<G> {
         });
         let (closing, watched) = watch::channel(false);
         let under_way = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-        let guarded = |routes: Router<Arc<Shared<G>>>, token_of: TokenOf| {
-            routes.route_layer(middleware::from_fn_with_state((Arc::clone(&shared), token_of), guard::<G>))
-        };
-        let own = Router::new().route("/api/v1/messages", post(messages::post::<G>));
-        let mailgun = Router::new()
-            .route("/v3/{domain}/messages", post(mailgun::messages::<G>))
-            .route("/v3/{domain}/messages.mime", post(mailgun::mime::<G>));
-        let router = guarded(own, messages::bearer)
-            .merge(guarded(mailgun, mailgun::basic))
-            .route(openapi::PATH, get(|| async { axum::Json(openapi::document()) }))
-            .fallback(|| async {
-                Problem::new(
-                    StatusCode::NOT_FOUND,
-                    "not-found",
-                    "there is nothing here",
-                    "POST /api/v1/messages takes mail",
-                )
-            })
-            // The guard has a limit that a reload can change.
-            .layer(DefaultBodyLimit::disable())
-            .with_state(Arc::clone(&shared));
         let mut bound = Vec::with_capacity(configuration.http.len());
         for door in &configuration.http {
             let tls = acceptor(door)?;
             let failed = |error| HttpError::Listen { address: door.address, error };
             let listener = TcpListener::bind(door.address).await.map_err(failed)?;
-            bound.push((listener, tls, door.connections));
+            bound.push((listener, tls, door));
         }
         let addresses = bound.iter().filter_map(|(listener, ..)| listener.local_addr().ok()).collect();
         let acceptors: Vec<(SocketAddr, Acceptor)> = configuration
@@ -200,11 +180,11 @@ impl<G: Gatekeeper> HttpDoors<G> {
         let tasks = bound
             .into_iter()
             .zip(acceptors.iter().map(|(_, tls)| Arc::clone(tls)))
-            .map(|((listener, _, connections), tls)| {
+            .map(|((listener, _, door), tls)| {
                 let house = House {
-                    router: router.clone(),
+                    router: router(&shared, &door.serve),
                     tls,
-                    places: Arc::new(Semaphore::new(connections as usize)),
+                    places: Arc::new(Semaphore::new(door.connections as usize)),
                     closing: watched.clone(),
                     under_way: Arc::clone(&under_way),
                 };
@@ -246,6 +226,36 @@ impl<G: Gatekeeper> HttpDoors<G> {
             log::warn!("http: requests that were under way were cut off; what was not answered 202 was not taken");
         }
     }
+}
+
+/// What a door serves.
+fn router<G: Gatekeeper>(shared: &Arc<Shared<G>>, serve: &[Service]) -> Router {
+    let guarded = |routes: Router<Arc<Shared<G>>>, token_of: TokenOf| {
+        routes.route_layer(middleware::from_fn_with_state((Arc::clone(shared), token_of), guard::<G>))
+    };
+    let mut router = Router::new();
+    if serve.contains(&Service::Messages) {
+        let own = Router::new().route("/api/v1/messages", post(messages::post::<G>));
+        let mailgun = Router::new()
+            .route("/v3/{domain}/messages", post(mailgun::messages::<G>))
+            .route("/v3/{domain}/messages.mime", post(mailgun::mime::<G>));
+        router = router.merge(guarded(own, messages::bearer)).merge(guarded(mailgun, mailgun::basic));
+    }
+    if serve.contains(&Service::Unsubscribe) {
+        let page = get(unsubscribe::ask::<G>).post(unsubscribe::unsubscribe::<G>).options(unsubscribe::options);
+        router = router.route(unsubscribe::PATH, page);
+    }
+    if serve.iter().any(|service| *service != Service::Unsubscribe) {
+        router = router.route(openapi::PATH, get(|| async { axum::Json(openapi::document()) }));
+    }
+    router
+        .fallback(|| async {
+            let detail = "docs/operate/http.md has all that HTTP doors can serve; this one may serve less";
+            Problem::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here", detail)
+        })
+        // The guard has a limit that a reload can change.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Arc::clone(shared))
 }
 
 fn acceptor(door: &Http) -> Result<Option<TlsAcceptor>, TablesError> {

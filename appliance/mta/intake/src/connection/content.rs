@@ -200,7 +200,7 @@ impl<G: Gatekeeper> Connection<G> {
         self.shared.gatekeeper.take_back(returned).await.map(|()| "Ok: taken".to_owned())
     }
 
-    fn submission(&self, envelope: Envelope, mut content: Content) -> Result<Submission, Reply> {
+    fn submission(&self, mut envelope: Envelope, mut content: Content) -> Result<Submission, Reply> {
         let authenticated = self.session.credential();
         let clerk = Clerk::new(&self.shared, &self.tables, &self.door, self.peer);
         let Some(policy) = clerk.policy(authenticated) else {
@@ -219,6 +219,7 @@ impl<G: Gatekeeper> Connection<G> {
             tls: self.tls.as_ref(),
         };
         let admitted = self.tables.content_rules.admit(&mut content, policy, &arrival)?;
+        envelope.envelope_id = envelope.envelope_id.or(admitted.envelope_id.map(Into::into));
         Ok(Submission {
             envelope,
             stream: admitted.stream,
@@ -234,6 +235,9 @@ impl<G: Gatekeeper> Connection<G> {
             from_domain: admitted.from_domain,
             message_id: admitted.message_id,
             list: admitted.list,
+            one_click: admitted.one_click,
+            pool: admitted.pool,
+            job: admitted.job,
             composed: false,
             id,
         })
