@@ -58,7 +58,7 @@ async fn serve(
 ) -> Result<(), Failure> {
     let current = configuration.load_full();
     let doors = Arc::new(Doors::open(&current, Arc::new(engine.clone()))?);
-    let http = Arc::new(HttpDoors::open(&current, Arc::new(engine.clone())).await?);
+    let http = Arc::new(HttpDoors::open(&current, Arc::new(engine.clone()), engine.suppression().clone()).await?);
     let supervisor = Arc::new(Supervisor {
         path: path.to_owned(),
         configuration: Arc::clone(configuration),

@@ -19,5 +19,6 @@ mod replies;
 mod reports;
 mod smuggling;
 mod suppression;
+mod suppression_calls;
 mod tls;
 mod unsubscribe;

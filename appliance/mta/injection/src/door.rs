@@ -22,6 +22,7 @@ use postkeep_configuration::{Configuration, Http, Service};
 use postkeep_intake::admission::ContentRules;
 use postkeep_intake::{Gatekeeper, TablesError, TlsSummary, server_tls};
 use postkeep_smtp::data::{BareLineEnds, DataLimits};
+use postkeep_suppression::Suppression;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -29,9 +30,11 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::access::Access;
 use crate::mailgun;
+use crate::mailgun_suppressions;
 use crate::messages::{self, Client};
 use crate::openapi;
 use crate::problem::Problem;
+use crate::suppressions;
 use crate::unsubscribe;
 
 /// A handshake or a request's header takes no longer.
@@ -72,6 +75,8 @@ pub(crate) struct Tables {
     pub(crate) stream_header: String,
     /// Largest body, in octets: base64 makes four of three, and JSON escapes make some more.
     largest: u64,
+    /// The addresses of the suppression list are sealed to others.
+    pub(crate) is_sealed: bool,
 }
 
 impl Tables {
@@ -88,6 +93,7 @@ impl Tables {
             },
             hostname: configuration.hostname.clone(),
             stream_header: intake.stream_header.clone(),
+            is_sealed: !configuration.suppression.seal_to.is_empty(),
             largest: intake.message_size.bytes().saturating_mul(2).saturating_add(ROOM),
         }
     }
@@ -97,6 +103,9 @@ impl Tables {
 pub(crate) struct Shared<G> {
     pub(crate) gatekeeper: Arc<G>,
     pub(crate) tables: ArcSwap<Tables>,
+    pub(crate) suppression: Suppression,
+    /// Whoever lists addresses reads the whole journal: one at a time.
+    pub(crate) listing: Arc<Semaphore>,
     /// Memory for bodies, one permit for each KiB.
     memory: Arc<Semaphore>,
 }
@@ -155,10 +164,16 @@ impl<G: Gatekeeper> HttpDoors<G> {
     ///
     /// # Errors
     /// One of them cannot be opened; then none is.
-    pub async fn open(configuration: &Configuration, gatekeeper: Arc<G>) -> Result<Self, HttpError> {
+    pub async fn open(
+        configuration: &Configuration,
+        gatekeeper: Arc<G>,
+        suppression: Suppression,
+    ) -> Result<Self, HttpError> {
         let shared = Arc::new(Shared {
             gatekeeper,
             tables: ArcSwap::from_pointee(Tables::new(configuration)),
+            suppression,
+            listing: Arc::new(Semaphore::new(1)),
             memory: Arc::new(Semaphore::new(MEMORY)),
         });
         let (closing, watched) = watch::channel(false);
@@ -239,6 +254,26 @@ fn router<G: Gatekeeper>(shared: &Arc<Shared<G>>, serve: &[Service]) -> Router {
         let mailgun = Router::new()
             .route("/v3/{domain}/messages", post(mailgun::messages::<G>))
             .route("/v3/{domain}/messages.mime", post(mailgun::mime::<G>));
+        router = router.merge(guarded(own, messages::bearer)).merge(guarded(mailgun, mailgun::basic));
+    }
+    if serve.contains(&Service::Suppressions) {
+        let own = Router::new()
+            .route(suppressions::PATH, get(suppressions::list::<G>).post(suppressions::add::<G>))
+            .route(
+                suppressions::ADDRESS_PATH,
+                get(suppressions::find::<G>)
+                    .put(suppressions::add_one::<G>)
+                    .post(suppressions::add_one::<G>)
+                    .delete(suppressions::remove::<G>),
+            )
+            .layer(DefaultBodyLimit::max(suppressions::LARGEST_BODY));
+        let mailgun = Router::new()
+            .route("/v3/{domain}/{table}", get(mailgun_suppressions::list::<G>).post(mailgun_suppressions::add::<G>))
+            .route(
+                "/v3/{domain}/{table}/{address}",
+                get(mailgun_suppressions::find::<G>).delete(mailgun_suppressions::remove::<G>),
+            )
+            .layer(DefaultBodyLimit::max(suppressions::LARGEST_BODY));
         router = router.merge(guarded(own, messages::bearer)).merge(guarded(mailgun, mailgun::basic));
     }
     if serve.contains(&Service::Unsubscribe) {

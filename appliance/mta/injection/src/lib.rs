@@ -7,10 +7,12 @@
 mod access;
 mod door;
 mod mailgun;
+mod mailgun_suppressions;
 mod messages;
 mod openapi;
 mod problem;
 mod request;
+mod suppressions;
 mod unsubscribe;
 
 pub use access::{TOKEN_PREFIX, hash_of};
