@@ -18,6 +18,7 @@ use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use postkeep_certificates::{ACME_TLS, Certificates};
 use postkeep_configuration::{Configuration, Http, Service};
 use postkeep_intake::admission::ContentRules;
 use postkeep_intake::{Gatekeeper, TablesError, TlsSummary, server_tls};
@@ -64,6 +65,14 @@ pub enum HttpError {
     /// A certificate or key.
     #[error("[[http]]: {0}")]
     Tls(#[from] TablesError),
+    /// A door with `acme = true`.
+    #[error("[[http]] {address}: acme: {reason}")]
+    Acme {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// What the doors need of the configuration; a reload swaps it whole.
@@ -168,6 +177,7 @@ impl<G: Gatekeeper> HttpDoors<G> {
         configuration: &Configuration,
         gatekeeper: Arc<G>,
         suppression: Suppression,
+        certificates: Option<&Certificates>,
     ) -> Result<Self, HttpError> {
         let shared = Arc::new(Shared {
             gatekeeper,
@@ -180,7 +190,7 @@ impl<G: Gatekeeper> HttpDoors<G> {
         let under_way = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         let mut bound = Vec::with_capacity(configuration.http.len());
         for door in &configuration.http {
-            let tls = acceptor(door)?;
+            let tls = acceptor(door, certificates)?;
             let failed = |error| HttpError::Listen { address: door.address, error };
             let listener = TcpListener::bind(door.address).await.map_err(failed)?;
             bound.push((listener, tls, door));
@@ -215,9 +225,10 @@ impl<G: Gatekeeper> HttpDoors<G> {
     /// A certificate or key cannot be used; nothing has changed then.
     pub fn reload(&self, configuration: &Configuration) -> Result<(), HttpError> {
         let mut renewed = Vec::new();
-        for door in &configuration.http {
+        // Doors with a certificate by ACME have the newest one always.
+        for door in configuration.http.iter().filter(|door| !door.acme) {
             if let Some((_, place)) = self.acceptors.iter().find(|(address, _)| *address == door.address) {
-                renewed.push((place, acceptor(door)?));
+                renewed.push((place, acceptor(door, None)?));
             }
         }
         for (place, tls) in renewed {
@@ -293,7 +304,13 @@ fn router<G: Gatekeeper>(shared: &Arc<Shared<G>>, serve: &[Service]) -> Router {
         .with_state(Arc::clone(shared))
 }
 
-fn acceptor(door: &Http) -> Result<Option<TlsAcceptor>, TablesError> {
+fn acceptor(door: &Http, certificates: Option<&Certificates>) -> Result<Option<TlsAcceptor>, HttpError> {
+    if door.acme {
+        let failed = |reason: String| HttpError::Acme { address: door.address, reason };
+        let certificates = certificates.ok_or_else(|| failed("there is no [acme]".to_owned()))?;
+        let config = certificates.server_tls(&[b"http/1.1"]).map_err(|error| failed(error.to_string()))?;
+        return Ok(Some(TlsAcceptor::from(Arc::new(config))));
+    }
     if door.certificate.is_none() && door.key.is_none() {
         return Ok(None);
     }
@@ -347,6 +364,10 @@ impl House {
                 // Whoever does not shake hands is not worth a line in the log.
                 let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
                 let (_, session) = stream.get_ref();
+                if session.alpn_protocol() == Some(ACME_TLS) {
+                    // The authority has seen the proof of a name, and wants nothing else (RFC 8737 §3).
+                    return;
+                }
                 let tls =
                     session.protocol_version().zip(session.negotiated_cipher_suite()).and_then(|(version, suite)| {
                         Some(TlsSummary { version: version.as_str()?, cipher: suite.suite().as_str()? })
