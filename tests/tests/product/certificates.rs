@@ -33,7 +33,7 @@ impl House {
         Self { ground, _names: names }
     }
 
-    /// Starts Pebble, which wants an account of ours to be bound when `bound`, and rejects half of all nonces.
+    /// Starts Pebble, which wants an account of ours to be bound when `bound`, and rejects some nonces, as authorities do.
     fn pebble(&self, bound: bool) -> Option<Process> {
         let program = needs(tools::find("pebble"))?;
         let (certificate, key, file) =
@@ -52,7 +52,7 @@ impl House {
                 .arg(&file)
                 .args(["-dnsserver", &self.ground.at(53, postkeep_tests::ground::NAMES_PORT).to_string()])
                 .env("PEBBLE_VA_NOSLEEP", "1")
-                .env("PEBBLE_WFE_NONCEREJECT", "50")
+                .env("PEBBLE_WFE_NONCEREJECT", "5")
                 .stdout(log.try_clone().expect("copy a handle"))
                 .stderr(log),
         );

@@ -34,14 +34,14 @@ fn a_message_chooses_its_pool_and_names_its_job_where_its_sender_may() {
     // Over a crash, too.
     daemon.postkeep(&["queue", "pause", "--all"]).done();
     let chosen = daemon.submit("shop@sender.test", &["ann@there.test"], &letter(asked));
+    let received = daemon.wait_record("received", LIMIT, |record| record["message"] == chosen.as_str());
+    assert_eq!((&received["job"], &received["pool"]), (&"week 7".into(), &"fast".into()));
     daemon.kill();
     daemon.run();
     daemon.postkeep(&["queue", "resume"]).done();
     let delivered = daemon.wait_record("delivered", LIMIT, |record| record["message"] == chosen.as_str());
     assert_eq!((&delivered["source"], &delivered["pool"]), (&"two".into(), &"fast".into()), "{delivered}");
     assert_eq!((&delivered["job"], &delivered["stream"]), (&"week 7".into(), &"news".into()), "{delivered}");
-    let received = daemon.wait_record("received", LIMIT, |record| record["message"] == chosen.as_str());
-    assert_eq!(received["job"], "week 7");
     let mail = there.wait(1, LIMIT).remove(0);
     assert!(mail.parameters.contains("ENVID=id+3D1"), "{}", mail.parameters);
     let text = String::from_utf8_lossy(&mail.content).to_ascii_lowercase();
