@@ -261,7 +261,7 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
         }
         return Sent::Nothing;
     }
-    if message.metadata.composed {
+    if message.metadata.composed || message.metadata.unsubscribe.is_some() {
         // Each has a message of their own; the others are next.
         if let Some(batch) = job.batch.as_mut() {
             engine.one_only(batch);
@@ -350,7 +350,7 @@ async fn send(
     let metadata = &message.metadata;
     let capabilities = connection.capabilities();
     let number = batch.entries.first().map_or(0, |entry| entry.recipient);
-    let Rendered { mut content, mut body_hash, mut eight_bit, mut has_dot_lines, mut header_length } =
+    let Rendered { mut content, mut body_hash, mut eight_bit, mut has_dot_lines, mut header_length, unsubscribe } =
         match rendering::rendered(message, number) {
             Ok(rendered) => rendered,
             Err(detail) => return unsendable(batch, &Reply::new(554, (5, 6, 0), detail)),
@@ -370,7 +370,8 @@ async fn send(
             }
         }
     }
-    let token_headers = tokens.map_or("", |tokens| &tokens.headers);
+    let pair = unsubscribe.map(|beside| engine.pair_for(message, number, &beside)).unwrap_or_default();
+    let token_headers = [tokens.map_or("", |tokens| &*tokens.headers), &pair].concat();
     let signer = engine.signer.load();
     let keys = signer.keys_for(&metadata.from_domain, &metadata.stream);
     let mut head = BytesMut::with_capacity(message.prefix.len() + token_headers.len() + 1024);
