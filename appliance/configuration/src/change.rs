@@ -21,7 +21,7 @@ pub enum TakesEffect {
 }
 
 /// Keys whose change needs a restart: what is opened once, when the daemon starts.
-pub const RESTART: [&str; 11] = [
+pub const RESTART: [&str; 16] = [
     "spool.directory",
     "spool.segment-size",
     "spool.minimum-free",
@@ -31,6 +31,11 @@ pub const RESTART: [&str; 11] = [
     "suppression.segment-size",
     "http",
     "records",
+    "accounting",
+    "webhook",
+    "amqp",
+    "kafka",
+    "nats",
     "metrics",
     "control.socket",
 ];
@@ -92,6 +97,10 @@ fn tree_of(configuration: &Configuration) -> Value {
         ("lane-limit", &["source", "site"]),
         ("dkim", &["selector", "domain"]),
         ("route", &["domain"]),
+        ("webhook", &["name"]),
+        ("amqp", &["name"]),
+        ("kafka", &["name"]),
+        ("nats", &["name"]),
     ] {
         let Some(Value::Array(elements)) = root.remove(array) else { continue };
         let named: BTreeMap<String, Value> = elements

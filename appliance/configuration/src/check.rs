@@ -2,6 +2,7 @@
 //! there, and settings that would make the box an open relay. Reports all findings, not the first.
 
 mod doors;
+mod events;
 mod files;
 mod http;
 mod signing;
@@ -19,6 +20,7 @@ use crate::suggest::nearest;
 use crate::types::Configuration;
 use crate::units::Duration;
 
+pub use events::EVENTS;
 pub(crate) use files::check_permissions;
 
 /// One thing that is wrong, before it has a place in a file.
@@ -40,6 +42,7 @@ pub(crate) fn check(configuration: &Configuration, options: &Options) -> Vec<Fin
     ways::check(configuration, options, &mut report);
     signing::check(configuration, options, &mut report);
     system::check(configuration, &mut report);
+    events::check(configuration, options, &mut report);
     report.findings
 }
 

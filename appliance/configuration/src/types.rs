@@ -14,6 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{ByteSize, Duration, Rate};
 
+mod events;
+
+pub use events::{Accounting, Amqp, From as EventsFrom, Kafka, KafkaKey, LocalPart, Nats, Webhook};
+
 /// One owner's whole configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -90,6 +94,21 @@ pub struct Configuration {
     /// The event log: one JSON line for each event.
     #[serde(default)]
     pub records: Records,
+    /// Accounting files as PowerMTA writes them; absent: none.
+    #[serde(default)]
+    pub accounting: Option<Accounting>,
+    /// Receivers of events by HTTP, one table each.
+    #[serde(default)]
+    pub webhook: Vec<Webhook>,
+    /// Receivers of events by AMQP 0-9-1, one table each.
+    #[serde(default)]
+    pub amqp: Vec<Amqp>,
+    /// Receivers of events by Kafka, one table each.
+    #[serde(default)]
+    pub kafka: Vec<Kafka>,
+    /// Receivers of events by NATS JetStream, one table each.
+    #[serde(default)]
+    pub nats: Vec<Nats>,
     /// Where Prometheus reads `/metrics`; absent: nowhere.
     #[serde(default)]
     pub metrics: Option<Metrics>,

@@ -240,13 +240,16 @@ async fn connect(
         address: Some(target.address),
         tls: None,
         tls_failure: None,
+        source_address: target.bind,
+        keywords: None,
         started: clock::now(),
     };
     match connector.open(target).await {
         Ok(connection) => {
             let tls = connection.tls().map(|tls| (tls.version, tls.cipher, tls.verified));
             let tls_failure = connection.tls_failure().map(Arc::from);
-            Ok(Opened { connection, journey: Journey { tls, tls_failure, ..journey } })
+            let keywords = Some(connection.capabilities().keywords().into());
+            Ok(Opened { connection, journey: Journey { tls, tls_failure, keywords, ..journey } })
         }
         Err(error) if error.stage == Stage::Bind => Err(NotOpened::Source(error.detail)),
         Err(error) => {
@@ -259,7 +262,8 @@ async fn connect(
 impl Inner {
     /// One `attempted` record for a connection that failed before any recipient was named.
     fn record_attempt(&self, batch: &Batch, journey: &Journey, error: &OpenError) {
-        let (_, names) = self.plan_and_names(batch.stream, journey.lane);
+        let (plan, names) = self.plan_and_names(batch.stream, journey.lane);
+        let domain = self.state.lock().domain_of(batch.queue);
         let now = clock::now();
         let id = batch.entries.first().map(|entry| postkeep_spool::MessageId(entry.message).to_string());
         self.records.write(
@@ -268,6 +272,9 @@ impl Inner {
             Record {
                 message: id.as_deref(),
                 stream: Some(&names.stream),
+                domain: domain.as_deref(),
+                pool: Some(&plan.pool.name),
+                source_address: journey.source_address,
                 site: names.site.as_deref(),
                 provider: names.provider.as_deref(),
                 source: names.source.as_deref(),
