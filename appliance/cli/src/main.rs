@@ -18,7 +18,9 @@ use clap::Parser;
 use postkeep_configuration::command::{self, Outcome};
 use postkeep_control::{Client, ClientError};
 
-use self::arguments::{Arguments, BounceCommand, Command, ConfigCommand, CredentialCommand, SpoolCommand};
+use self::arguments::{
+    Arguments, BounceCommand, Command, ConfigCommand, CredentialCommand, EventsCommand, SpoolCommand,
+};
 
 /// A check or a promise failed.
 const FAILED: u8 = 1;
@@ -82,6 +84,10 @@ async fn run(arguments: Arguments) -> Outcome {
         },
         Command::Status => match client.status().await {
             Ok(status) => show::value(&status, json, show::status),
+            Err(error) => client_failure(&error),
+        },
+        Command::Events(EventsCommand::Status) => match client.receivers().await {
+            Ok(receivers) => show::value(&receivers, json, |receivers| show::receivers(receivers)),
             Err(error) => client_failure(&error),
         },
         Command::Bounce(BounceCommand::Classify { files, rules }) => bounce::classify(&files, &rules),

@@ -7,6 +7,9 @@ mod client;
 mod server;
 mod suppression;
 
-pub use api::{ImportLine, Problem, ReloadReport, Status, SuppressionAddition, SuppressionAdditions, SuppressionView};
+pub use api::{
+    ImportLine, Problem, ReceiverStatus, ReloadReport, Status, SuppressionAddition, SuppressionAdditions,
+    SuppressionView,
+};
 pub use client::{Client, ClientError, FileOptions};
 pub use server::{Control, ControlError, ReloadAnswer, Reloader};

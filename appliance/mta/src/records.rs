@@ -20,6 +20,7 @@ use postkeep_configuration as configuration;
 use postkeep_feedback::Details;
 use postkeep_smtp::reply::Reply;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::clock::{Micros, timestamp};
 
@@ -189,6 +190,8 @@ struct Shared {
     waiting: Mutex<Waiting>,
     wake: Condvar,
     dropped: AtomicU64,
+    /// Counts writes, for those who follow the files.
+    written: watch::Sender<u64>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -209,6 +212,7 @@ impl Records {
             waiting: Mutex::default(),
             wake: Condvar::new(),
             dropped: AtomicU64::new(0),
+            written: watch::Sender::new(0),
             writer: Mutex::new(None),
         });
         let theirs = Arc::clone(&shared);
@@ -243,6 +247,11 @@ impl Records {
     /// Records that were dropped since the start.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Changes whenever lines were written to a file.
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.0.written.subscribe()
     }
 
     /// Writes out what waits and stops the writer.
@@ -288,6 +297,7 @@ impl Shared {
                 }
                 std::thread::sleep(RETRY);
             }
+            self.written.send_modify(|count| *count += 1);
             batch.clear();
             if batch.capacity() > 4 * 1024 * 1024 {
                 batch = Vec::new();

@@ -205,7 +205,7 @@ fn check_events(path: KeyPath, events: &[String], report: &mut Report) {
             continue;
         }
         let mut message = format!("there is no event {}", shown(event));
-        if let Some(meant) = nearest(event, EVENTS.into_iter()) {
+        if let Some(meant) = nearest(event, EVENTS) {
             message.push_str(&format!("; did you mean \"{meant}\"?"));
         }
         report.error(path.at(position), message, "records.md lists the events; \"*\" is all of them");
