@@ -5,6 +5,8 @@
 mod crash;
 mod delivery;
 mod disk;
+mod events;
+mod events_brokers;
 mod feedback;
 mod harness;
 mod http;
