@@ -19,6 +19,15 @@ listeners.tcp.1 = $address:$port
 log.console = true
 log.console.level = warning
 CONF
+# With a certificate in the folder it speaks TLS as well.
+if [ -e "$folder/certificate.pem" ]; then
+    cat >>"$folder/rabbitmq.conf" <<CONF
+listeners.ssl.1 = $address:$((port + 3))
+ssl_options.certfile = $folder/certificate.pem
+ssl_options.keyfile = $folder/key.pem
+ssl_options.verify = verify_none
+CONF
+fi
 interface=$(echo "$address" | tr . ,)
 HOME=$folder
 RABBITMQ_CONFIG_FILE=$folder/rabbitmq.conf

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::certificates::Flaw;
 use crate::ground::Ground;
 use crate::tools::{self, Missing, Process};
 
@@ -29,7 +30,8 @@ pub struct Broker {
 
 impl Broker {
     /// RabbitMQ as Debian ships it, unpacked and not installed, in a private view of the file system. Its data
-    /// stay in the folder of the ground: it can be stopped and started again. Uses the two ports behind as well.
+    /// stay in the folder of the ground: it can be stopped and started again. Uses the two ports behind as well, and
+    /// the third for TLS, with a certificate of the ground's authority for the address.
     ///
     /// # Panics
     /// When it does not start.
@@ -42,6 +44,8 @@ impl Broker {
         }
         let folder = ground.path("rabbitmq");
         std::fs::create_dir_all(&folder).expect("make a folder for RabbitMQ");
+        let identity = ground.authority().identity(&address.ip().to_string(), Flaw::None);
+        identity.write(&folder.join("certificate.pem"), &folder.join("key.pem"));
         let mut command = Command::new("unshare");
         command
             // Its own mounts, and its own process numbers: when the first process dies, all die.

@@ -1,18 +1,27 @@
 //! Events to a broker that speaks AMQP 0-9-1: persistent messages, each confirmed by the broker.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_compat::Compat;
+use async_rs::{Runtime, TokioRuntime};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{AsyncTcpStream, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use postkeep_configuration as configuration;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::cursor::Cursor;
 use crate::event::{Event, filled};
 use crate::runner::{Failure, Sink};
-use crate::secret_line;
+use crate::{secret_line, tls};
 
 /// How long the broker may take for a batch.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,6 +35,7 @@ pub(crate) struct Amqp {
     uri: AMQPUri,
     exchange: String,
     routing_key: String,
+    tls: Option<Arc<ClientConfig>>,
     open: Option<(Connection, Channel)>,
 }
 
@@ -37,10 +47,10 @@ impl Amqp {
         if let Some(file) = &settings.password {
             uri.authority.userinfo.password = secret_line(file)?;
         }
-        if uri.scheme == AMQPScheme::AMQPS {
-            return Err(io::Error::other("amqps is not supported"));
-        }
-        Ok(Self { uri, exchange: settings.exchange.clone(), routing_key: settings.routing_key.clone(), open: None })
+        let is_tls = uri.scheme == AMQPScheme::AMQPS;
+        let tls = is_tls.then(|| tls::configuration(settings.extra_roots.as_deref())).transpose()?;
+        let (exchange, routing_key) = (settings.exchange.clone(), settings.routing_key.clone());
+        Ok(Self { uri, exchange, routing_key, tls, open: None })
     }
 
     async fn channel(&mut self) -> Result<Channel, lapin::Error> {
@@ -48,7 +58,16 @@ impl Amqp {
             return Ok(channel.clone());
         }
         let properties = ConnectionProperties::default().with_connection_name("postkeep".into());
-        let connection = Connection::connect_uri(self.uri.clone(), properties).await?;
+        let connection = match self.tls.clone() {
+            None => Connection::connect_uri(self.uri.clone(), properties).await?,
+            Some(tls) => {
+                let connect = async move |uri: AMQPUri, _: TokioRuntime| {
+                    let stream = through_tls(uri.authority.host, uri.authority.port, Arc::clone(&tls)).await?;
+                    Ok(AsyncTcpStream::Plain(Compat::new(stream)))
+                };
+                Connection::connector(self.uri.clone(), Runtime::tokio_current(), connect, properties).await?
+            }
+        };
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         self.open = Some((connection, channel.clone()));
@@ -85,6 +104,23 @@ impl Amqp {
         }
         Ok(())
     }
+}
+
+/// A connection whose other end is behind TLS. The library takes a socket and nothing else, so it gets one
+/// end of a pair, and what comes out of the other is carried over.
+async fn through_tls(host: String, port: u16, tls: Arc<ClientConfig>) -> io::Result<TcpStream> {
+    let host = host.trim_matches(['[', ']']).to_owned();
+    let stream = TcpStream::connect((host.as_str(), port)).await?;
+    let name = ServerName::try_from(host).map_err(io::Error::other)?;
+    let mut stream = TlsConnector::from(tls).connect(name, stream).await?;
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    let mut ours = tokio::net::UnixStream::from_std(ours)?;
+    tokio::spawn(async move {
+        let _ = tokio::io::copy_bidirectional(&mut ours, &mut stream).await;
+    });
+    TcpStream::from_std(std::net::TcpStream::from(OwnedFd::from(theirs)))
 }
 
 impl Sink for Amqp {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use postkeep_configuration as configuration;
 use postkeep_configuration::KafkaKey;
-use rdkafka::ClientConfig;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{ClientConfig, ClientContext};
 
 use crate::cursor::Cursor;
 use crate::event::Event;
@@ -17,9 +18,23 @@ use crate::runner::{Failure, Sink};
 /// How long the brokers may take for a batch.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What the library says goes to those who look for it: failures are told once, by whoever tries again.
+#[derive(Clone)]
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        log::debug!("librdkafka: {facility} {message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        log::debug!("librdkafka: {error}: {reason}");
+    }
+}
+
 /// A topic.
 pub(crate) struct Kafka {
-    producer: FutureProducer,
+    producer: FutureProducer<Quiet>,
     topic: String,
     key: KafkaKey,
     brokers: String,
@@ -30,7 +45,8 @@ impl Kafka {
     /// The library refuses the settings.
     pub(crate) fn new(settings: &configuration::Kafka) -> io::Result<Self> {
         let brokers = settings.brokers.join(",");
-        let producer = ClientConfig::new()
+        let mut client = ClientConfig::new();
+        client
             .set("bootstrap.servers", &brokers)
             .set("client.id", "postkeep")
             .set("acks", "all")
@@ -38,9 +54,8 @@ impl Kafka {
             .set("linger.ms", "5")
             .set("message.timeout.ms", PATIENCE.as_millis().to_string())
             .set("reconnect.backoff.max.ms", "10000")
-            .set_log_level(RDKafkaLogLevel::Error)
-            .create()
-            .map_err(io::Error::other)?;
+            .set_log_level(RDKafkaLogLevel::Error);
+        let producer = FutureProducer::from_config_and_context(&client, Quiet).map_err(io::Error::other)?;
         Ok(Self { producer, topic: settings.topic.clone(), key: settings.key, brokers })
     }
 }

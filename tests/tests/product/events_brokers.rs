@@ -1,6 +1,6 @@
 //! Records for others, by brokers: RabbitMQ and nats-server as Debian ships them, with consumers in
 //! Python; for Kafka, of which Debian has no broker, librdkafka's own mock cluster, which speaks the real
-//! protocol, with kcat as the consumer. Each is down at first, while mail goes on.
+//! protocol, with kcat as the consumer. RabbitMQ and nats-server are down at first, while mail goes on.
 
 use std::process::Command;
 use std::time::Duration;
@@ -51,6 +51,15 @@ fn rabbitmq_gets_every_event_though_it_is_down_at_times_and_the_daemon_is_killed
     drop(broker);
     send(&house.daemon, (0..20).map(|n| format!("s{n}@there.test")));
     house.daemon.kill();
+    // From here on by TLS.
+    let roots = house.ground.path("roots.pem");
+    std::fs::write(&roots, house.ground.authority().pem()).expect("write the roots");
+    let text = std::fs::read_to_string(house.daemon.configuration()).expect("the configuration");
+    let plain = format!("amqp://guest@{address}/%2f\"");
+    assert!(text.contains(&plain), "{text}");
+    let protected =
+        format!("amqps://guest@{}:{}/%2f\"\nextra-roots = \"{}\"", address.ip(), address.port() + 3, roots.display());
+    house.daemon.write_text(&text.replace(&plain, &protected));
     house.daemon.run();
     let mut seen = bodies(&first.lines());
     drop(first);
