@@ -75,9 +75,7 @@ impl Accounting {
             let record: Value = serde_json::from_slice(&event.text)?;
             self.rows.write(of, &record, &mut lines)?;
         }
-        if self.files.is_due() {
-            self.files.close()?;
-        }
+        self.files.close_when_due();
         if let Some(output) = self.files.begin() {
             // On record before it is there: what a crash leaves of it is cut to nothing.
             cursor.set_output(output)?;
@@ -98,10 +96,8 @@ impl Sink for Accounting {
     }
 
     fn tick(&mut self, _: &mut Cursor) {
-        if self.files.is_due()
-            && let Err(error) = tokio::task::block_in_place(|| self.files.close())
-        {
-            log::error!("accounting: cannot close a file in {}: {error}", shown(self.files.directory()));
+        if self.files.is_due() {
+            tokio::task::block_in_place(|| self.files.close_when_due());
         }
     }
 }

@@ -21,8 +21,8 @@ use crate::status::Shared;
 
 /// Events written in this time are looked for together.
 const COALESCE: Duration = Duration::from_millis(100);
-/// Lines read at a time.
-const MOST_LINES: usize = 2000;
+/// Lines read at a time, at least: of many kinds of events a receiver may want few.
+const LEAST_LINES: usize = 200;
 /// Records that are looked for although nobody said that there are any.
 const UNASKED: Duration = Duration::from_secs(5);
 /// How often the place is saved when nothing that is read is wanted.
@@ -155,11 +155,12 @@ impl<S: Sink> Runner<S> {
     async fn read(&mut self, complaints: &mut Complaints) -> io::Result<Pending> {
         let mut reader = Reader::at(&self.directory, self.cursor.position().clone());
         let (buffer, batch) = (self.pace.buffer, self.pace.batch);
+        let most = (2 * batch).max(LEAST_LINES);
         let work = move || -> io::Result<(Loss, Reader, Vec<Line>, u64)> {
             let loss = reader.catch_up(buffer)?;
             let lag = reader.lag()?;
             let mut lines = Vec::new();
-            reader.read(MOST_LINES.max(batch), &mut lines)?;
+            reader.read(most, &mut lines)?;
             Ok((loss, reader, lines, lag))
         };
         let (loss, reader, lines, lag) = blocking(work).await?;
@@ -187,7 +188,7 @@ impl<S: Sink> Runner<S> {
                 break;
             }
         }
-        pending.is_full |= all >= MOST_LINES.max(batch);
+        pending.is_full |= all >= most;
         Ok(pending)
     }
 

@@ -66,9 +66,10 @@ impl Webhook {
         let id = message_id(events);
         let time = Timestamp::now().as_second();
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        let authority = self.uri.authority().map_or("", |authority| authority.as_str());
+        let host = self.uri.host().unwrap_or_default();
+        let host = self.uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let request = Request::post(path)
-            .header(HOST, authority)
+            .header(HOST, host)
             .header(USER_AGENT, concat!("Postkeep/", env!("CARGO_PKG_VERSION")))
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", &id)

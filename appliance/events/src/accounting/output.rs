@@ -2,13 +2,17 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use postkeep_configuration as configuration;
 
 use crate::cursor::Output;
+
+/// Wait after a file could not be closed.
+const BETWEEN_TRIES: Duration = Duration::from_secs(60);
 
 /// The files of one folder.
 pub(super) struct Files {
@@ -22,6 +26,8 @@ pub(super) struct Files {
     current: Option<(File, Output)>,
     /// The last name that was given; no name is given twice.
     last: String,
+    /// When closing failed last.
+    complained: Option<Instant>,
 }
 
 impl Files {
@@ -35,6 +41,14 @@ impl Files {
             fs::create_dir_all(folder)
                 .map_err(|error| io::Error::new(error.kind(), format!("cannot make {}: {error}", folder.display())))?;
         }
+        if let Some(move_to) = &settings.move_to
+            && fs::metadata(move_to)?.dev() != fs::metadata(&settings.directory)?.dev()
+        {
+            let (from, to) = (settings.directory.display(), move_to.display());
+            return Err(io::Error::other(format!(
+                "move-to {to} is on another file system than {from}: files could not be moved there in one step"
+            )));
+        }
         let mut files = Self {
             directory: settings.directory.clone(),
             move_to: settings.move_to.clone(),
@@ -44,6 +58,7 @@ impl Files {
             header,
             current: None,
             last: String::new(),
+            complained: None,
         };
         if let Some(output) = output {
             files.last.clone_from(&output.file);
@@ -83,8 +98,20 @@ impl Files {
         })
     }
 
+    /// Closes the current file if it has lived long enough. When that fails it serves on.
+    pub(super) fn close_when_due(&mut self) {
+        if !self.is_due() || self.complained.is_some_and(|at| at.elapsed() < BETWEEN_TRIES) {
+            return;
+        }
+        self.complained = None;
+        if let Err(error) = self.close() {
+            log::error!("accounting: cannot close a file in {}, it serves on: {error}", self.directory.display());
+            self.complained = Some(Instant::now());
+        }
+    }
+
     /// Closes the current file and hands it on.
-    pub(super) fn close(&mut self) -> io::Result<()> {
+    fn close(&mut self) -> io::Result<()> {
         let Some((file, output)) = &self.current else { return Ok(()) };
         file.sync_all()?;
         if let Some(folder) = &self.move_to {
