@@ -62,12 +62,29 @@ impl Broker {
     /// # Panics
     /// When it does not start.
     pub fn nats(ground: &Ground, address: SocketAddr) -> Result<Self, Missing> {
+        let command = Command::new(tools::find("nats-server")?);
+        Ok(Self::start_nats(ground, command, address))
+    }
+
+    /// The same, which takes TLS and one user only.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn nats_with_tls(ground: &Ground, address: SocketAddr, user: &str, password: &str) -> Result<Self, Missing> {
         let mut command = Command::new(tools::find("nats-server")?);
+        let (certificate, key) = (ground.path("nats-certificate.pem"), ground.path("nats-key.pem"));
+        ground.authority().identity(&address.ip().to_string(), Flaw::None).write(&certificate, &key);
+        command.args(["--user", user, "--pass", password]);
+        command.arg("--tls").arg("--tlscert").arg(certificate).arg("--tlskey").arg(key);
+        Ok(Self::start_nats(ground, command, address))
+    }
+
+    fn start_nats(ground: &Ground, mut command: Command, address: SocketAddr) -> Self {
         command
             .args(["--addr", &address.ip().to_string(), "--port", &address.port().to_string()])
             .args(["--jetstream", "--store_dir"])
             .arg(ground.path("nats"));
-        Ok(Self::start(ground, "nats-server", command, address))
+        Self::start(ground, "nats-server", command, address)
     }
 
     fn start(ground: &Ground, name: &str, mut command: Command, address: SocketAddr) -> Self {

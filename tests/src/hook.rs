@@ -74,6 +74,26 @@ impl Hook {
     /// # Panics
     /// When the address is taken.
     pub fn at(address: SocketAddr, script: impl FnMut(usize) -> Answer + Send + 'static) -> Self {
+        Self::listen(address, None, script)
+    }
+
+    /// The same behind TLS.
+    ///
+    /// # Panics
+    /// When the address is taken.
+    pub fn at_with_tls(
+        address: SocketAddr,
+        tls: Arc<rustls::ServerConfig>,
+        script: impl FnMut(usize) -> Answer + Send + 'static,
+    ) -> Self {
+        Self::listen(address, Some(tls), script)
+    }
+
+    fn listen(
+        address: SocketAddr,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        script: impl FnMut(usize) -> Answer + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).expect("listen for webhooks");
         let requests = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
@@ -84,8 +104,14 @@ impl Hook {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                let (requests, script) = (Arc::clone(&theirs), Arc::clone(&script));
-                std::thread::spawn(move || serve(stream, &requests, &script));
+                let (requests, script, tls) = (Arc::clone(&theirs), Arc::clone(&script), tls.clone());
+                std::thread::spawn(move || {
+                    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+                    match tls.map(rustls::ServerConnection::new) {
+                        None => serve(stream, &requests, &script),
+                        Some(session) => serve(rustls::StreamOwned::new(session.ok()?, stream), &requests, &script),
+                    }
+                });
             }
         });
         Self { requests, stop, address }
@@ -113,10 +139,8 @@ impl Drop for Hook {
 }
 
 /// Serves one connection until something is wrong with it.
-fn serve(stream: TcpStream, requests: &Mutex<Vec<Request>>, script: &Mutex<Script>) -> Option<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let mut writer = stream;
+fn serve(stream: impl Read + Write, requests: &Mutex<Vec<Request>>, script: &Mutex<Script>) -> Option<()> {
+    let mut reader = BufReader::new(stream);
     loop {
         let mut head = Vec::new();
         loop {
@@ -157,6 +181,7 @@ fn serve(stream: TcpStream, requests: &Mutex<Vec<Request>>, script: &Mutex<Scrip
         {
             request.taken = true;
         }
-        writer.write_all(text.as_bytes()).ok()?;
+        reader.get_mut().write_all(text.as_bytes()).ok()?;
+        reader.get_mut().flush().ok()?;
     }
 }

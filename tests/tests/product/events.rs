@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use postkeep_tests::certificates::Flaw;
 use postkeep_tests::daemon::{run, run_with_input};
 use postkeep_tests::ground::HOSTNAME;
 use postkeep_tests::hook::{Answer, Hook};
@@ -292,6 +293,34 @@ fn webhooks_get_every_event_signed_though_the_receiver_fails_and_the_daemon_is_k
         (&status[0]["kind"], &status[0]["name"], &status[0]["dropped"]),
         (&"webhook".into(), &"shop".into(), &0.into())
     );
+}
+
+#[test]
+fn a_webhook_by_https_is_believed_by_its_certificate_only() {
+    let url = |ground: &Ground| format!("https://{}/hooks", ground.at(200, 8443));
+    let mut house = house(|ground| {
+        let settings = webhook_settings(ground, "");
+        settings.replace(&format!("http://{}/hooks", ground.at(200, 8080)), &url(ground))
+    });
+    let address = house.ground.at(200, 8443);
+    let identity = house.ground.authority().identity(&address.ip().to_string(), Flaw::None);
+    let hook = Hook::at_with_tls(address, identity.server(), |_| Answer::status(200));
+    send(&house.daemon, std::iter::once("r@there.test".to_owned()));
+    let status = |daemon: &Daemon| daemon.postkeep(&["events", "status", "--json"]).done().json()[0].clone();
+    wait_until("the certificate to be refused", LIMIT, || {
+        status(&house.daemon)["failing"].as_str().is_some_and(|why| why.contains("no TLS that can be trusted"))
+    });
+    assert!(hook.requests().is_empty());
+    let roots = house.ground.path("roots.pem");
+    std::fs::write(&roots, house.ground.authority().pem()).expect("write the roots");
+    let text = std::fs::read_to_string(house.daemon.configuration()).expect("the configuration");
+    let place = format!("\"{}\"", url(&house.ground));
+    assert!(text.contains(&place), "{text}");
+    house.daemon.write_text(&text.replace(&place, &format!("{place}\nextra-roots = \"{}\"", roots.display())));
+    assert!(house.daemon.terminate().success());
+    house.daemon.run();
+    wait_until("the event to be told", LIMIT, || hook.taken().len() == 1);
+    assert_eq!(first_ids(&hook.taken()), ids(&house.daemon, &FINAL));
 }
 
 #[test]

@@ -108,6 +108,31 @@ fn nats_gets_every_event_once_though_it_is_down_at_first_and_the_daemon_is_kille
 }
 
 #[test]
+fn nats_is_spoken_to_by_tls_and_with_a_password() {
+    let Some(python) = needs(python()) else { return };
+    let house = house(|ground| {
+        std::fs::write(ground.path("nats-password"), "correct horse\n").expect("write the password");
+        std::fs::write(ground.path("roots.pem"), ground.authority().pem()).expect("write the roots");
+        format!(
+            "[[nats]]\nname = \"boxes\"\nservers = [\"tls://{}\"]\nuser = \"box\"\npassword = \"{folder}/nats-password\"\n\
+             extra-roots = \"{folder}/roots.pem\"\n",
+            ground.at(203, 21423),
+            folder = ground.folder().display()
+        )
+    });
+    let address = house.ground.at(203, 21423);
+    let Some(_broker) = needs(Broker::nats_with_tls(&house.ground, address, "box", "correct horse")) else { return };
+    let mut command = Command::new(&python);
+    command.arg(tools::file("receivers/nats_consumer.py")).args([&format!("tls://{address}"), "postkeep.>"]);
+    command.arg(house.ground.path("roots.pem")).args(["box", "correct horse"]);
+    let consumer = Consumer::start(&mut command);
+    wait_until("the consumer", LIMIT, || !consumer.lines().is_empty());
+    send(&house.daemon, (0..5).map(|n| format!("r{n}@there.test")));
+    wait_until("everything to arrive", LIMIT, || bodies(&consumer.lines()).len() == 5);
+    assert_eq!(first_ids(&bodies(&consumer.lines())), ids(&house.daemon, &["delivered"]));
+}
+
+#[test]
 fn kafka_gets_every_event_with_its_key_though_the_daemon_is_killed() {
     let Some(kcat) = needs(tools::find("kcat")) else { return };
     let cluster = MockCluster::new(1).expect("a mock cluster");
