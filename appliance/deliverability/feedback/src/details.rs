@@ -13,7 +13,7 @@ pub(crate) fn read(opened: &Opened) -> Details {
         let anywhere = |text: &str| text.split("\n\n").find_map(|block| field_in(block, name));
         opened.of(PartKind::DeliveryStatus).find_map(anywhere)
     };
-    let returned = |name: &str| opened.returned_header(name);
+    let returned = |name: &str| opened.attached_header(name);
     Details {
         user_agent: kept(in_report("user-agent")),
         reporting_mta: kept(in_report("reporting-mta").or_else(|| in_status("reporting-mta")).map(without_type)),
