@@ -236,12 +236,8 @@ impl Daemon {
 
     /// Every record so far, in order.
     pub fn records(&self) -> Vec<Value> {
-        let mut files: Vec<PathBuf> = std::fs::read_dir(&self.records)
-            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-            .unwrap_or_default();
-        files.sort();
         let mut records = Vec::new();
-        for file in files {
+        for file in self.record_files() {
             let text = std::fs::read(&file).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
@@ -337,7 +333,7 @@ impl Daemon {
     pub fn postkeep(&self, arguments: &[&str]) -> Said {
         let mut command = Command::new(tools::program("postkeep"));
         command.args(arguments);
-        if matches!(arguments.first(), Some(&("queue" | "reload" | "suppression"))) {
+        if matches!(arguments.first(), Some(&("events" | "queue" | "reload" | "suppression"))) {
             command.arg("--socket").arg(&self.socket);
         }
         run(&mut command)
@@ -353,6 +349,15 @@ impl Daemon {
         let entries = shown["entries"].as_array().expect("entries");
         let word = |value: &Value| value.as_str().expect("a word").to_owned();
         entries.iter().map(|entry| format!("{} {}", word(&entry["reason"]), word(&entry["scope"]))).collect()
+    }
+
+    /// The record files, in order.
+    pub fn record_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(&self.records)
+            .map(|entries| entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect())
+            .unwrap_or_default();
+        files.sort();
+        files
     }
 
     /// The end of the log.

@@ -7,11 +7,13 @@
 //! number of tests may run beside each other. Nothing here looks inside the
 //! daemon: what a test knows, it knows from sockets, records and commands.
 
+pub mod brokers;
 pub mod certificates;
 pub mod client;
 pub mod counting;
 pub mod daemon;
 pub mod ground;
+pub mod hook;
 pub mod message;
 pub mod names;
 pub mod oracle;

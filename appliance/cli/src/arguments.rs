@@ -40,6 +40,9 @@ pub(crate) enum Command {
     /// See and change what waits.
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Who is told what happened to mail.
+    #[command(subcommand)]
+    Events(EventsCommand),
     /// Have the daemon read its configuration again; a bad file leaves the running one in place.
     Reload,
     /// How the daemon is.
@@ -92,6 +95,13 @@ pub(crate) enum ConfigCommand {
     },
     /// Print the JSON Schema of the configuration.
     Schema,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EventsCommand {
+    /// How far the accounting file, each webhook and each broker is, and what it has missed.
+    #[command(after_help = "Example: postkeep events status --json")]
+    Status,
 }
 
 #[derive(Debug, Subcommand)]

@@ -20,7 +20,7 @@ use postkeep_configuration::command::{self, Outcome};
 use postkeep_control::{Client, ClientError};
 
 use self::arguments::{
-    Arguments, BounceCommand, Command, ConfigCommand, CredentialCommand, SpoolCommand, TlsReportCommand,
+    Arguments, BounceCommand, Command, ConfigCommand, CredentialCommand, EventsCommand, SpoolCommand, TlsReportCommand,
 };
 
 /// A check or a promise failed.
@@ -88,6 +88,10 @@ async fn run(arguments: Arguments) -> Outcome {
             Err(error) => client_failure(&error),
         },
         Command::TlsReport(TlsReportCommand::Show { files }) => tls_report::show(&files, json),
+        Command::Events(EventsCommand::Status) => match client.receivers().await {
+            Ok(receivers) => show::value(&receivers, json, |receivers| show::receivers(receivers)),
+            Err(error) => client_failure(&error),
+        },
         Command::Bounce(BounceCommand::Classify { files, rules }) => bounce::classify(&files, &rules),
         Command::Reply(command) => reply::run(&command, json),
         Command::Suppression(command) => suppression::run(&client, command, json).await,

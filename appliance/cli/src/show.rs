@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use postkeep_configuration::command::Outcome;
-use postkeep_control::{ReloadReport, Status};
+use postkeep_control::{ReceiverStatus, ReloadReport, Status};
 use postkeep_mta::engine::QueueStatus;
 use serde::Serialize;
 
@@ -20,6 +20,36 @@ pub(crate) fn value<T: Serialize>(value: &T, json: bool, text: impl FnOnce(&T) -
         text(value)
     };
     Outcome { text, complaint: String::new(), code: 0 }
+}
+
+/// Receivers of events.
+pub(crate) fn receivers(receivers: &[ReceiverStatus]) -> String {
+    if receivers.is_empty() {
+        return "nobody is told of events: there is no [accounting], [[webhook]], [[amqp]], [[kafka]] or [[nats]]\n"
+            .into();
+    }
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "{:<11} {:<16} {:>10} {:>8} {:>8} {:>12} {:>8}  state",
+        "kind", "name", "sent", "retries", "dropped", "lag octets", "lag s"
+    );
+    for one in receivers {
+        let _ = writeln!(
+            out,
+            "{:<11} {:<16} {:>10} {:>8} {:>8} {:>12} {:>8}  {}",
+            one.kind,
+            one.name,
+            one.sent,
+            one.retried,
+            one.dropped,
+            one.lag_octets,
+            one.lag_seconds,
+            one.failing.as_deref().map_or_else(|| "works".to_owned(), |why| format!("fails: {}", shorten(why))),
+        );
+    }
+    out
 }
 
 /// The queue.

@@ -21,7 +21,7 @@ pub enum TakesEffect {
 }
 
 /// Keys whose change needs a restart: what is opened once, when the daemon starts.
-pub const RESTART: [&str; 14] = [
+pub const RESTART: [&str; 19] = [
     "spool.directory",
     "spool.segment-size",
     "spool.minimum-free",
@@ -34,6 +34,11 @@ pub const RESTART: [&str; 14] = [
     "tls-reports.directory",
     "acme",
     "records",
+    "accounting",
+    "webhook",
+    "amqp",
+    "kafka",
+    "nats",
     "metrics",
     "control.socket",
 ];
@@ -95,6 +100,10 @@ fn tree_of(configuration: &Configuration) -> Value {
         ("lane-limit", &["source", "site"]),
         ("dkim", &["selector", "domain"]),
         ("route", &["domain"]),
+        ("webhook", &["name"]),
+        ("amqp", &["name"]),
+        ("kafka", &["name"]),
+        ("nats", &["name"]),
     ] {
         let Some(Value::Array(elements)) = root.remove(array) else { continue };
         let named: BTreeMap<String, Value> = elements

@@ -3,6 +3,7 @@
 
 mod acme;
 mod doors;
+mod events;
 mod files;
 mod http;
 mod signing;
@@ -21,6 +22,7 @@ use crate::suggest::nearest;
 use crate::types::Configuration;
 use crate::units::Duration;
 
+pub use events::EVENTS;
 pub(crate) use files::check_permissions;
 
 /// One thing that is wrong, before it has a place in a file.
@@ -44,6 +46,7 @@ pub(crate) fn check(configuration: &Configuration, options: &Options) -> Vec<Fin
     ways::check(configuration, options, &mut report);
     signing::check(configuration, options, &mut report);
     system::check(configuration, &mut report);
+    events::check(configuration, options, &mut report);
     report.findings
 }
 

@@ -4,6 +4,7 @@
 //! and all errors are reported in one go. Nothing here opens a socket or keeps state.
 
 pub mod access;
+pub mod accounting;
 pub mod change;
 mod check;
 pub mod command;
@@ -21,6 +22,7 @@ pub mod types;
 pub mod units;
 
 pub use change::{Change, TakesEffect, changes};
+pub use check::EVENTS;
 pub use load::{Loaded, Options, load, load_with, parse, parse_untrusted, to_toml};
 pub use name::{DomainPattern, HostName, RouteHost};
 pub use password::hash_password;

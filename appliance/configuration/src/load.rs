@@ -274,6 +274,36 @@ fn resolve_paths(configuration: &mut Configuration, tree: &Node, sources: &Sourc
     for (index, dkim) in configuration.dkim.iter_mut().enumerate() {
         resolve(root.key("dkim").at(index).key("key"), &mut dkim.key);
     }
+    resolve_event_paths(configuration, resolve);
+}
+
+/// The same for receivers of events.
+fn resolve_event_paths(configuration: &mut Configuration, resolve: impl Fn(KeyPath, &mut PathBuf)) {
+    let root = KeyPath::root();
+    let resolve_optional = |path: KeyPath, value: &mut Option<PathBuf>| {
+        if let Some(value) = value {
+            resolve(path, value);
+        }
+    };
+    if let Some(accounting) = &mut configuration.accounting {
+        resolve(root.key("accounting").key("directory"), &mut accounting.directory);
+        resolve_optional(root.key("accounting").key("move-to"), &mut accounting.move_to);
+    }
+    for (index, webhook) in configuration.webhook.iter_mut().enumerate() {
+        let path = root.key("webhook").at(index);
+        resolve(path.key("secret"), &mut webhook.secret);
+        resolve_optional(path.key("extra-roots"), &mut webhook.extra_roots);
+    }
+    for (index, amqp) in configuration.amqp.iter_mut().enumerate() {
+        let path = root.key("amqp").at(index);
+        resolve_optional(path.key("password"), &mut amqp.password);
+        resolve_optional(path.key("extra-roots"), &mut amqp.extra_roots);
+    }
+    for (index, nats) in configuration.nats.iter_mut().enumerate() {
+        let path = root.key("nats").at(index);
+        resolve_optional(path.key("password"), &mut nats.password);
+        resolve_optional(path.key("extra-roots"), &mut nats.extra_roots);
+    }
 }
 
 #[cfg(test)]

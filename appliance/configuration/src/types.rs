@@ -19,9 +19,11 @@ pub use protection::{Dnssec, MtaSts, TlsReports, TlsVersion};
 use crate::units::{ByteSize, Duration, Rate};
 
 mod acme;
+mod events;
 mod unsubscribe;
 
 pub use acme::{Acme, ExternalAccount};
+pub use events::{Accounting, Amqp, From as EventsFrom, Kafka, KafkaKey, LocalPart, Nats, Webhook};
 pub use unsubscribe::{OneClick, Unsubscribe, UnsubscribeScope};
 
 /// One owner's whole configuration.
@@ -112,6 +114,21 @@ pub struct Configuration {
     /// The event log: one JSON line for each event.
     #[serde(default)]
     pub records: Records,
+    /// Accounting files as PowerMTA writes them; absent: none.
+    #[serde(default)]
+    pub accounting: Option<Accounting>,
+    /// Receivers of events by HTTP, one table each.
+    #[serde(default)]
+    pub webhook: Vec<Webhook>,
+    /// Receivers of events by AMQP 0-9-1, one table each.
+    #[serde(default)]
+    pub amqp: Vec<Amqp>,
+    /// Receivers of events by Kafka, one table each.
+    #[serde(default)]
+    pub kafka: Vec<Kafka>,
+    /// Receivers of events by NATS JetStream, one table each.
+    #[serde(default)]
+    pub nats: Vec<Nats>,
     /// Where Prometheus reads `/metrics`; absent: nowhere.
     #[serde(default)]
     pub metrics: Option<Metrics>,

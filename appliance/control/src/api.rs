@@ -51,6 +51,39 @@ pub struct Status {
     pub queued: u64,
 }
 
+/// How a receiver of events is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ReceiverStatus {
+    /// `accounting`, `webhook`, `amqp`, `kafka` or `nats`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// The record file that it is in.
+    pub file: String,
+    /// Octets of that file that are dealt with.
+    pub offset: u64,
+    /// Octets of records that it is still to be told of.
+    pub lag_octets: u64,
+    /// Age of the oldest event among them, seconds.
+    pub lag_seconds: u64,
+    /// Events that it has taken, since the start.
+    pub sent: u64,
+    /// Failed tries, since the start.
+    pub retried: u64,
+    /// Events that were dropped, since the start.
+    pub dropped: u64,
+    /// Why the last try failed; absent: it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
+    /// The last failure there was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// And when, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error_time: Option<String>,
+}
+
 /// Entries to come, all of them or none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
 
-use crate::api::{ActionRequest, ImportLine, Problem, ReloadReport, Status, SuppressionAdditions};
+use crate::api::{ActionRequest, ImportLine, Problem, ReceiverStatus, ReloadReport, Status, SuppressionAdditions};
 
 /// Largest answer read: a queue of a million domains fits.
 const ANSWER_LIMIT: usize = 512 * 1024 * 1024;
@@ -69,6 +69,11 @@ impl Client {
     /// See [`ClientError`]; the same for all others.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.ask::<(), _>(Method::GET, "/v1/status", None).await
+    }
+
+    /// How each receiver of events is.
+    pub async fn receivers(&self) -> Result<Vec<ReceiverStatus>, ClientError> {
+        self.ask::<(), _>(Method::GET, "/v1/events", None).await
     }
 
     /// Part of the queue.

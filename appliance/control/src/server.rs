@@ -22,7 +22,7 @@ use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
-use crate::api::{ActionRequest, Problem, ReloadReport, Status};
+use crate::api::{ActionRequest, Problem, ReceiverStatus, ReloadReport, Status};
 use crate::suppression;
 
 /// Largest request body.
@@ -37,6 +37,10 @@ pub trait Reloader: Send + Sync + 'static {
     fn reload(&self) -> ReloadAnswer;
     /// How the daemon is.
     fn status(&self) -> Status;
+    /// How each receiver of events is.
+    fn receivers(&self) -> Vec<ReceiverStatus>;
+    /// Metrics beside the engine's, in the OpenMetrics text form without `# EOF`.
+    fn further_metrics(&self) -> String;
 }
 
 /// Why a door of control could not be opened.
@@ -116,6 +120,7 @@ impl Control {
             .route("/v1/status", get(status))
             .route("/v1/queue", get(queue).post(act))
             .route("/v1/reload", post(reload))
+            .route("/v1/events", get(receivers))
             .route("/metrics", get(scrape))
             .layer(DefaultBodyLimit::max(BODY_LIMIT))
             .merge(suppression::routes())
@@ -189,6 +194,10 @@ async fn status(State(shared): State<Shared>) -> Json<Status> {
     Json(shared.reloader.status())
 }
 
+async fn receivers(State(shared): State<Shared>) -> Json<Vec<ReceiverStatus>> {
+    Json(shared.reloader.receivers())
+}
+
 async fn queue(State(shared): State<Shared>, Query(selector): Query<Selector>) -> Json<QueueStatus> {
     Json(shared.engine.status(&selector.normalised()))
 }
@@ -219,8 +228,10 @@ async fn reload(State(shared): State<Shared>) -> Result<Json<ReloadReport>, Refu
 }
 
 async fn scrape(State(shared): State<Shared>) -> Response {
-    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.engine.metrics())
-        .into_response()
+    let mut text = shared.engine.metrics();
+    let end = text.find("# EOF").unwrap_or(text.len());
+    text.insert_str(end, &shared.reloader.further_metrics());
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }
 
 pub(crate) struct Refusal(pub(crate) Problem);

@@ -7,7 +7,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use postkeep_certificates::Certificates;
 use postkeep_configuration::{Configuration, TakesEffect};
-use postkeep_control::{Control, ReloadReport, Reloader, Status};
+use postkeep_control::{Control, ReceiverStatus, ReloadReport, Reloader, Status};
+use postkeep_events::{Events, Observer};
 use postkeep_injection::HttpDoors;
 use postkeep_intake::Doors;
 use postkeep_mta::{Engine, clock};
@@ -40,10 +41,23 @@ pub(crate) async fn run(
             Ok(Engine::start(configuration, suppression)?)
         })?
     };
-    let served =
-        serve(&path, &configuration, &engine, ready_file, [&mut hang_up, &mut terminate, &mut interrupt]).await;
+    let events = {
+        let (configuration, written) = (configuration.load_full(), engine.records_written());
+        tokio::task::block_in_place(|| Events::start(&configuration, written))
+    };
+    let signals = [&mut hang_up, &mut terminate, &mut interrupt];
+    let (served, events) = match events {
+        Ok(events) => {
+            (serve(&path, &configuration, &engine, events.observer(), ready_file, signals).await, Some(events))
+        }
+        Err(error) => (Err(error.into()), None),
+    };
     // Also when the doors could not be opened: mail that was left from before is on its way already.
     engine.stop(STOP_GRACE).await;
+    // After the last record.
+    if let Some(events) = events {
+        events.stop().await;
+    }
     tokio::task::block_in_place(|| engine.suppression().close());
     log::info!("stopped");
     served
@@ -54,6 +68,7 @@ async fn serve(
     path: &std::path::Path,
     configuration: &Arc<ArcSwap<Configuration>>,
     engine: &Engine,
+    events: Observer,
     ready_file: Option<PathBuf>,
     [hang_up, terminate, interrupt]: [&mut Signal; 3],
 ) -> Result<(), Failure> {
@@ -71,6 +86,7 @@ async fn serve(
         path: path.to_owned(),
         configuration: Arc::clone(configuration),
         engine: engine.clone(),
+        events,
         doors: Arc::clone(&doors),
         http: Arc::clone(&http),
         since: clock::now(),
@@ -135,6 +151,7 @@ struct Supervisor {
     path: PathBuf,
     configuration: Arc<ArcSwap<Configuration>>,
     engine: Engine,
+    events: Observer,
     doors: Arc<Doors<Engine>>,
     http: Arc<HttpDoors<Engine>>,
     since: clock::Micros,
@@ -206,5 +223,30 @@ impl Reloader for Handle {
             connections: self.0.doors.connections(),
             queued: self.0.engine.queued(),
         }
+    }
+
+    fn receivers(&self) -> Vec<ReceiverStatus> {
+        let told = |status: postkeep_events::Status| {
+            let (last_error, time) = status.last_error.unzip();
+            ReceiverStatus {
+                kind: status.kind.to_owned(),
+                name: status.name,
+                file: status.file,
+                offset: status.offset,
+                lag_octets: status.lag_octets,
+                lag_seconds: status.lag_seconds,
+                sent: status.sent,
+                retried: status.retried,
+                dropped: status.dropped,
+                failing: status.failing,
+                last_error,
+                last_error_time: time.map(|time| time.to_string()),
+            }
+        };
+        self.0.events.statuses().into_iter().map(told).collect()
+    }
+
+    fn further_metrics(&self) -> String {
+        self.0.events.metrics()
     }
 }

@@ -43,6 +43,18 @@ impl Message {
     pub fn size(&self) -> u64 {
         (self.prefix.len() + self.content.len()) as u64
     }
+
+    /// Who handed it in and by which protocol, `smtp` or `http`, as the first two lines of our own
+    /// `Received` have it; `None` for reports of our own.
+    pub fn submitter(&self) -> Option<(&str, &'static str)> {
+        let mut lines = self.prefix.split(|octet| *octet == b'\n');
+        let line = lines.next().filter(|line| line.starts_with(b"Received: from "))?;
+        let start = memchr::memrchr(b'[', line)? + 1;
+        let end = start + memchr::memchr(b']', line.get(start..)?)?;
+        let address = std::str::from_utf8(line.get(start..end)?).ok()?;
+        let is_http = memchr::memmem::find(lines.next()?, b" with HTTP").is_some();
+        Some((address.strip_prefix("IPv6:").unwrap_or(address), if is_http { "http" } else { "smtp" }))
+    }
 }
 
 /// How many bytes of bodies may be in memory between acceptance and first attempt.

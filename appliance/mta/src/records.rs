@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,8 +17,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use parking_lot::{Condvar, Mutex};
 use postkeep_configuration as configuration;
+use postkeep_feedback::Details;
 use postkeep_smtp::reply::Reply;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::clock::{Micros, timestamp};
 
@@ -117,13 +120,21 @@ pub struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipient: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_recipient: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sender: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envelope_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub received: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,9 +154,13 @@ pub struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_address: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keywords: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,6 +179,7 @@ pub struct Record<'a> {
     pub suppress: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unsubscribe: Option<&'a str>,
+    pub report: Option<&'a Details>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,6 +202,8 @@ struct Shared {
     waiting: Mutex<Waiting>,
     wake: Condvar,
     dropped: AtomicU64,
+    /// Counts writes, for those who follow the files.
+    written: watch::Sender<u64>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -206,6 +224,7 @@ impl Records {
             waiting: Mutex::default(),
             wake: Condvar::new(),
             dropped: AtomicU64::new(0),
+            written: watch::Sender::new(0),
             writer: Mutex::new(None),
         });
         let theirs = Arc::clone(&shared);
@@ -240,6 +259,11 @@ impl Records {
     /// Records that were dropped since the start.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Changes whenever lines were written to a file.
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.0.written.subscribe()
     }
 
     /// Writes out what waits and stops the writer.
@@ -285,6 +309,7 @@ impl Shared {
                 }
                 std::thread::sleep(RETRY);
             }
+            self.written.send_modify(|count| *count += 1);
             batch.clear();
             if batch.capacity() > 4 * 1024 * 1024 {
                 batch = Vec::new();
@@ -369,9 +394,16 @@ impl Files {
     }
 }
 
+/// The next file. Its name is behind all others in the order of names, also when the clock was set
+/// back: whoever follows the records goes by it.
 fn new_file(directory: &Path, now: Timestamp) -> io::Result<(PathBuf, File)> {
-    let stamp = now.strftime("%Y%m%dT%H%M%SZ").to_string();
-    for number in 0..1000 {
+    let names = fs::read_dir(directory)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let last = names.filter(|name| name.starts_with("records-") && name.ends_with(".jsonl")).max();
+    let parts = last.as_deref().and_then(|name| name.get(8..)?.strip_suffix(".jsonl")?.split_once('-'));
+    let (last_stamp, last_number) = parts.map_or(("", 0), |(stamp, number)| (stamp, number.parse().unwrap_or(0)));
+    let now = now.strftime("%Y%m%dT%H%M%SZ").to_string();
+    let (stamp, first) = if last_stamp < now.as_str() { (now.as_str(), 0) } else { (last_stamp, last_number + 1) };
+    for number in first..1000 {
         let path = directory.join(format!("records-{stamp}-{number:03}.jsonl"));
         match OpenOptions::new().create_new(true).append(true).open(&path) {
             Ok(file) => return Ok((path, file)),
@@ -425,5 +457,17 @@ mod tests {
             r#"{"time":"1970-01-01T00:00:01.000000Z","event":"deferred","recipient":"a\n@b","attempt":3}"#
         );
         assert!(fs::read_dir(directory.path()).unwrap().count() > 1);
+    }
+
+    #[test]
+    fn a_new_file_is_the_last_by_name_even_when_the_clock_was_set_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+        let mut before = PathBuf::new();
+        for seconds in [0, 0, 100, 50, 50, 101] {
+            let (path, _) = new_file(directory.path(), at(seconds)).unwrap();
+            assert!(path > before, "{path:?} is not behind {before:?}");
+            before = path;
+        }
     }
 }

@@ -78,6 +78,7 @@ pub fn prepare(
     if configuration.feedback.take().is_some() {
         notes.push("[feedback] was left out: nothing comes back in the rehearsal yet".to_owned());
     }
+    leave_out_receivers(&mut configuration, &mut notes);
     hurried(&mut configuration, hurry, longest, &mut notes);
     owner.promises = promises(&configuration)?;
     let credential = credential(&mut configuration)?;
@@ -92,6 +93,22 @@ pub fn prepare(
             std::env::temp_dir().join(format!("postkeep-rehearsal-{}.sock", std::process::id()));
     }
     Ok(Prepared { configuration, owner, domains, credential, notes, scratch: scratch.to_owned() })
+}
+
+/// Nobody outside is told of mail that never was.
+fn leave_out_receivers(configuration: &mut Configuration, notes: &mut Vec<String>) {
+    let had_accounting = configuration.accounting.take().is_some();
+    let count =
+        configuration.webhook.len() + configuration.amqp.len() + configuration.kafka.len() + configuration.nats.len();
+    configuration.webhook.clear();
+    configuration.amqp.clear();
+    configuration.kafka.clear();
+    configuration.nats.clear();
+    if had_accounting || count > 0 {
+        notes.push(
+            "receivers of events were left out: [accounting], [[webhook]], [[amqp]], [[kafka]], [[nats]]".to_owned(),
+        );
+    }
 }
 
 impl Prepared {
@@ -423,6 +440,22 @@ message-rate = "100/1h"
 domain = "example.test"
 selector = "s1"
 key = "/nowhere/dkim.pem"
+[accounting]
+[[webhook]]
+name = "shop"
+url = "https://shop.example.com/"
+secret = "/nowhere/secret"
+[[amqp]]
+name = "rabbit"
+url = "amqps://broker.example.com/mail"
+exchange = ""
+[[kafka]]
+name = "warehouse"
+brokers = ["broker.example.com:9092"]
+topic = "mail"
+[[nats]]
+name = "boxes"
+servers = ["tls://nats.example.com"]
 "#;
 
     fn prepared(hurry: f64) -> (tempfile::TempDir, Prepared) {
@@ -442,6 +475,8 @@ key = "/nowhere/dkim.pem"
         assert!(configuration.spool.directory.starts_with(folder.path()));
         assert!(configuration.records.directory.starts_with(folder.path()));
         assert!(configuration.dkim[0].key.starts_with(folder.path()));
+        let text = postkeep_configuration::to_toml(configuration).unwrap();
+        assert!(configuration.accounting.is_none() && !text.contains("example.com"), "{text}");
         assert_eq!(prepared.owner.sources.len(), 3);
         assert_eq!(prepared.domains, ["example.test"]);
         assert!(prepared.notes.iter().any(|note| note.contains("s1._domainkey.example.test")));

@@ -6,6 +6,8 @@ mod certificates;
 mod crash;
 mod delivery;
 mod disk;
+mod events;
+mod events_brokers;
 mod feedback;
 mod harness;
 mod http;

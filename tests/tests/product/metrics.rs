@@ -68,7 +68,8 @@ fn count(records: &[Value], test: impl Fn(&Value) -> bool) -> f64 {
 
 #[test]
 fn metrics_follow_the_text_format() {
-    let house = lived_in("");
+    // With a receiver of events that nobody answers for, so that it has metrics too.
+    let house = lived_in("[[kafka]]\nname = \"k\"\nbrokers = [\"127.0.0.1:9\"]\ntopic = \"t\"\n");
     let (head, body) = house.daemon.metrics_text();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     let head = head.to_ascii_lowercase();

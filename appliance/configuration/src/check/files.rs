@@ -80,6 +80,17 @@ pub(super) fn private_key(path: KeyPath, file: &Path, kind: KeyKind, options: &O
     }
 }
 
+/// A file with a secret; what it holds is not looked at.
+pub(super) fn secret(path: KeyPath, file: &Path, options: &Options, report: &mut Report) {
+    if read(&path, file, options, report).is_some() && mode(file).is_some_and(|mode| mode & 0o004 != 0) {
+        report.warn(
+            path,
+            format!("everybody on this box can read {}", file.display()),
+            format!("chmod o-rwx {}", file.display()),
+        );
+    }
+}
+
 /// A text file that must be there; `None` when it is not, which is reported, or is not to be looked at.
 fn read(path: &KeyPath, file: &Path, options: &Options, report: &mut Report) -> Option<String> {
     if !options.check_files {
@@ -108,7 +119,7 @@ fn read_text(file: &Path) -> Result<String, String> {
     if octets.len() as u64 > LARGEST {
         return Err(format!("it is larger than {}KiB", LARGEST >> 10));
     }
-    String::from_utf8(octets).map_err(|_| "it is not PEM text".to_owned())
+    String::from_utf8(octets).map_err(|_| "it is not text".to_owned())
 }
 
 /// What stands between `-----BEGIN ` and `-----`.

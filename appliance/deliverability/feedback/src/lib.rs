@@ -9,6 +9,7 @@
 //! that nobody has the address. A block, a full or closed mailbox, or a refusal after the content never does.
 
 mod automatic;
+mod details;
 mod judgement;
 mod notification;
 mod opened;
@@ -62,6 +63,39 @@ pub struct Finding {
     pub reason: String,
 }
 
+/// What a report says of itself and of the message that it is about; absent: it does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Details {
+    /// `User-Agent` of an abuse report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// `Reporting-MTA`, without its type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reporting_mta: Option<String>,
+    /// `Remote-MTA` of the first recipient, without its type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote_mta: Option<String>,
+    /// `Reported-Domain` of an abuse report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reported_domain: Option<String>,
+    /// `Source-IP` of an abuse report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_address: Option<String>,
+    /// `From` of the message that came back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Its `Return-Path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub return_path: Option<String>,
+    /// Its `X-job`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Its `Subject`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+}
+
 impl Finding {
     fn nothing() -> Self {
         Self {
@@ -78,8 +112,13 @@ impl Finding {
 
 /// Takes a message apart. At least one finding; one of [`Kind::None`] when it is nothing of the sort.
 pub fn classify(message: &[u8], book: &RuleBook) -> Vec<Finding> {
+    classify_with_details(message, book).0
+}
+
+/// The same, with what the report says beside its findings.
+pub fn classify_with_details(message: &[u8], book: &RuleBook) -> (Vec<Finding>, Details) {
     let Some(opened) = Opened::new(message.get(..LARGEST).unwrap_or(message)) else {
-        return vec![Finding::nothing()];
+        return (vec![Finding::nothing()], Details::default());
     };
     let readers: [fn(&Opened, &RuleBook) -> Vec<Finding>; 6] =
         [report::read, status::read, notification::read, prose::read_named, automatic::read, prose::read];
@@ -89,5 +128,5 @@ pub fn classify(message: &[u8], book: &RuleBook) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(Finding::nothing());
     }
-    findings
+    (findings, details::read(&opened))
 }

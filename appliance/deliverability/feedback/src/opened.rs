@@ -39,6 +39,8 @@ pub(crate) struct Opened {
     pub parts: Vec<Part>,
     /// `Content-Type` of the whole, lower case, with its parameters.
     pub content_type: String,
+    /// The own header of the message that came back, where it is attached as a message.
+    attached: Option<String>,
 }
 
 impl Opened {
@@ -58,7 +60,7 @@ impl Opened {
             .unwrap_or_default();
         let mut parts = Vec::new();
         collect(&message, 0, &mut parts);
-        Some(Self { headers, parts, content_type })
+        Some(Self { headers, parts, content_type, attached: attached_header(&message) })
     }
 
     /// The first field of that name; lower case.
@@ -74,6 +76,14 @@ impl Opened {
     /// The parts of that kind.
     pub(crate) fn of(&self, kind: PartKind) -> impl Iterator<Item = &str> + '_ {
         self.parts.iter().filter(move |part| part.kind == kind).map(|part| part.text.as_str())
+    }
+
+    /// A field of the own header of the message that came back, not of what carries it.
+    pub(crate) fn attached_header(&self, name: &str) -> Option<String> {
+        match &self.attached {
+            Some(header) => field_in(header, name),
+            None => self.returned_header(name),
+        }
     }
 
     /// A field of the returned message's header.
@@ -107,6 +117,18 @@ pub(crate) fn field_in(text: &str, name: &str) -> Option<String> {
         }
     }
     found
+}
+
+/// The header of the first message that is attached as one and is no report.
+fn attached_header(message: &Message<'_>) -> Option<String> {
+    message.parts.iter().find_map(|part| {
+        let PartType::Message(inner) = &part.body else { return None };
+        let kind = part.content_type().and_then(|kind| kind.subtype()).unwrap_or_default();
+        let is_report = ["delivery-status", "feedback-report"].iter().any(|report| kind.ends_with(report));
+        let text = String::from_utf8_lossy(inner.raw_message());
+        let header = text.split("\n\n").next().unwrap_or_default();
+        (!is_report).then(|| header.get(..header.floor_char_boundary(LONGEST_TEXT)).unwrap_or_default().to_owned())
+    })
 }
 
 fn fields(message: &Message<'_>) -> Vec<(String, String)> {

@@ -45,6 +45,23 @@ impl Capabilities {
         capabilities
     }
 
+    /// The keywords offered, as far as they are known here, with commas between them.
+    pub fn keywords(&self) -> String {
+        let offered = [
+            ("SIZE", self.size),
+            ("PIPELINING", self.pipelining),
+            ("CHUNKING", self.chunking),
+            ("8BITMIME", self.eight_bit_mime),
+            ("SMTPUTF8", self.smtputf8),
+            ("STARTTLS", self.starttls),
+            ("DSN", self.dsn),
+            ("ENHANCEDSTATUSCODES", self.enhanced_status_codes),
+            ("AUTH", self.auth.is_some()),
+        ];
+        let names: Vec<&str> = offered.iter().filter(|(_, offered)| *offered).map(|(name, _)| *name).collect();
+        names.join(",")
+    }
+
     fn read_line(&mut self, line: &str) {
         let line = line.trim_ascii();
         let (keyword, parameters) = line.split_once([' ', '\t']).unwrap_or((line, ""));
@@ -106,6 +123,12 @@ mod tests {
 
     fn read(text: &str) -> Capabilities {
         Capabilities::from_ehlo(&Reply::plain(250, text))
+    }
+
+    #[test]
+    fn keywords_are_those_that_were_offered() {
+        assert_eq!(read("a\nDSN\nX-OWN\nsize 5\nauth plain").keywords(), "SIZE,DSN,AUTH");
+        assert_eq!(read("a").keywords(), "");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 use postkeep_configuration::{Feedback, LearntScope};
-use postkeep_feedback::{Finding, Kind, classify};
+use postkeep_feedback::{Details, Finding, Kind, classify_with_details};
 use postkeep_intake::Returned;
 use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient, TlsRequest};
 use postkeep_smtp::{Address, Reply, header};
@@ -97,7 +97,7 @@ impl Inner {
         };
         let (book, content) = (self.replies.load_full(), returned.content.clone());
         // Some reports are large, and some are made to be slow.
-        let findings = tokio::task::spawn_blocking(move || classify(&content, &book))
+        let (findings, details) = tokio::task::spawn_blocking(move || classify_with_details(&content, &book))
             .await
             .map_err(|_| Reply::new(451, (4, 3, 0), "the report could not be read; try again later"))?;
         let tokens = self.suppression.tokens();
@@ -141,7 +141,7 @@ impl Inner {
             }
         }
         for (finding, belonging, suppressed) in told {
-            self.write_feedback(&returned, finding, belonging.as_ref(), suppressed, now);
+            self.write_feedback(&returned, (finding, &details), belonging.as_ref(), suppressed, now);
         }
         Ok(())
     }
@@ -239,7 +239,7 @@ impl Inner {
     fn write_feedback(
         &self,
         returned: &Returned,
-        finding: &Finding,
+        (finding, details): (&Finding, &Details),
         belonging: Option<&Belonging<'_>>,
         suppressed: bool,
         now: Micros,
@@ -272,6 +272,7 @@ impl Inner {
                 scope: Some(finding.scope),
                 status: finding.status.as_deref(),
                 suppress: Some(suppressed),
+                report: (*details != Details::default()).then_some(details),
                 detail: match (belonging, finding.kind) {
                     (None, Kind::Bounce | Kind::Complaint) if finding.reason.is_empty() => Some("no token proves it"),
                     _ => Some(finding.reason.as_str()).filter(|reason| !reason.is_empty()),

@@ -120,9 +120,11 @@ impl Engine {
             Record {
                 message: Some(&submission.id),
                 sender: Some(message.metadata.envelope.sender.as_ref().map_or("", |sender| sender.as_str())),
+                envelope_id: message.metadata.envelope.envelope_id.as_deref(),
                 stream: Some(&message.metadata.stream),
                 credential: Some(&message.metadata.credential),
                 peer: Some(submission.peer.to_string()),
+                protocol: message.submitter().map(|(_, protocol)| protocol),
                 message_id: Some(&message.metadata.message_id),
                 job: message.metadata.job.as_deref(),
                 pool: message.metadata.pool.as_deref(),

@@ -220,6 +220,11 @@ impl Engine {
         &self.0.suppression
     }
 
+    /// Changes whenever records were written.
+    pub fn records_written(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.records.written()
+    }
+
     /// Recipients queued, all told.
     pub fn queued(&self) -> u64 {
         self.0.state.lock().queues.len() as u64

@@ -96,6 +96,10 @@ pub(crate) struct Journey {
     pub indifferent: bool,
     /// Why there is no TLS although the host offered it.
     pub tls_failure: Option<Arc<str>>,
+    /// From where.
+    pub source_address: Option<std::net::IpAddr>,
+    /// What the host offered in its answer to EHLO.
+    pub keywords: Option<Arc<str>>,
     pub started: Micros,
 }
 
@@ -109,6 +113,8 @@ impl Default for Journey {
             protection: Protection::Configured(OutboundTls::None),
             configured: OutboundTls::None,
             indifferent: false,
+            source_address: None,
+            keywords: None,
             tls_failure: None,
             started: 0,
         }
@@ -335,6 +341,7 @@ impl Inner {
         let id = message.id.to_string();
         let sender = message.metadata.envelope.sender.as_ref().map_or("", |sender| sender.as_str());
         let provider = names.provider.as_deref().unwrap_or("");
+        let (peer, protocol) = message.submitter().unzip();
         for one in decided {
             let event = event(one);
             let (reply, detail, stage, actor) = match &one.fate {
@@ -352,9 +359,15 @@ impl Inner {
                 Record {
                     message: Some(&id),
                     recipient: Some(one.recipient.address.as_str()),
+                    original_recipient: one.recipient.original.as_deref(),
                     sender: Some(sender),
+                    envelope_id: message.metadata.envelope.envelope_id.as_deref(),
+                    received: Some(timestamp_seconds(message.received)),
                     stream: Some(&names.stream),
                     job: message.metadata.job.as_deref(),
+                    credential: Some(&message.metadata.credential),
+                    peer: peer.map(str::to_owned),
+                    protocol,
                     message_id: Some(&message.metadata.message_id),
                     size: Some(message.size()),
                     domain: Some(one.recipient.address.domain()),
@@ -362,8 +375,10 @@ impl Inner {
                     provider: names.provider.as_deref(),
                     source: names.source.as_deref(),
                     pool: Some(pool),
+                    source_address: journey.source_address,
                     host: journey.host.as_deref(),
                     address,
+                    keywords: journey.keywords.as_deref().filter(|keywords| !keywords.is_empty()),
                     stage,
                     attempt: journey.lane.map(|_| one.entry.tries() + 1),
                     reply: reply.map(ReplyRecord::from),

@@ -347,6 +347,7 @@ async fn connect(
         address: Some(target.address),
         configured: held.demand.configured,
         indifferent: held.demand.indifferent,
+        source_address: target.bind,
         started: clock::now(),
         ..Journey::default()
     };
@@ -362,7 +363,8 @@ async fn connect(
         Ok(connection) => {
             let tls = connection.tls().cloned().map(Arc::new);
             let tls_failure = connection.tls_failure().map(Arc::from);
-            let mut journey = Journey { tls, tls_failure, ..journey };
+            let keywords = Some(connection.capabilities().keywords().into());
+            let mut journey = Journey { tls, tls_failure, keywords, ..journey };
             journey.protection = match (&target.tlsa, &journey.tls) {
                 (Some(_), Some(tls)) if tls.dane.is_some() => Protection::Dane,
                 (Some(_), _) => Protection::DaneEncrypted,
@@ -433,7 +435,8 @@ impl Inner {
 
     /// One `attempted` record for a connection that failed before any recipient was named.
     fn record_attempt(&self, batch: &Batch, journey: &Journey, error: &OpenError) {
-        let (_, names) = self.plan_and_names(batch.stream, journey.lane);
+        let (plan, names) = self.plan_and_names(batch.stream, journey.lane);
+        let domain = self.state.lock().domain_of(batch.queue);
         let now = clock::now();
         let id = batch.entries.first().map(|entry| postkeep_spool::MessageId(entry.message).to_string());
         self.records.write(
@@ -442,6 +445,9 @@ impl Inner {
             Record {
                 message: id.as_deref(),
                 stream: Some(&names.stream),
+                domain: domain.as_deref(),
+                pool: Some(&plan.pool.name),
+                source_address: journey.source_address,
                 site: names.site.as_deref(),
                 provider: names.provider.as_deref(),
                 source: names.source.as_deref(),

@@ -13,7 +13,7 @@ use super::{Domain, Lane, LaneId, Resolution, Site, SiteId, SourcePlan, State};
 use crate::clock::Micros;
 use crate::engine::plan::{PoolPlan, SourceId, StreamPlan};
 use crate::engine::rules::Rules;
-use crate::queue::{DomainId, StreamId};
+use crate::queue::{DomainId, QueueId, StreamId};
 
 /// Stands between the names of a stream and of the pool that its mail chose; no name has it.
 const CHOSEN: char = '\0';
@@ -168,6 +168,11 @@ impl State {
 
     pub(crate) fn domain_name(&self, id: DomainId) -> Arc<str> {
         self.domains.get(&id).map_or_else(|| "".into(), |domain| Arc::clone(&domain.name))
+    }
+
+    /// The recipient domain of a queue, while the queue is there.
+    pub(crate) fn domain_of(&self, queue: QueueId) -> Option<Arc<str>> {
+        self.queues.key(queue).map(|(_, domain)| self.domain_name(domain))
     }
 
     pub(super) fn site_id(&mut self, name: &Arc<str>, provider: Option<Arc<str>>) -> SiteId {
