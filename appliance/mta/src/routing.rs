@@ -190,12 +190,12 @@ impl Resolver {
             },
             self.names.ask(name.clone(), RecordType::A),
         );
-        let v6 = v6.unwrap_or_else(|| Ok(nothing()));
+        let v6 = v6.unwrap_or_else(|| Ok(Found::nothing()));
         let failed = |error: &NetError| RouteError::Temporary(format!("looking up the addresses of {host}: {error}"));
         let found = match (v6, v4) {
             (Ok(v6), Ok(v4)) => [v6, v4],
             // Half an answer is good enough to try, and nothing to give up on.
-            (Ok(some), Err(_)) | (Err(_), Ok(some)) if !some.records.is_empty() => [some, nothing()],
+            (Ok(some), Err(_)) | (Err(_), Ok(some)) if !some.records.is_empty() => [some, Found::nothing()],
             (_, Err(error)) | (Err(error), _) => return Err(failed(&error)),
         };
         let with_records = || found.iter().filter(|found| !found.records.is_empty());
@@ -353,11 +353,6 @@ impl Route {
             .collect();
         names.join(",").into()
     }
-}
-
-/// An answer without records.
-fn nothing() -> Found {
-    Found { records: Vec::new(), secure: false, alias: None, valid_until: None, no_such_name: false }
 }
 
 fn addresses_in(records: &[Record]) -> Vec<IpAddr> {

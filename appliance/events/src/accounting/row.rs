@@ -91,6 +91,7 @@ impl Rows {
             "dlvEsmtpAvailable" => text("keywords"),
             "dlvSize" => number(&record["size"]),
             "vmta" => text("source"),
+            "jobId" if record["job"].is_string() => text("job"),
             "jobId" | "stream" => text("stream"),
             "envId" => text("envelope-id"),
             "queue" => queue(record),

@@ -112,6 +112,8 @@ impl Verifier {
                 Ok((accepted, context.error()))
             })
             .map_err(library)?;
+        // What was noted on the way must not be taken for the fault of whoever uses OpenSSL next on this thread.
+        drop(ErrorStack::get());
         match verdict {
             (true, _) => session.matched().ok_or_else(|| Rejected {
                 reason: "no TLSA record matches the certificate".to_owned(),

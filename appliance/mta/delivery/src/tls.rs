@@ -39,6 +39,8 @@ pub struct TlsResult {
     pub verified: bool,
     /// The TLSA record that it matches; `None`: there is none, or none that can be used.
     pub dane: Option<Match>,
+    /// It matches through the domain of the mail and not through the host's own name: good for that domain only.
+    pub by_mail_domain: bool,
     /// Why it is not valid for the MX host.
     pub error: Option<String>,
     /// What kind of fault that is.
@@ -109,7 +111,11 @@ impl Tls {
             self.old.connect(stream, host).await
         } else {
             // Without a usable name there is no SNI, and nothing to verify.
-            let sent = name.clone().unwrap_or_else(|_| ServerName::IpAddress(target.address.ip().into()));
+            // A host that has TLSA records is called by the name that they stand at (RFC 7672 §3.3.1).
+            let base = target.tlsa.as_ref().and_then(|tlsa| ServerName::try_from(tlsa.names.first()?.to_string()).ok());
+            let sent = base
+                .map_or_else(|| name.clone(), Ok)
+                .unwrap_or_else(|_| ServerName::IpAddress(target.address.ip().into()));
             self.shake(stream, target.minimum, sent).await
         }
         .map_err(|detail| Refused {
@@ -120,13 +126,13 @@ impl Tls {
             Ok(name) => self.verify(&shaken.chain, &name),
             Err(error) => Err((error, TlsFault::HostMismatch)),
         };
-        let dane = self.match_tlsa(&shaken.chain, target, host)?;
+        let (dane, by_mail_domain) = self.match_tlsa(&shaken.chain, target, host)?;
         if let (true, None, Err((error, fault))) = (insist, dane, &verdict) {
             return Err(Refused { detail: format!("the certificate of {host} is not valid: {error}"), fault: *fault });
         }
         let (error, fault) = verdict.err().unzip();
         let Shaken { stream, version, cipher, .. } = shaken;
-        Ok((stream, TlsResult { version, cipher, verified: error.is_none(), dane, error, fault }))
+        Ok((stream, TlsResult { version, cipher, verified: error.is_none(), dane, by_mail_domain, error, fault }))
     }
 
     async fn shake(&self, stream: TcpStream, minimum: TlsVersion, name: ServerName<'static>) -> Result<Shaken, String> {
@@ -150,14 +156,26 @@ impl Tls {
 
     /// What the host's TLSA records say of its certificates. Unlike with authorities, a certificate that
     /// matches no record that can be used ends the connection, whatever was asked for (RFC 7672 §2.2).
-    fn match_tlsa(&self, chain: &[CertificateDer<'_>], target: &Target, host: &str) -> Result<Option<Match>, Refused> {
-        let Some(tlsa) = &target.tlsa else { return Ok(None) };
+    fn match_tlsa(
+        &self,
+        chain: &[CertificateDer<'_>],
+        target: &Target,
+        host: &str,
+    ) -> Result<(Option<Match>, bool), Refused> {
+        let Some(tlsa) = &target.tlsa else { return Ok((None, false)) };
         if Usable::of(&tlsa.records) == Usable::EncryptedOnly {
-            return Ok(None);
+            return Ok((None, false));
         }
         let chain: Vec<&[u8]> = chain.iter().map(AsRef::as_ref).collect();
         let names: Vec<&str> = tlsa.names.iter().map(AsRef::as_ref).collect();
-        self.dane.verify(&tlsa.records, &names, &chain).map(Some).map_err(|rejected| Refused {
+        let base = names.get(..1).unwrap_or_default();
+        let verdict = match self.dane.verify(&tlsa.records, base, &chain) {
+            Err(rejected) if rejected.kind == DaneFault::HostMismatch && names.len() > 1 => {
+                self.dane.verify(&tlsa.records, &names, &chain).map(|matched| (Some(matched), true))
+            }
+            other => other.map(|matched| (Some(matched), false)),
+        };
+        verdict.map_err(|rejected| Refused {
             detail: format!("the certificate of {host} is not what its TLSA records promise: {rejected}"),
             fault: match rejected.kind {
                 DaneFault::HostMismatch => TlsFault::HostMismatch,

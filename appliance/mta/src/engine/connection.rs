@@ -18,7 +18,6 @@ use self::opening::{NotOpened, Opened};
 use super::Inner;
 use super::feedback::MailTokens;
 use super::host_faults::{CHUNKING_MEMORY, Fault};
-use super::protection;
 use super::rendering::{self, Rendered};
 use super::settle::{Fate, Journey};
 use super::state::{Batch, LaneId, Next};
@@ -141,7 +140,7 @@ async fn serve(engine: &Arc<Inner>, place: &mut Place, opened: &mut Opened, firs
                 None => return None,
             },
         };
-        if !is_first && !engine.is_good_for(opened, &job).await {
+        if !is_first && !engine.is_good_for(opened, &job) {
             return Some(job);
         }
         is_first = false;
@@ -200,7 +199,7 @@ async fn wait_for_work(engine: &Arc<Inner>, place: &mut Place, connection: &mut 
 impl Inner {
     /// Whether the connection protects the mail of a job as its domain wants it. Counts a session for the domain, when its
     /// mail comes here for the first time; and says in the journey what protects it.
-    async fn is_good_for(&self, opened: &mut Opened, job: &Job) -> bool {
+    fn is_good_for(&self, opened: &mut Opened, job: &Job) -> bool {
         let Some(batch) = job.batch() else { return true };
         if opened.journey.indifferent {
             return false;
@@ -210,11 +209,11 @@ impl Inner {
             opened.journey.protection = *protection;
             return true;
         }
-        match self.protection_on(&opened.journey, &opened.connection, batch).await {
+        match self.protection_on(&opened.journey, &opened.connection, batch) {
             Ok(protection) => {
                 opened.journey.protection = protection;
                 opened.good_for.push((batch.queue, protection));
-                self.count_session(&self.domain_of(batch), &opened.applied, None);
+                self.count_another(&opened.journey, &opened.connection, batch, &opened.applied);
                 true
             }
             Err(why) => {
@@ -279,7 +278,7 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
     };
     let started = clock::now();
     let tokens = engine.tokens_for(batch, &message);
-    let required = protection::require_tls(&message, batch, opened.journey.protection, &opened.connection);
+    let required = engine.require_tls(&message, batch, &opened.journey, &opened.connection);
     let result = if let Err(reply) = required {
         unsendable(batch, &reply)
     } else {

@@ -184,6 +184,7 @@ impl Engine {
         tokio::spawn(Arc::clone(&inner).sweep());
         tokio::spawn(Arc::clone(&inner).refresh_policies());
         tokio::spawn(Arc::clone(&inner).report_sessions());
+        tokio::spawn(Arc::clone(&inner).keep_sessions());
         Ok(Self(inner))
     }
 

@@ -5,7 +5,6 @@
 //! that a connection is not good enough for gets one of its own. A policy that cannot be met delays the mail of its own
 //! domain and nothing else.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -26,26 +25,21 @@ use crate::message::Message;
 
 /// Policies that are due are fetched again this often.
 const REFRESH_EVERY: Duration = Duration::from_secs(1800);
+/// Policies that are fetched side by side then.
+const REFRESHED_AT_ONCE: usize = 16;
 
 /// The policies of domains, and who fetches them.
 pub(crate) struct Policies {
     cache: Mutex<Cache>,
     store: Store,
     client: arc_swap::ArcSwap<Client>,
-    /// Domains that somebody is asking about; others wait for what they find.
-    asking: Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Policies {
     pub(super) fn open(configuration: &Configuration, client: Client) -> std::io::Result<Self> {
         let store = Store::open(&configuration.mta_sts.directory)?;
         let kept = store.load();
-        Ok(Self {
-            cache: Mutex::new(Cache::new(kept)),
-            store,
-            client: arc_swap::ArcSwap::from_pointee(client),
-            asking: Mutex::default(),
-        })
+        Ok(Self { cache: Mutex::new(Cache::new(kept)), store, client: arc_swap::ArcSwap::from_pointee(client) })
     }
 
     pub(super) fn client(&self) -> Arc<Client> {
@@ -99,23 +93,25 @@ impl Inner {
         self.load(batch).await.is_ok_and(|message| message.metadata.envelope.tls == TlsRequest::NotRequired)
     }
 
-    /// The policy of a domain that counts now.
-    pub(super) async fn policy_of(&self, domain: &Arc<str>) -> Option<Arc<CachedPolicy>> {
-        let configuration = self.configuration.load();
-        if !configuration.mta_sts.enabled || domain.starts_with('[') {
+    /// The policy of a domain that counts now, as far as it has been learnt.
+    pub(super) fn policy_of(&self, domain: &str) -> Option<Arc<CachedPolicy>> {
+        if !self.configuration.load().mta_sts.enabled {
             return None;
         }
+        self.policies.cache.lock().known(domain, u64::from(clock::seconds(clock::now())))
+    }
+
+    /// Asks whether a domain has a policy, and fetches it when it is new. Done with the domain's route, before any
+    /// connection is opened: a host that serves its policy slowly holds up nobody else's mail.
+    pub(super) async fn learn_policy(&self, domain: &Arc<str>) {
+        if !self.configuration.load().mta_sts.enabled || domain.starts_with('[') {
+            return;
+        }
         let now = || u64::from(clock::seconds(clock::now()));
-        if let Standing::Known(known) = self.policies.cache.lock().standing(domain, now()) {
-            return known;
+        if let Standing::Known(_) = self.policies.cache.lock().standing(domain, now()) {
+            return;
         }
-        let turn = Arc::clone(self.policies.asking.lock().entry(Arc::clone(domain)).or_default());
-        let _mine = turn.lock().await;
-        if let Standing::Known(known) = self.policies.cache.lock().standing(domain, now()) {
-            self.policies.asking.lock().remove(domain);
-            return known;
-        }
-        let answer = match self.resolver.load().texts(&sts::record_name(domain)).await {
+        let answer = match self.resolver.load_full().texts(&sts::record_name(domain)).await {
             Ok(texts) => sts::policy_id(texts.iter().map(Vec::as_slice)).map_or(Answer::None, Answer::Policy),
             Err(error) => {
                 log::debug!("mta-sts: {domain}: {error}");
@@ -123,17 +119,13 @@ impl Inner {
             }
         };
         let standing = self.policies.cache.lock().answered(domain, &answer, now());
-        let found = match (standing, answer) {
-            (Standing::Known(known), _) => known,
-            (Standing::Fetch | Standing::Ask, Answer::Policy(id)) => self.fetch_policy(domain, &id).await,
-            (Standing::Fetch | Standing::Ask, _) => None,
-        };
-        self.policies.asking.lock().remove(domain);
-        found
+        if let (Standing::Fetch, Answer::Policy(id)) = (standing, answer) {
+            self.fetch_policy(domain, &id).await;
+        }
     }
 
     /// Fetches a policy and keeps it. What counts afterwards may be an older one.
-    async fn fetch_policy(&self, domain: &str, id: &str) -> Option<Arc<CachedPolicy>> {
+    async fn fetch_policy(&self, domain: &str, id: &str) {
         let policy = match self.fetch(domain).await {
             Ok(policy) => Some(policy),
             Err((result, why)) => {
@@ -159,7 +151,6 @@ impl Inner {
                 log::error!("mta-sts: the policy of {domain} cannot be kept over a restart: {error}");
             }
         }
-        counts
     }
 
     async fn fetch(&self, domain: &str) -> Result<Policy, (ResultType, String)> {
@@ -198,37 +189,105 @@ impl Inner {
             for domain in gone {
                 self.policies.store.forget(&domain);
             }
-            for domain in stale {
-                let texts = self.resolver.load().texts(&sts::record_name(&domain)).await.unwrap_or_default();
-                if let Some(id) = sts::policy_id(texts.iter().map(Vec::as_slice)) {
-                    self.fetch_policy(&domain, &id).await;
+            let mut stale = stale.into_iter();
+            loop {
+                let mut tasks = tokio::task::JoinSet::new();
+                for domain in stale.by_ref().take(REFRESHED_AT_ONCE) {
+                    let engine = Arc::clone(&self);
+                    tasks.spawn(async move { engine.refresh_policy(&domain).await });
                 }
+                if tasks.is_empty() {
+                    break;
+                }
+                while tasks.join_next().await.is_some() {}
             }
         }
     }
 
+    async fn refresh_policy(&self, domain: &str) {
+        let texts = self.resolver.load_full().texts(&sts::record_name(domain)).await.unwrap_or_default();
+        if let Some(id) = sts::policy_id(texts.iter().map(Vec::as_slice)) {
+            self.fetch_policy(domain, &id).await;
+        }
+    }
+
     /// What protects mail of a batch on a connection that is open; an error: the connection is not good enough for it.
-    pub(super) async fn protection_on(
+    pub(super) fn protection_on(
         &self,
         journey: &Journey,
         connection: &Connection,
         batch: &Batch,
     ) -> Result<Protection, String> {
         let (Some(host), false) = (&journey.host, batch.route.fixed) else { return Ok(journey.protection) };
-        let domain = self.domain_of(batch);
-        let Some(cached) = self.policy_of(&domain).await else {
+        if connection.tls().is_some_and(|tls| tls.by_mail_domain) {
+            return Err(format!("the certificate of {host} was proven for another domain"));
+        }
+        let Some(cached) = self.policy_of(&self.domain_of(batch)) else {
             return Ok(match journey.protection {
                 // That was another domain's.
                 Protection::MtaSts | Protection::MtaStsTesting => Protection::Configured(journey.configured),
                 other => other,
             });
         };
-        judge(&cached, host, connection, batch).map(|()| by_policy(&cached, journey)).or_else(|why| {
-            match cached.policy.mode {
-                Mode::Enforce => Err(why),
-                Mode::Testing | Mode::None => Ok(by_policy(&cached, journey)),
+        match judge(&cached, host, connection, batch) {
+            Err(why) if cached.policy.mode == Mode::Enforce => Err(why),
+            _ => Ok(by_policy(&cached, journey)),
+        }
+    }
+
+    /// Counts a session for a domain whose mail comes to a connection that was opened for others.
+    pub(super) fn count_another(&self, journey: &Journey, connection: &Connection, batch: &Batch, opened_as: &Applied) {
+        let domain = self.domain_of(batch);
+        let policy = self.policy_of(&domain);
+        let applied = match opened_as {
+            Applied::Tlsa { .. } => opened_as.clone(),
+            Applied::Sts { .. } | Applied::None => applied(None, policy.as_deref()),
+        };
+        let failure = |result, reason: Option<String>| Failure {
+            result,
+            source: journey.source_address,
+            host: journey.host.as_deref().map(str::to_owned),
+            address: journey.address.map(|address| address.ip()),
+            reason,
+        };
+        let missed = match (connection.tls(), policy.as_deref(), journey.host.as_deref()) {
+            (None, ..) => {
+                Some(failure(ResultType::StarttlsNotSupported, journey.tls_failure.as_deref().map(str::to_owned)))
             }
-        })
+            (Some(tls), Some(cached), Some(host)) => judge(cached, host, connection, batch)
+                .err()
+                .map(|why| failure(tls.fault.map_or(ResultType::ValidationFailure, result_type), Some(why))),
+            _ => None,
+        };
+        self.count_session(&domain, &applied, missed);
+    }
+
+    /// REQUIRETLS (RFC 8689 §4.2.1): the host is the right one by DNSSEC, by a policy or by the operator's word, it
+    /// proves its name, and it will ask the same of the next. Otherwise the message goes back.
+    pub(super) fn require_tls(
+        &self,
+        message: &Message,
+        batch: &Batch,
+        journey: &Journey,
+        connection: &Connection,
+    ) -> Result<(), Reply> {
+        if message.metadata.envelope.tls != TlsRequest::Required {
+            return Ok(());
+        }
+        let Some(tls) = connection.tls() else {
+            return Err(Reply::new(550, (5, 7, 10), "the sender requires TLS, and the host has none"));
+        };
+        let allows = |cached: Arc<CachedPolicy>| journey.host.as_deref().is_some_and(|host| cached.policy.allows(host));
+        let is_right_host =
+            batch.route.secure || batch.route.fixed || self.policy_of(&self.domain_of(batch)).is_some_and(allows);
+        if !is_right_host || !(tls.verified || tls.dane.is_some()) {
+            let text = "the sender requires TLS with a host that proves who it is, and this one does not";
+            return Err(Reply::new(550, (5, 7, 10), text));
+        }
+        if !connection.capabilities().require_tls {
+            return Err(Reply::new(550, (5, 7, 30), "the sender requires REQUIRETLS, and the host does not offer it"));
+        }
+        Ok(())
     }
 
     /// Counts a session for the domain's report.
@@ -297,30 +356,4 @@ pub(super) fn result_type(fault: TlsFault) -> ResultType {
         TlsFault::NotTrusted => ResultType::CertificateNotTrusted,
         TlsFault::Handshake | TlsFault::TlsaMismatch | TlsFault::Other => ResultType::ValidationFailure,
     }
-}
-
-/// REQUIRETLS (RFC 8689 §4.2.1): the host is the right one by DNSSEC, by a policy or by the operator's word, it proves
-/// its name, and it will ask the same of the next. Otherwise the message goes back.
-pub(super) fn require_tls(
-    message: &Message,
-    batch: &Batch,
-    protection: Protection,
-    connection: &Connection,
-) -> Result<(), Reply> {
-    if message.metadata.envelope.tls != TlsRequest::Required {
-        return Ok(());
-    }
-    let Some(tls) = connection.tls() else {
-        return Err(Reply::new(550, (5, 7, 10), "the sender requires TLS, and the host has none"));
-    };
-    let is_right_host =
-        batch.route.secure || batch.route.fixed || matches!(protection, Protection::MtaSts | Protection::MtaStsTesting);
-    if !is_right_host || !(tls.verified || tls.dane.is_some()) {
-        let text = "the sender requires TLS with a host that proves who it is, and this one does not";
-        return Err(Reply::new(550, (5, 7, 10), text));
-    }
-    if !connection.capabilities().require_tls {
-        return Err(Reply::new(550, (5, 7, 30), "the sender requires REQUIRETLS, and the host does not offer it"));
-    }
-    Ok(())
 }

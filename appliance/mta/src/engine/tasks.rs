@@ -125,7 +125,7 @@ impl Inner {
 
     /// Finds out where a domain's mail goes.
     pub(super) async fn resolve(self: Arc<Self>, domain: DomainId) {
-        let Ok(_slot) = self.dns_slots.acquire().await else { return };
+        let Ok(slot) = self.dns_slots.acquire().await else { return };
         let (name, epoch) = {
             let state = self.state.lock();
             (state.domain_name(domain), state.route_epoch)
@@ -139,7 +139,14 @@ impl Inner {
             }
         };
         match answer {
-            Ok(route) => self.bind(domain, route, epoch),
+            Ok(route) => {
+                // A host that serves its policy slowly delays its own domain and nobody else's look-ups.
+                drop(slot);
+                if !route.fixed {
+                    self.learn_policy(&name).await;
+                }
+                self.bind(domain, route, epoch);
+            }
             Err(RouteError::Permanent(reply)) => self.refuse_domain(domain, Fate::failed(reply, "dns"), epoch).await,
             Err(RouteError::Temporary(detail)) => {
                 self.refuse_domain(domain, Fate::retry_unanswered(detail, "dns"), epoch).await;

@@ -137,6 +137,11 @@ impl TlsSessions {
     }
 }
 
+/// What nobody takes for a day is not sent any more (RFC 8460 §3.2).
+fn is_late(day: &Day) -> bool {
+    u64::from(seconds(clock::now())) > day.start + 2 * reports::DAY
+}
+
 /// Spreads reports differently from other senders' that run the same program.
 const SPREAD: u64 = 0x706f_7374_6b65_6570;
 
@@ -158,7 +163,18 @@ fn write(path: &Path, octets: &[u8]) -> io::Result<()> {
 }
 
 impl Inner {
-    /// Writes out counts and sends reports, for as long as the daemon runs.
+    /// Writes out counts, for as long as the daemon runs.
+    pub(super) async fn keep_sessions(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            if let Some(settings) = self.configuration.load().tls_reports.clone() {
+                let engine = Arc::clone(&self);
+                let _ = tokio::task::spawn_blocking(move || engine.tls_sessions.keep(&settings.directory)).await;
+            }
+        }
+    }
+
+    /// Sends reports, for as long as the daemon runs.
     pub(super) async fn report_sessions(self: Arc<Self>) {
         loop {
             if let Some(settings) = self.configuration.load().tls_reports.clone() {
@@ -166,11 +182,11 @@ impl Inner {
                     for domain in domains {
                         if self.report(&settings, &day, &domain).await {
                             self.tls_sessions.done(day.start, &domain);
+                            let (engine, folder) = (Arc::clone(&self), settings.directory.clone());
+                            let _ = tokio::task::spawn_blocking(move || engine.tls_sessions.keep(&folder)).await;
                         }
                     }
                 }
-                let engine = Arc::clone(&self);
-                let _ = tokio::task::spawn_blocking(move || engine.tls_sessions.keep(&settings.directory)).await;
             }
             tokio::time::sleep(EVERY).await;
         }
@@ -183,7 +199,7 @@ impl Inner {
             Ok(texts) => texts,
             Err(error) => {
                 log::debug!("tls-reports: {domain}: {error}; trying again");
-                return false;
+                return is_late(day);
             }
         };
         let places = reports::places(texts.iter().map(Vec::as_slice));
@@ -209,8 +225,7 @@ impl Inner {
         if sent {
             log::info!("tls-reports: {} sent", document.id());
         }
-        // RFC 8460 §3.2: what nobody takes for a day is not sent any more.
-        sent || clock::now() / 1_000_000 > day.start + 2 * reports::DAY
+        sent || is_late(day)
     }
 
     async fn mail_report(&self, settings: &TlsReports, document: &Document, to: &str) -> Result<(), String> {

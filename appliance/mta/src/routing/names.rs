@@ -142,24 +142,29 @@ impl Names {
         };
         let validates = !std::ptr::eq(resolver, &self.plain);
         match resolver.lookup(name.clone(), kind).await {
-            Ok(answer) => Ok(found(&answer, &name, kind, validates)),
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => Ok(Found {
-                records: Vec::new(),
-                secure: validates && none.authorities.as_deref().is_some_and(|records| is_secure(records)),
-                alias: None,
-                valid_until: None,
-                no_such_name: none.response_code == ResponseCode::NXDomain,
-            }),
+            Ok(answer) => found(&answer, &name, kind, validates),
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+                let authorities = none.authorities.as_deref().unwrap_or_default();
+                let secure = validates && is_secure(authorities);
+                if validates && !secure && !authorities.is_empty() && !is_unsigned(authorities, &name) {
+                    // Whoever adds the start of some zone without signatures must not make records vanish by it.
+                    return Err(NetError::Dns(DnsError::DnssecBogus));
+                }
+                Ok(Found { secure, no_such_name: none.response_code == ResponseCode::NXDomain, ..Found::nothing() })
+            }
             // Signed so that it proves nothing either way; there is nothing, and nobody vouches for it.
-            Err(NetError::Dns(DnsError::Nsec { response, proof, .. })) if proof != Proof::Bogus => Ok(Found {
-                records: Vec::new(),
-                secure: false,
-                alias: None,
-                valid_until: None,
-                no_such_name: response.response_code == ResponseCode::NXDomain,
-            }),
+            Err(NetError::Dns(DnsError::Nsec { response, proof, .. })) if proof != Proof::Bogus => {
+                Ok(Found { no_such_name: response.response_code == ResponseCode::NXDomain, ..Found::nothing() })
+            }
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Found {
+    /// There is nothing, and nobody vouches for that.
+    pub(super) fn nothing() -> Self {
+        Self { records: Vec::new(), secure: false, alias: None, valid_until: None, no_such_name: false }
     }
 }
 
@@ -200,23 +205,48 @@ fn name_server(address: std::net::SocketAddr) -> NameServerConfig {
     server
 }
 
-fn found(answer: &Lookup, asked: &Name, kind: RecordType, validates: bool) -> Found {
+/// Aliases that are followed.
+const MOST_ALIASES: usize = 10;
+
+/// The records at the end of the aliases of the name that was asked for, and of no other name: an answer may hold records
+/// that are signed by whoever owns *them*.
+fn found(answer: &Lookup, asked: &Name, kind: RecordType, validates: bool) -> Result<Found, NetError> {
     let all = answer.answers();
-    let records: Vec<Record> = all.iter().filter(|record| record.record_type() == kind).cloned().collect();
-    let alias = records.first().map(|record| &record.name).filter(|name| *name != asked).cloned();
-    Found {
-        secure: validates && is_secure(all),
+    let mut owner = asked;
+    let mut signed = true;
+    for _ in 0..MOST_ALIASES {
+        let alias = all.iter().find_map(|record| match &record.data {
+            RData::CNAME(target) if record.name == *owner => Some((&target.0, record.proof)),
+            _ => None,
+        });
+        let Some((target, proof)) = alias else { break };
+        signed &= proof == Proof::Secure;
+        owner = target;
+    }
+    let records: Vec<Record> =
+        all.iter().filter(|record| record.record_type() == kind && record.name == *owner).cloned().collect();
+    if validates && records.is_empty() {
+        return Err(NetError::Dns(DnsError::DnssecBogus));
+    }
+    Ok(Found {
+        secure: validates && signed && is_secure(&records),
+        alias: (owner != asked).then(|| owner.clone()),
         records,
-        alias,
         valid_until: Some(answer.valid_until()),
         no_such_name: false,
-    }
+    })
 }
 
 /// Signatures themselves are not signed.
 fn is_secure(records: &[Record]) -> bool {
     let mut signed = records.iter().filter(|record| record.record_type() != RecordType::RRSIG).peekable();
     signed.peek().is_some() && signed.all(|record| record.proof == Proof::Secure)
+}
+
+/// Whether a zone that is not signed, and need not be, lies at or above the name.
+fn is_unsigned(authorities: &[Record], name: &Name) -> bool {
+    let starts = |record: &&Record| record.record_type() == RecordType::SOA && record.proof == Proof::Insecure;
+    authorities.iter().filter(starts).any(|record| record.name.zone_of(name))
 }
 
 /// Octets of TXT records, each put together from its parts.

@@ -35,6 +35,11 @@ impl CachedPolicy {
     pub fn expires(&self) -> u64 {
         self.fetched.saturating_add(self.policy.max_age)
     }
+
+    /// When it is fetched again, although its record has not changed: daily, and well before it runs out.
+    fn refresh(&self) -> u64 {
+        self.fetched.saturating_add(REFRESH_AFTER.min(self.policy.max_age / 2))
+    }
 }
 
 /// What the DNS said.
@@ -94,6 +99,11 @@ impl Cache {
         }
     }
 
+    /// What is known to count for a domain now, without asking.
+    pub fn known(&self, domain: &str, now: u64) -> Option<Arc<CachedPolicy>> {
+        self.entries.get(domain)?.valid(now)
+    }
+
     /// The record was asked for.
     pub fn answered(&mut self, domain: &str, answer: &Answer, now: u64) -> Standing {
         self.make_room(now);
@@ -104,7 +114,7 @@ impl Cache {
             // Whoever can hide the record must not switch the policy off.
             return Standing::Known(valid);
         };
-        let is_same = valid.as_ref().is_some_and(|cached| *cached.id == **id && now < cached.fetched + REFRESH_AFTER);
+        let is_same = valid.as_ref().is_some_and(|cached| *cached.id == **id && now < cached.refresh());
         let may_fetch = entry.failed.is_none_or(|failed| now >= failed + FETCH_PAUSE);
         if is_same || !may_fetch { Standing::Known(valid) } else { Standing::Fetch }
     }
@@ -128,7 +138,7 @@ impl Cache {
         self.entries
             .iter()
             .filter(|(_, entry)| {
-                entry.valid(now).is_some_and(|cached| now >= cached.fetched + REFRESH_AFTER)
+                entry.valid(now).is_some_and(|cached| now >= cached.refresh())
                     && entry.failed.is_none_or(|failed| now >= failed + FETCH_PAUSE)
             })
             .map(|(domain, _)| domain.clone())
@@ -244,6 +254,16 @@ mod tests {
         assert_eq!(cache.stale(2 * REFRESH_AFTER).len(), 0);
         // The week begins anew.
         assert_eq!(cache.policies(8 * REFRESH_AFTER).count(), 1);
+    }
+
+    #[test]
+    fn a_policy_of_a_day_or_less_is_renewed_before_it_runs_out() {
+        let mut cache = Cache::default();
+        cache.answered("a.example", &found("1"), 0);
+        cache.fetched("a.example", "1", Some(policy("enforce", 3600)), 0);
+        assert_eq!(cache.stale(1799).len(), 0);
+        assert_eq!(cache.stale(1800), ["a.example".into()]);
+        assert!(cache.known("a.example", 3599).is_some() && cache.known("a.example", 3600).is_none());
     }
 
     #[test]

@@ -139,7 +139,7 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
         .and_then(|rules| rules.tls)
         .unwrap_or(configuration.delivery.tls);
     let domain = engine.domain_of(batch);
-    let policy = if batch.route.fixed || tls == OutboundTls::None { None } else { engine.policy_of(&domain).await };
+    let policy = if batch.route.fixed || tls == OutboundTls::None { None } else { engine.policy_of(&domain) };
     let mut demand = Demand { domain, policy, configured: tls, indifferent: false };
     if demand.policy.is_some() {
         demand.indifferent = engine.is_indifferent(batch).await;
@@ -168,7 +168,8 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
         if let Some(cached) = demand.policy.as_deref().filter(|cached| !cached.policy.allows(&host.name)) {
             let detail = protection::not_allowed(cached, &host.name);
             // With DNSSEC for the MX records and TLSA records of the host, DANE says more than the policy.
-            if !batch.route.secure {
+            let may_be_dane = batch.route.secure && configuration.delivery.dane && addresses.secure;
+            if !may_be_dane {
                 engine.count_failure(&demand, None, host, ResultType::ValidationFailure, &detail);
                 if demand.enforced().is_some() {
                     obstacles.policy.get_or_insert((detail, Journey::default()));
@@ -192,7 +193,14 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
             demand.indifferent = engine.is_indifferent(batch).await;
         }
         let tlsa = tlsa.filter(|_| !demand.indifferent);
+        let is_dane = tlsa.as_ref().is_some_and(|tlsa| tlsa.records.iter().any(postkeep_delivery::Tlsa::is_usable));
+        if let Some(cached) = demand.enforced().filter(|cached| !is_dane && !cached.policy.allows(&host.name)) {
+            let detail = protection::not_allowed(cached, &host.name);
+            obstacles.policy.get_or_insert((detail, Journey::default()));
+            continue;
+        }
         let mut tries_here = 0;
+        let mut failed_here = None;
         for address in addresses.addresses {
             if tries >= MOST_TRIES || tries_here >= MOST_TRIES_AT_A_HOST {
                 break;
@@ -222,7 +230,10 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
             match attempt(engine, &connector, place, batch, &configuration, host, (address, bind), &source, &held).await
             {
                 Ok(opened) => return Ok(opened),
-                Err(NotOpened::Failed { error, journey }) => obstacles.failed = Some((error, journey)),
+                Err(NotOpened::Failed { error, journey }) => {
+                    failed_here = Some(error.detail.clone());
+                    obstacles.failed = Some((error, journey));
+                }
                 Err(NotOpened::Policy { detail, journey }) => obstacles.policy = Some((detail, journey)),
                 Err(NotOpened::Source(detail)) => {
                     unbindable = Some(bind.is_ipv6());
@@ -231,12 +242,10 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
                 Err(other) => return Err(other),
             }
         }
-        if tries_here > 0
-            && let Some((error, _)) = &obstacles.failed
-        {
+        if let Some(detail) = failed_here {
             // Longer than the wait for the next attempt, which is to begin with another host.
             let memory = 10 * configuration.backoff.pause.as_micros();
-            engine.host_faults.insert(&host.name, Fault::Connection, &error.detail, clock::now(), memory);
+            engine.host_faults.insert(&host.name, Fault::Connection, &detail, clock::now(), memory);
         }
     }
     Err(obstacles.verdict(is_fixed))
@@ -372,7 +381,8 @@ async fn connect(
             };
             let applied = held.applied();
             let missed = match (&journey.tls, demand.policy.as_deref()) {
-                (None, _) if target.tls != OutboundTls::None || demand.configured != OutboundTls::None => {
+                // Plain text after a handshake that failed was counted as that.
+                (None, _) if target.tls != OutboundTls::None => {
                     Some(failure(ResultType::StarttlsNotSupported, journey.tls_failure.as_deref()))
                 }
                 (Some(tls), Some(cached)) => {
