@@ -9,13 +9,16 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use postkeep_configuration::{Configuration, Credential, LaneLimits, Listener, ListenerTls, Rate, TotalLimits, units};
+use postkeep_configuration::{
+    Configuration, Credential, Dnssec, Feedback, Http, LaneLimits, Listener, ListenerTls, Rate, Token, TotalLimits, units,
+};
 use postkeep_deliverability::provider::ProviderTable;
 
 use crate::Error;
 use crate::certificates::Authority;
 use crate::client::Submission;
-use crate::internet::{Internet, Owner};
+use crate::http::HttpDoor;
+use crate::internet::{FEEDBACK_ADDRESS, Internet, Owner};
 use crate::judge::Promise;
 use crate::keys;
 use crate::names::{LOOPBACK_V6, loopback};
@@ -28,6 +31,10 @@ const SHORTEST: units::Duration = units::Duration::from_secs(1);
 /// Longest path of a Unix socket that every system takes.
 const LONGEST_SOCKET: usize = 100;
 
+/// Files of the certificate that all doors have.
+const LISTENER_CERTIFICATE: &str = "listener.pem";
+const LISTENER_KEY: &str = "listener-key.pem";
+
 /// An owner's configuration on its way to a rehearsal.
 pub struct Prepared {
     /// With everything changed that can be before the simulated internet is up.
@@ -38,6 +45,8 @@ pub struct Prepared {
     pub domains: Vec<String>,
     /// Name and password of the campaign's credential.
     pub credential: (String, String),
+    /// The campaign's token for the HTTP door.
+    pub token: String,
     /// What was changed, in sentences.
     pub notes: Vec<String>,
     scratch: PathBuf,
@@ -49,6 +58,10 @@ pub struct Ready {
     pub file: PathBuf,
     /// Where the campaign submits.
     pub submission: Submission,
+    /// Where mail that comes back goes in.
+    pub comebacks: Submission,
+    /// Where the campaign's other part goes in.
+    pub http: HttpDoor,
     /// Where records appear.
     pub records: PathBuf,
     /// The control socket.
@@ -75,23 +88,26 @@ pub fn prepare(
         configuration.route.clear();
         notes.push("[[route]] was left out: mail goes by MX of the simulated DNS".to_owned());
     }
-    if configuration.feedback.take().is_some() {
-        notes.push("[feedback] was left out: nothing comes back in the rehearsal yet".to_owned());
-    }
+    feedback_of(&mut configuration, &domains, &mut owner, &mut notes);
     hurried(&mut configuration, hurry, longest, &mut notes);
     owner.promises = promises(&configuration)?;
     let credential = credential(&mut configuration)?;
+    let token = token(&mut configuration);
     configuration.include.clear();
     configuration.spool.directory = scratch.join("spool");
     configuration.records.directory = scratch.join("records");
     configuration.suppression.directory = scratch.join("suppression");
     configuration.mta_sts.directory = scratch.join("mta-sts");
+    configuration.resolver.dnssec = Dnssec::Required;
+    if let Some(reports) = &mut configuration.tls_reports {
+        reports.directory = scratch.join("tls-reports");
+    }
     configuration.control.socket = scratch.join("control.sock");
     if configuration.control.socket.as_os_str().len() > LONGEST_SOCKET {
         configuration.control.socket =
             std::env::temp_dir().join(format!("postkeep-rehearsal-{}.sock", std::process::id()));
     }
-    Ok(Prepared { configuration, owner, domains, credential, notes, scratch: scratch.to_owned() })
+    Ok(Prepared { configuration, owner, domains, credential, token, notes, scratch: scratch.to_owned() })
 }
 
 impl Prepared {
@@ -102,7 +118,21 @@ impl Prepared {
         self.configuration.delivery.extra_roots = Some(root);
         self.configuration.delivery.port = internet.port();
         self.configuration.resolver.servers = vec![internet.names()];
-        let door = self.doors(authority)?;
+        self.configuration.resolver.trust_anchors = Some(self.write("trust-anchors", internet.trust_anchor())?);
+        self.configuration.mta_sts.port = internet.policy_port();
+        let back = self.feedback_door(internet.port());
+        let door = self.doors(authority, back)?;
+        let comebacks = self.configuration.listener.get(back).cloned();
+        let submission = |listener: &Listener, credential: Option<(String, String)>| Submission {
+            address: listener.address,
+            host: self.configuration.hostname.clone(),
+            credential,
+            implicit_tls: listener.tls == ListenerTls::Implicit,
+            authority: (listener.tls != ListenerTls::None).then(|| authority.certificate().clone()),
+        };
+        let comebacks = comebacks.as_ref().unwrap_or(&door);
+        let (submission, comebacks) = (submission(&door, Some(self.credential.clone())), submission(comebacks, None));
+        let http = self.http_doors()?;
         let metrics = match &mut self.configuration.metrics {
             Some(metrics) => {
                 metrics.address = free_address()?;
@@ -115,12 +145,13 @@ impl Prepared {
         let file = self.write("postkeep.toml", &text)?;
         Ok(Ready {
             file,
-            submission: Submission {
-                address: door.address,
+            submission,
+            comebacks,
+            http: HttpDoor {
+                address: http,
                 host: self.configuration.hostname.clone(),
-                credential: Some(self.credential.clone()),
-                implicit_tls: door.tls == ListenerTls::Implicit,
-                authority: Some(authority.certificate().clone()),
+                token: self.token.clone(),
+                authority: authority.certificate().clone(),
             },
             records: self.configuration.records.directory.clone(),
             control: self.configuration.control.socket.clone(),
@@ -129,12 +160,14 @@ impl Prepared {
     }
 
     /// Moves listeners to loopback with certificates of the rehearsal; the one to submit to.
-    fn doors(&mut self, authority: &Authority) -> Result<Listener, Error> {
+    /// `back` is the listener for what comes back.
+    fn doors(&mut self, authority: &Authority, back: usize) -> Result<Listener, Error> {
         let leaf = authority.leaf(&self.configuration.hostname, Certificate::Trusted)?;
-        let certificate = self.write("listener.pem", &leaf.certificate_pem)?;
-        let key = self.write("listener-key.pem", &leaf.key_pem)?;
+        let certificate = self.write(LISTENER_CERTIFICATE, &leaf.certificate_pem)?;
+        let key = self.write(LISTENER_KEY, &leaf.key_pem)?;
         let secure = |listener: &Listener| listener.tls != ListenerTls::None;
-        if !self.configuration.listener.iter().any(secure) {
+        let others = |(place, listener): (usize, &Listener)| place != back && secure(listener);
+        if !self.configuration.listener.iter().enumerate().any(others) {
             self.notes.push("a listener with STARTTLS was added for the campaign".to_owned());
             self.configuration.listener.push(Listener {
                 address: free_address()?,
@@ -145,8 +178,10 @@ impl Prepared {
                 proxy_protocol_from: Vec::new(),
             });
         }
-        for listener in &mut self.configuration.listener {
-            listener.address = free_address()?;
+        for (place, listener) in self.configuration.listener.iter_mut().enumerate() {
+            if place != back {
+                listener.address = free_address()?;
+            }
             if secure(listener) {
                 listener.certificate = Some(certificate.clone());
                 listener.key = Some(key.clone());
@@ -156,12 +191,56 @@ impl Prepared {
                 self.notes.push("proxy-protocol-from was left out".to_owned());
             }
         }
-        let listeners = &self.configuration.listener;
-        let best = listeners
-            .iter()
-            .find(|listener| listener.tls == ListenerTls::Starttls)
-            .or_else(|| listeners.iter().find(|listener| secure(listener)));
-        best.cloned().ok_or_else(|| Error::Configuration("no listener with TLS".to_owned()))
+        let listeners: Vec<&Listener> =
+            self.configuration.listener.iter().enumerate().filter(|one| others(*one)).map(|(_, one)| one).collect();
+        let best = listeners.iter().find(|listener| listener.tls == ListenerTls::Starttls).or(listeners.first());
+        best.map(|listener| (*listener).clone()).ok_or_else(|| Error::Configuration("no listener with TLS".to_owned()))
+    }
+
+    /// The place of the listener that takes what comes back, moved to where the simulated DNS says it is.
+    fn feedback_door(&mut self, port: u16) -> usize {
+        let address = SocketAddr::new(FEEDBACK_ADDRESS, port);
+        let listeners = &mut self.configuration.listener;
+        match listeners.iter().position(|listener| !listener.require_auth) {
+            Some(place) => {
+                if let Some(listener) = listeners.get_mut(place) {
+                    listener.address = address;
+                }
+                place
+            }
+            None => {
+                self.notes.push("a listener without require-auth was added for what comes back".to_owned());
+                listeners.push(Listener {
+                    address,
+                    tls: ListenerTls::None,
+                    certificate: None,
+                    key: None,
+                    require_auth: false,
+                    proxy_protocol_from: Vec::new(),
+                });
+                listeners.len() - 1
+            }
+        }
+    }
+
+    /// Moves HTTP doors to loopback with a certificate of the rehearsal; the one to submit to.
+    fn http_doors(&mut self) -> Result<SocketAddr, Error> {
+        if self.configuration.http.is_empty() {
+            self.notes.push("an [[http]] door was added for the campaign".to_owned());
+            self.configuration.http.push(Http {
+                address: free_address()?,
+                certificate: None,
+                key: None,
+                connections: 100,
+            });
+        }
+        for door in &mut self.configuration.http {
+            door.address = free_address()?;
+            door.certificate = Some(self.scratch.join(LISTENER_CERTIFICATE));
+            door.key = Some(self.scratch.join(LISTENER_KEY));
+        }
+        let first = self.configuration.http.first().map(|door| door.address);
+        first.ok_or_else(|| Error::Configuration("no HTTP door".to_owned()))
     }
 
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
@@ -257,6 +336,21 @@ fn sources_of(configuration: &mut Configuration, owner: &mut Owner, notes: &mut 
         mapped.push(text);
     }
     notes.push(format!("sources on loopback: {}", mapped.join(", ")));
+}
+
+/// Mail comes back to the box itself, in the owner's way if there is one.
+fn feedback_of(configuration: &mut Configuration, domains: &[String], owner: &mut Owner, notes: &mut Vec<String>) {
+    let feedback = configuration.feedback.get_or_insert_with(|| {
+        let domain = format!("bounce.{}", domains.first().unwrap_or(&configuration.hostname));
+        notes.push(format!("[feedback] with the domain {domain} was added, so that mail can come back"));
+        Feedback {
+            report_addresses: vec![format!("complaints@{domain}")],
+            domain,
+            trust_networks: Vec::new(),
+            forward_to: None,
+        }
+    });
+    owner.feedback_domain = Some(feedback.domain.clone());
 }
 
 /// The longest time for which a shipped rule stays away.
@@ -372,7 +466,7 @@ fn credential(configuration: &mut Configuration) -> Result<(String, String), Err
     while configuration.credential.iter().any(|credential| credential.name == name) {
         name.push('-');
     }
-    let password = crate::content::sum(format!("{:?}{}", std::time::SystemTime::now(), fastrand::u64(..)).as_bytes());
+    let password = secret();
     let password_hash = postkeep_configuration::hash_password(&password)
         .map_err(|error| Error::Configuration(format!("cannot hash the campaign's password: {error}")))?;
     configuration.credential.push(Credential {
@@ -383,6 +477,28 @@ fn credential(configuration: &mut Configuration) -> Result<(String, String), Err
         may_choose_streams: vec!["*".to_owned()],
     });
     Ok((name, password))
+}
+
+/// Adds a token for the campaign, and says it.
+fn token(configuration: &mut Configuration) -> String {
+    let mut name = "rehearsal-http".to_owned();
+    while configuration.token.iter().any(|token| token.name == name) {
+        name.push('-');
+    }
+    let token = format!("postkeep_{}", secret());
+    configuration.token.push(Token {
+        name,
+        hash: format!("sha256:{}", crate::content::whole_sum(token.as_bytes())),
+        sender_domains: vec!["*".to_owned()],
+        stream: None,
+        may_choose_streams: vec!["*".to_owned()],
+    });
+    token
+}
+
+/// Something that nobody guesses.
+fn secret() -> String {
+    crate::content::sum(format!("{:?}{}", std::time::SystemTime::now(), fastrand::u64(..)).as_bytes())
 }
 
 /// A loopback address with a port that was free a moment ago.
