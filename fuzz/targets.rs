@@ -11,6 +11,7 @@ use postkeep_configuration::types::{DkimAlgorithm, DkimKey};
 use postkeep_deliverability::dkim;
 use postkeep_deliverability::reply::RuleBook;
 use postkeep_feedback::Kind;
+use postkeep_intake::admission::one_click;
 use postkeep_smtp::capabilities::Capabilities;
 use postkeep_smtp::client::{Content as Writing, Dialogue, Request, Step};
 use postkeep_smtp::command::{Line, LineReader};
@@ -30,7 +31,7 @@ const LONGEST: usize = 32 * 1024;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the name of their folder in `corpus/`.
-pub(crate) const TARGETS: [Target; 11] = [
+pub(crate) const TARGETS: [Target; 12] = [
     ("smtp_server", smtp_server),
     ("smtp_client", smtp_client),
     ("header", message_header),
@@ -42,6 +43,7 @@ pub(crate) const TARGETS: [Target; 11] = [
     ("http_message", http_message),
     ("tls_report", tls_report),
     ("mta_sts", mta_sts),
+    ("one_click", one_click_pair),
 ];
 
 /// A TLS report, as file or mail. What can be read is shown without harm.
@@ -60,6 +62,30 @@ pub(crate) fn mta_sts(input: &[u8]) {
     let Ok(policy) = Policy::parse(input) else { return };
     assert!(policy.mx.iter().all(|pattern| policy.allows(&pattern.replace('*', "x"))), "a pattern allows what it says");
     assert_eq!(Policy::parse(policy.text.as_bytes()), Ok(policy));
+}
+
+/// The pair of one-click unsubscribe. What is found can be cut out and leaves none behind; what is kept of it stands
+/// beside a link of the box's, and the pair that comes of it is whole.
+pub(crate) fn one_click_pair(input: &[u8]) {
+    let input = &input[..input.len().min(LONGEST)];
+    let block = &input[..header::header_length(input)];
+    let found = one_click::pair(block);
+    let mut left = block.to_vec();
+    for range in found.ranges.iter().rev() {
+        left.drain(range.clone());
+    }
+    let again = one_click::pair(&left);
+    assert!(again.ranges.is_empty() && again.mailto.is_empty() && again.lack.is_some());
+    assert_eq!(again.is_signed, found.is_signed);
+    let comma = if found.mailto.is_empty() { "" } else { ",\r\n " };
+    let ours = format!(
+        "List-Unsubscribe: <https://mail.example.com/u/token>{comma}{}\r\nList-Unsubscribe-Post: {}\r\n\r\n",
+        found.mailto,
+        one_click::ONE_CLICK
+    );
+    assert!(ours.split("\r\n").all(|line| line.len() <= 998 && line.is_ascii()), "{ours}");
+    let ours = one_click::pair(ours.as_bytes());
+    assert_eq!((ours.lack, ours.mailto), (None, found.mailto));
 }
 
 /// The JSON of a message. What is taken makes mail that our own doors would take, with each field that the box

@@ -99,12 +99,31 @@ pub fn mailgun(
     domain: &str,
     messages: &Value,
 ) -> Result<Vec<(u16, Value)>, Missing> {
+    let task = json!({ "url": format!("https://{door}"), "token": token, "domain": domain, "messages": messages });
+    mailgun_client(ground, "submitters/mailgun_submit.py", &task)
+}
+
+/// The same client asks for suppressions and changes them: `[resource, method, arguments]` each.
+///
+/// # Panics
+/// When it raises.
+pub fn mailgun_suppressions(
+    ground: &Ground,
+    door: SocketAddr,
+    token: &str,
+    domain: &str,
+    calls: &Value,
+) -> Result<Vec<(u16, Value)>, Missing> {
+    let task = json!({ "url": format!("https://{door}"), "token": token, "domain": domain, "calls": calls });
+    mailgun_client(ground, "submitters/mailgun_suppressions.py", &task)
+}
+
+fn mailgun_client(ground: &Ground, script: &str, task: &Value) -> Result<Vec<(u16, Value)>, Missing> {
     let authority = ground.path("authority.pem");
     std::fs::write(&authority, ground.authority().pem()).expect("write the authority");
-    let task = json!({ "url": format!("https://{door}"), "token": token, "domain": domain, "messages": messages });
     let answer = run_with_input(
         Command::new(tools::python()?)
-            .arg(tools::file("submitters/mailgun_submit.py"))
+            .arg(tools::file(script))
             .env("REQUESTS_CA_BUNDLE", &authority)
             .env("SSL_CERT_FILE", &authority),
         task.to_string().as_bytes(),

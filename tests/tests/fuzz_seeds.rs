@@ -96,6 +96,11 @@ fn the_seeds_of_messages_by_http_keep_its_promises() {
     run("http_message");
 }
 
+#[test]
+fn the_seeds_of_one_click_unsubscribe_keep_its_promises() {
+    run("one_click");
+}
+
 /// Not a test: `cargo test -p postkeep-tests --test fuzz_seeds -- --ignored` after a change of the format.
 #[test]
 #[ignore = "writes the seeds of spool_segment anew"]

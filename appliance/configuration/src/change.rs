@@ -21,7 +21,7 @@ pub enum TakesEffect {
 }
 
 /// Keys whose change needs a restart: what is opened once, when the daemon starts.
-pub const RESTART: [&str; 13] = [
+pub const RESTART: [&str; 14] = [
     "spool.directory",
     "spool.segment-size",
     "spool.minimum-free",
@@ -32,6 +32,7 @@ pub const RESTART: [&str; 13] = [
     "http",
     "mta-sts.directory",
     "tls-reports.directory",
+    "acme",
     "records",
     "metrics",
     "control.socket",

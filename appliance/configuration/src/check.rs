@@ -1,11 +1,13 @@
 //! What types cannot say: names that must exist, numbers within ranges, files that must be
 //! there, and settings that would make the box an open relay. Reports all findings, not the first.
 
+mod acme;
 mod doors;
 mod files;
 mod http;
 mod signing;
 mod system;
+mod unsubscribe;
 mod ways;
 
 use std::fmt::Display;
@@ -37,6 +39,8 @@ pub(crate) fn check(configuration: &Configuration, options: &Options) -> Vec<Fin
     let mut report = Report { findings: Vec::new() };
     doors::check(configuration, options, &mut report);
     http::check(configuration, options, &mut report);
+    acme::check(configuration, options, &mut report);
+    unsubscribe::check(configuration, &mut report);
     ways::check(configuration, options, &mut report);
     signing::check(configuration, options, &mut report);
     system::check(configuration, &mut report);

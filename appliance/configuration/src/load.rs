@@ -261,6 +261,16 @@ fn resolve_paths(configuration: &mut Configuration, tree: &Node, sources: &Sourc
             resolve(path.key("key"), key);
         }
     }
+    if let Some(acme) = &mut configuration.acme {
+        let path = root.key("acme");
+        resolve(path.key("directory"), &mut acme.directory);
+        if let Some(roots) = &mut acme.extra_roots {
+            resolve(path.key("extra-roots"), roots);
+        }
+        if let Some(account) = &mut acme.external_account {
+            resolve(path.key("external-account").key("secret"), &mut account.secret);
+        }
+    }
     for (index, dkim) in configuration.dkim.iter_mut().enumerate() {
         resolve(root.key("dkim").at(index).key("key"), &mut dkim.key);
     }

@@ -18,6 +18,12 @@ pub use protection::{Dnssec, MtaSts, TlsReports, TlsVersion};
 
 use crate::units::{ByteSize, Duration, Rate};
 
+mod acme;
+mod unsubscribe;
+
+pub use acme::{Acme, ExternalAccount};
+pub use unsubscribe::{OneClick, Unsubscribe, UnsubscribeScope};
+
 /// One owner's whole configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -49,6 +55,9 @@ pub struct Configuration {
     /// Who may use the HTTP doors, one table each.
     #[serde(default)]
     pub token: Vec<Token>,
+    /// Certificates that the box gets and renews by itself (ACME, RFC 8555); absent: only those in files.
+    #[serde(default)]
+    pub acme: Option<Acme>,
     /// Kinds of mail, each with its pool, schedule and totals. The stream `default` always exists.
     #[serde(default)]
     pub stream: BTreeMap<String, Stream>,
@@ -79,6 +88,9 @@ pub struct Configuration {
     /// Mail that comes back: return paths of the box's own; absent: return paths stay as they are handed in.
     #[serde(default)]
     pub feedback: Option<Feedback>,
+    /// Links for one-click unsubscribe (RFC 8058); needed by streams with `unsubscribe = "add"`.
+    #[serde(default)]
+    pub unsubscribe: Option<Unsubscribe>,
     /// Signing keys, one table each. All keys that match a message sign it.
     #[serde(default)]
     pub dkim: Vec<DkimKey>,
@@ -279,6 +291,10 @@ pub struct Credential {
     #[serde(default)]
     #[schemars(extend("x-type" = "list of names"))]
     pub may_choose_streams: Vec<String>,
+    /// PowerMTA's `x-virtual-mta`, `x-job` and `x-envid` count in its mail and are removed: they choose a pool, name the job
+    /// for records, set the envelope id.
+    #[serde(default)]
+    pub powermta_headers: bool,
 }
 
 /// `[[network]]`: senders known by address.
@@ -301,6 +317,9 @@ pub struct Network {
     #[serde(default)]
     #[schemars(extend("x-type" = "list of names"))]
     pub may_choose_streams: Vec<String>,
+    /// As for a credential.
+    #[serde(default)]
+    pub powermta_headers: bool,
 }
 
 /// `[[http]]`: one HTTP door.
@@ -318,9 +337,31 @@ pub struct Http {
     #[serde(default)]
     #[schemars(extend("x-type" = "path"))]
     pub key: Option<PathBuf>,
+    /// Use the certificate of `[acme]` instead of files.
+    #[serde(default)]
+    pub acme: bool,
     /// Open connections, 1 to 100000.
     #[serde(default = "http_connections")]
     pub connections: u32,
+    /// What is served here; anything else is not found. A door for strangers serves `unsubscribe` only.
+    #[serde(default = "all_services")]
+    pub serve: Vec<Service>,
+}
+
+/// What an HTTP door serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Service {
+    /// Calls that take mail.
+    Messages,
+    /// Calls about the suppression list.
+    Suppressions,
+    /// The pages behind `List-Unsubscribe`.
+    Unsubscribe,
+}
+
+fn all_services() -> Vec<Service> {
+    vec![Service::Messages, Service::Suppressions, Service::Unsubscribe]
 }
 
 const fn http_connections() -> u32 {
@@ -346,6 +387,12 @@ pub struct Token {
     #[serde(default)]
     #[schemars(extend("x-type" = "list of names"))]
     pub may_choose_streams: Vec<String>,
+    /// As for a credential.
+    #[serde(default)]
+    pub powermta_headers: bool,
+    /// It may ask for suppressions and change them, as far as they hold for its own mail.
+    #[serde(default)]
+    pub may_suppress: bool,
 }
 
 /// `[stream.NAME]`: mail of one kind from one sender.
@@ -366,6 +413,8 @@ pub struct Stream {
     /// With `[feedback]`: each recipient gets a message of its own, with a return path and headers that find it
     /// again when something comes back (VERP).
     pub verp: bool,
+    /// One-click unsubscribe (RFC 8058), which large receivers demand of bulk mail.
+    pub unsubscribe: OneClick,
     /// Limits over all lanes together.
     pub total: TotalLimits,
 }
@@ -379,6 +428,7 @@ impl Default for Stream {
             expire_after: Duration::from_secs(4 * 86400 + 12 * 3600),
             delay_notice_after: Duration::from_secs(4 * 3600),
             verp: true,
+            unsubscribe: OneClick::Off,
             total: TotalLimits::default(),
         }
     }

@@ -2,7 +2,7 @@
 
 use postkeep_mta::engine::QueueAction;
 use postkeep_mta::selector::Selector;
-use postkeep_suppression::{Entry, ImportReport, Origin, Reason, Scope};
+use postkeep_suppression::{ImportReport, Origin, SuppressionAddition};
 use serde::{Deserialize, Serialize};
 
 /// A request to do something to a part of the queue.
@@ -49,32 +49,6 @@ pub struct Status {
     pub connections: usize,
     /// Recipients queued.
     pub queued: u64,
-}
-
-/// What is known about an address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct SuppressionView {
-    /// As the list reads it.
-    pub address: String,
-    /// Every reason in every scope; none: it is not in the list.
-    pub entries: Vec<Entry>,
-}
-
-/// An entry to come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct SuppressionAddition {
-    /// Whom not to write to.
-    pub address: String,
-    /// Why.
-    pub reason: Reason,
-    /// For which mail; absent: all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scope: Option<Scope>,
-    /// Kept sealed with the address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
 }
 
 /// Entries to come, all of them or none.

@@ -11,13 +11,13 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use postkeep_mta::engine::{QueueAction, QueueReport, QueueStatus};
 use postkeep_mta::selector::Selector;
-use postkeep_suppression::{ImportReport, Outcome, Reason, Scope, Statistics};
+use postkeep_suppression::{ImportReport, Outcome, Reason, Scope, Statistics, SuppressionView};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
 
-use crate::api::{ActionRequest, ImportLine, Problem, ReloadReport, Status, SuppressionAdditions, SuppressionView};
+use crate::api::{ActionRequest, ImportLine, Problem, ReloadReport, Status, SuppressionAdditions};
 
 /// Largest answer read: a queue of a million domains fits.
 const ANSWER_LIMIT: usize = 512 * 1024 * 1024;

@@ -7,6 +7,7 @@ mod client;
 mod server;
 mod suppression;
 
-pub use api::{ImportLine, Problem, ReloadReport, Status, SuppressionAddition, SuppressionAdditions, SuppressionView};
+pub use api::{ImportLine, Problem, ReloadReport, Status, SuppressionAdditions};
 pub use client::{Client, ClientError, FileOptions};
+pub use postkeep_suppression::{SuppressionAddition, SuppressionView};
 pub use server::{Control, ControlError, ReloadAnswer, Reloader};

@@ -12,14 +12,14 @@ use http_body_util::{BodyExt, Channel};
 use postkeep_mta::clock;
 use postkeep_smtp::Address;
 use postkeep_suppression::{
-    Addition, ChangeError, Format, ImportEvent, ImportOptions, Origin, Outcome, Reason, Removal, Scope, Statistics,
-    Step, import,
+    ChangeError, Format, ImportEvent, ImportOptions, Origin, Outcome, Reason, Removal, Scope, Statistics, Step,
+    SuppressionView, import,
 };
 use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::api::{ImportLine, Problem, SuppressionAddition, SuppressionAdditions, SuppressionView};
+use crate::api::{ImportLine, Problem, SuppressionAdditions};
 use crate::server::{Peer, Refusal, Shared};
 
 /// Entries in one call; more belong into a file.
@@ -60,21 +60,10 @@ async fn add(
         return Err(bad_input(detail));
     }
     let actor = peer.name(&request.actor);
-    let steps: Result<Vec<Step>, Refusal> =
-        request.entries.into_iter().map(|addition| step(addition, request.origin, &actor)).collect();
-    shared.engine.suppression().change(steps?).await.map(Json).map_err(|error| refusal(&error))
-}
-
-fn step(addition: SuppressionAddition, origin: Origin, actor: &str) -> Result<Step, Refusal> {
-    let note = addition.note.map_or_else(|| actor.to_owned(), |note| format!("{actor}: {note}"));
-    Ok(Step::Add(Addition {
-        who: parse(&addition.address)?.into(),
-        scope: addition.scope.unwrap_or(Scope::All),
-        reason: addition.reason,
-        origin,
-        time: clock::seconds(clock::now()),
-        note: note.into(),
-    }))
+    let now = clock::seconds(clock::now());
+    let steps: Result<Vec<Step>, String> =
+        request.entries.into_iter().map(|addition| addition.step(Scope::All, request.origin, &actor, now)).collect();
+    shared.engine.suppression().change(steps.map_err(bad_input)?).await.map(Json).map_err(|error| refusal(&error))
 }
 
 #[derive(Debug, Deserialize)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use postkeep_certificates::Certificates;
 use postkeep_configuration::{Configuration, TakesEffect};
 use postkeep_control::{Control, ReloadReport, Reloader, Status};
 use postkeep_injection::HttpDoors;
@@ -58,7 +59,14 @@ async fn serve(
 ) -> Result<(), Failure> {
     let current = configuration.load_full();
     let doors = Arc::new(Doors::open(&current, Arc::new(engine.clone()))?);
-    let http = Arc::new(HttpDoors::open(&current, Arc::new(engine.clone())).await?);
+    let certificates = match &current.acme {
+        Some(acme) => Some(tokio::task::block_in_place(|| Certificates::open(acme))?),
+        None => None,
+    };
+    let http = Arc::new(
+        HttpDoors::open(&current, Arc::new(engine.clone()), engine.suppression().clone(), certificates.as_deref())
+            .await?,
+    );
     let supervisor = Arc::new(Supervisor {
         path: path.to_owned(),
         configuration: Arc::clone(configuration),
@@ -78,6 +86,8 @@ async fn serve(
     let addresses = doors.addresses();
     let addresses: Vec<String> = addresses.iter().chain(http.addresses()).map(ToString::to_string).collect();
     log::info!("ready: {}", addresses.join(", "));
+    // After the doors are open: that is where names are proved.
+    let renewal = certificates.map(|certificates| tokio::spawn(certificates.keep()));
 
     loop {
         tokio::select! {
@@ -90,6 +100,9 @@ async fn serve(
         }
     }
     log::info!("stopping");
+    if let Some(renewal) = renewal {
+        renewal.abort();
+    }
     let (closed, ()) = tokio::join!(doors.close(DOORS_GRACE), http.close(DOORS_GRACE));
     if closed.aborted > 0 {
         log::warn!("{} clients were cut off in the middle of a message that was not yet accepted", closed.aborted);

@@ -10,7 +10,7 @@ use postkeep_smtp::envelope::{BodyKind, Envelope, Notify, Recipient, Return, Tls
 use thiserror::Error;
 
 /// First byte of the encoded form.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Before there were lists.
 const WITHOUT_LIST: u8 = 1;
 
@@ -29,6 +29,13 @@ pub struct Metadata {
     pub message_id: Box<str>,
     /// The list that `List-Id` names, lower case, without brackets.
     pub list: Option<Box<str>>,
+    /// The box writes the pair of one-click unsubscribe for each recipient, and these URIs, `<mailto:…>` each and folded,
+    /// stand beside its link.
+    pub unsubscribe: Option<Box<str>>,
+    /// The pool or source that the message chose instead of its stream's pool.
+    pub pool: Option<Box<str>>,
+    /// The sender's name for the job that it belongs to.
+    pub job: Option<Box<str>>,
     /// The content is a document of parts; each recipient's message is rendered at delivery.
     pub composed: bool,
     /// Some line begins with a dot.
@@ -76,8 +83,11 @@ impl Metadata {
         );
         out.put_u8(
             flag(self.composed, 1)
-                | flag(envelope.tls == TlsRequest::Required, 2)
-                | flag(envelope.tls == TlsRequest::NotRequired, 4),
+                | flag(self.unsubscribe.is_some(), 2)
+                | flag(self.pool.is_some(), 4)
+                | flag(self.job.is_some(), 8)
+                | flag(envelope.tls == TlsRequest::Required, 16)
+                | flag(envelope.tls == TlsRequest::NotRequired, 32),
         );
         out.put_u32(self.header_length);
         if let Some(hash) = &self.body_hash {
@@ -98,6 +108,9 @@ impl Metadata {
             if let Some(original) = &recipient.original {
                 put_text(&mut out, original);
             }
+        }
+        for text in [&self.unsubscribe, &self.pool, &self.job].into_iter().flatten() {
+            put_text(&mut out, text);
         }
         out.freeze()
     }
@@ -131,6 +144,12 @@ impl Metadata {
             let original = if bits & 32 != 0 { Some(reader.text("original recipient")?.into()) } else { None };
             recipients.push(Recipient { address, notify: notify_from(bits), original });
         }
+        // Records from before there were any have none of these bits.
+        let mut some = |bit: u8, field| match more & bit {
+            0 => Ok(None),
+            _ => reader.text(field).map(|text| Some(text.into())),
+        };
+        let (unsubscribe, pool, job) = (some(2, "unsubscribe")?, some(4, "pool")?, some(8, "job")?);
         Ok(Self {
             envelope: Envelope {
                 sender,
@@ -139,7 +158,7 @@ impl Metadata {
                 smtputf8: flags & 32 != 0,
                 ret: (flags & 64 != 0).then_some(if flags & 128 != 0 { Return::Full } else { Return::Headers }),
                 envelope_id,
-                tls: match (more & 2 != 0, more & 4 != 0) {
+                tls: match (more & 16 != 0, more & 32 != 0) {
                     (true, _) => TlsRequest::Required,
                     (false, true) => TlsRequest::NotRequired,
                     (false, false) => TlsRequest::Unsaid,
@@ -150,6 +169,9 @@ impl Metadata {
             from_domain,
             message_id,
             list,
+            unsubscribe,
+            pool,
+            job,
             composed: more & 1 != 0,
             has_dot_lines: flags & 1 != 0,
             eight_bit: flags & 2 != 0,
@@ -248,6 +270,9 @@ mod tests {
             from_domain: "sender.example".into(),
             message_id: "<1@sender.example>".into(),
             list: Some("weekly.sender.example".into()),
+            unsubscribe: Some("<mailto:leave@sender.example>".into()),
+            pool: Some("fast".into()),
+            job: Some("week 7".into()),
             composed: true,
             has_dot_lines: true,
             eight_bit: true,
@@ -263,6 +288,7 @@ mod tests {
         let mut bare = example();
         bare.envelope.sender = None;
         bare.list = None;
+        (bare.unsubscribe, bare.pool, bare.job) = (Some("".into()), None, None);
         bare.envelope.ret = None;
         bare.envelope.envelope_id = None;
         bare.body_hash = None;
@@ -276,6 +302,7 @@ mod tests {
         let list = message.list.take().unwrap();
         message.composed = false;
         message.envelope.tls = TlsRequest::Unsaid;
+        (message.unsubscribe, message.pool, message.job) = (None, None, None);
         let mut old = message.encode().to_vec();
         // Where the empty list stands: after the Message-ID.
         let place = old.windows(18).position(|window| window == b"<1@sender.example>").unwrap() + 18;
@@ -284,6 +311,15 @@ mod tests {
         old[0] = 1;
         assert_eq!(Metadata::decode(&old), Ok(message));
         assert_eq!(&*list, "weekly.sender.example");
+    }
+
+    #[test]
+    fn a_record_of_the_version_before_still_reads() {
+        let mut message = example();
+        (message.unsubscribe, message.pool, message.job) = (None, None, None);
+        let mut old = message.encode().to_vec();
+        old[0] = 2;
+        assert_eq!(Metadata::decode(&old), Ok(message));
     }
 
     #[test]

@@ -76,6 +76,7 @@ pub struct Levels {
 pub struct Metrics {
     registry: RwLock<Registry>,
     received: Family<StreamLabel, Counter>,
+    without_one_click: Family<StreamLabel, Counter>,
     refused: Family<CodeLabel, Counter>,
     outcomes: Family<OutcomeLabels, Counter>,
     /// Open connections to our doors.
@@ -96,6 +97,7 @@ impl Default for Metrics {
         let metrics = Self {
             registry: RwLock::new(Registry::default()),
             received: Family::default(),
+            without_one_click: Family::default(),
             refused: Family::default(),
             outcomes: Family::default(),
             connections_in: Gauge::default(),
@@ -109,6 +111,11 @@ impl Default for Metrics {
             suppression: Family::default(),
         };
         registry.register("messages_received", "Messages accepted and durable", metrics.received.clone());
+        registry.register(
+            "messages_without_one_click",
+            "Messages accepted without a whole and signed pair of one-click unsubscribe, in streams that ask for it",
+            metrics.without_one_click.clone(),
+        );
         registry.register(
             "refusals",
             "Messages or commands refused at the doors, by reply code",
@@ -149,6 +156,11 @@ impl Metrics {
     /// A message was accepted.
     pub fn received(&self, stream: &str) {
         self.received.get_or_create(&StreamLabel { stream: stream.to_owned() }).inc();
+    }
+
+    /// A message of a stream that asks for one-click unsubscribe was accepted without it.
+    pub fn without_one_click(&self, stream: &str) {
+        self.without_one_click.get_or_create(&StreamLabel { stream: stream.to_owned() }).inc();
     }
 
     /// A client was refused something with this reply code.
@@ -211,6 +223,7 @@ fn word(event: Event) -> &'static str {
         Event::Complaint => "complaint",
         Event::AutoReply => "auto-reply",
         Event::Returned => "returned",
+        Event::Unsubscribed => "unsubscribed",
     }
 }
 

@@ -62,6 +62,8 @@ pub enum Event {
     AutoReply,
     /// Something else came back.
     Returned,
+    /// A recipient used the link of one-click unsubscribe.
+    Unsubscribed,
 }
 
 /// A reply as records carry it.
@@ -125,6 +127,8 @@ pub struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipients: Option<usize>,
@@ -158,6 +162,8 @@ pub struct Record<'a> {
     pub status: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suppress: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsubscribe: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

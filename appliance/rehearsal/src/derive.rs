@@ -475,6 +475,7 @@ fn credential(configuration: &mut Configuration) -> Result<(String, String), Err
         sender_domains: vec!["*".to_owned()],
         stream: None,
         may_choose_streams: vec!["*".to_owned()],
+        powermta_headers: false,
     });
     Ok((name, password))
 }

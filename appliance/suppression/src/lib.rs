@@ -12,6 +12,7 @@
 
 mod addresses;
 mod bucket;
+mod call;
 mod change;
 mod entry;
 mod exchange;
@@ -28,6 +29,7 @@ mod secret;
 mod token;
 
 pub use addresses::{AddressesError, Read, addresses, restore_secret};
+pub use call::{ListedEntry, Page, SuppressionAddition, SuppressionView, page};
 pub use entry::{Entry, Origin, Reason, Scope, ScopeError};
 pub use exchange::{
     Exporter, Format, FormatError, ImportError, ImportEvent, ImportOptions, ImportReport, Unsettled, import, try_out,

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 use postkeep_configuration as configuration;
 use postkeep_smtp::Address;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use tokio::sync::{Semaphore, oneshot};
@@ -101,7 +102,7 @@ pub enum Step {
 }
 
 /// What a change did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Outcome {
     /// Entries that are new.

@@ -56,6 +56,7 @@ pub struct Tokens {
     secret: Secret,
     short: LessSafeKey,
     long: LessSafeKey,
+    unsubscribe: LessSafeKey,
     base32: Encoding,
 }
 
@@ -75,6 +76,7 @@ impl Tokens {
             secret: secret.clone(),
             short: key("postkeep 2026-11 short token")?,
             long: key("postkeep 2026-11 long token")?,
+            unsubscribe: key("postkeep 2026-11 unsubscribe token")?,
             base32: specification.encoding().ok()?,
         })
     }
@@ -107,44 +109,23 @@ impl Tokens {
 
     /// A long token: letters, digits, `-` and `_`.
     pub fn long(&self, token: &LongToken) -> String {
-        let mut octets = Vec::with_capacity(64 + token.address.as_str().len());
-        octets.extend_from_slice(&token.message.to_be_bytes());
-        octets.extend_from_slice(&token.recipient.to_be_bytes());
-        octets.extend_from_slice(&token.time.to_be_bytes());
-        for text in [&*token.stream, token.list.as_deref().unwrap_or_default()] {
-            // Names of streams and lists are no longer than that.
-            let text = &text[..text.floor_char_boundary(255)];
-            octets.push(text.len() as u8);
-            octets.extend_from_slice(text.as_bytes());
-        }
-        octets.extend_from_slice(token.address.as_str().as_bytes());
-        URL_SAFE_NO_PAD.encode(sealed(&self.long, octets))
+        written(&self.long, token)
     }
 
     /// What a long token says; `None`: it is none of ours.
     pub fn open_long(&self, text: &str) -> Option<LongToken> {
-        if text.len() > LONGEST {
-            return None;
-        }
-        let octets = opened(&self.long, URL_SAFE_NO_PAD.decode(text).ok()?)?;
-        let (message, rest) = octets.split_first_chunk::<8>()?;
-        let (recipient, rest) = rest.split_first_chunk::<2>()?;
-        let (time, mut rest) = rest.split_first_chunk::<4>()?;
-        let mut text = || {
-            let (length, after) = rest.split_first()?;
-            let (text, after) = after.split_at_checked(usize::from(*length))?;
-            rest = after;
-            std::str::from_utf8(text).ok()
-        };
-        let (stream, list) = (text()?, text()?);
-        Some(LongToken {
-            message: u64::from_be_bytes(*message),
-            recipient: u16::from_be_bytes(*recipient),
-            time: u32::from_be_bytes(*time),
-            stream: stream.into(),
-            list: (!list.is_empty()).then(|| list.into()),
-            address: std::str::from_utf8(rest).ok()?.parse().ok()?,
-        })
+        read(&self.long, text)
+    }
+
+    /// The token of an unsubscribe link, like a long one. Under a key of its own: long tokens travel through feedback
+    /// loops, and whoever sees one there must not be able to unsubscribe anybody.
+    pub fn unsubscribe(&self, token: &LongToken) -> String {
+        written(&self.unsubscribe, token)
+    }
+
+    /// What the token of an unsubscribe link says; `None`: it is none of ours.
+    pub fn open_unsubscribe(&self, text: &str) -> Option<LongToken> {
+        read(&self.unsubscribe, text)
     }
 
     /// The key of an address.
@@ -156,6 +137,48 @@ impl Tokens {
     pub fn is_of(&self, key: Key, address: &Address) -> bool {
         self.secret.key(address) == key
     }
+}
+
+/// Writes a token under a key.
+fn written(key: &LessSafeKey, token: &LongToken) -> String {
+    let mut octets = Vec::with_capacity(64 + token.address.as_str().len());
+    octets.extend_from_slice(&token.message.to_be_bytes());
+    octets.extend_from_slice(&token.recipient.to_be_bytes());
+    octets.extend_from_slice(&token.time.to_be_bytes());
+    for text in [&*token.stream, token.list.as_deref().unwrap_or_default()] {
+        // Names of streams and lists are no longer than that.
+        let text = &text[..text.floor_char_boundary(255)];
+        octets.push(text.len() as u8);
+        octets.extend_from_slice(text.as_bytes());
+    }
+    octets.extend_from_slice(token.address.as_str().as_bytes());
+    URL_SAFE_NO_PAD.encode(sealed(key, octets))
+}
+
+/// Reads a token under a key.
+fn read(key: &LessSafeKey, text: &str) -> Option<LongToken> {
+    if text.len() > LONGEST {
+        return None;
+    }
+    let octets = opened(key, URL_SAFE_NO_PAD.decode(text).ok()?)?;
+    let (message, rest) = octets.split_first_chunk::<8>()?;
+    let (recipient, rest) = rest.split_first_chunk::<2>()?;
+    let (time, mut rest) = rest.split_first_chunk::<4>()?;
+    let mut text = || {
+        let (length, after) = rest.split_first()?;
+        let (text, after) = after.split_at_checked(usize::from(*length))?;
+        rest = after;
+        std::str::from_utf8(text).ok()
+    };
+    let (stream, list) = (text()?, text()?);
+    Some(LongToken {
+        message: u64::from_be_bytes(*message),
+        recipient: u16::from_be_bytes(*recipient),
+        time: u32::from_be_bytes(*time),
+        stream: stream.into(),
+        list: (!list.is_empty()).then(|| list.into()),
+        address: std::str::from_utf8(rest).ok()?.parse().ok()?,
+    })
 }
 
 /// The same octets always give the same token: that tells whoever sees two of them no more than that.
@@ -226,6 +249,32 @@ mod tests {
         assert!(text.len() < 150, "{text}");
         let bare = LongToken { list: None, ..token };
         assert_eq!(tokens(1).open_long(&tokens(1).long(&bare)), Some(bare));
+    }
+
+    #[test]
+    fn the_token_of_a_link_and_that_of_a_header_cannot_stand_for_each_other() {
+        let token = LongToken {
+            address: "ann@example.org".parse().unwrap(),
+            message: 7,
+            recipient: 0,
+            time: 1_790_000_000,
+            stream: "news".into(),
+            list: None,
+        };
+        let (link, header) = (tokens(1).unsubscribe(&token), tokens(1).long(&token));
+        assert_eq!(tokens(1).open_unsubscribe(&link), Some(token.clone()));
+        assert_eq!((tokens(1).open_unsubscribe(&header), tokens(1).open_long(&link)), (None, None));
+        assert_eq!(tokens(2).open_unsubscribe(&link), None);
+        // The longest list, address and URL together fit a line of 998 octets (RFC 5322 §2.1.1).
+        let longest = LongToken {
+            address: format!("{}@{}.example.org", "a".repeat(64), "b".repeat(60)).parse().unwrap(),
+            stream: "s".repeat(64).into(),
+            list: Some("l".repeat(255).into()),
+            ..token
+        };
+        let text = tokens(1).unsubscribe(&longest);
+        assert!(text.len() + 130 < 998, "{}", text.len());
+        assert_eq!(tokens(1).open_unsubscribe(&text), Some(longest));
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 //! wrote. One program, so that it links once; each test is independent and may
 //! run beside the others.
 
+mod certificates;
 mod crash;
 mod delivery;
 mod disk;
@@ -13,6 +14,7 @@ mod interoperability;
 mod limits;
 mod metrics;
 mod obstacles;
+mod powermta;
 mod protection;
 mod queue;
 mod reload;
@@ -20,4 +22,6 @@ mod replies;
 mod reports;
 mod smuggling;
 mod suppression;
+mod suppression_calls;
 mod tls;
+mod unsubscribe;

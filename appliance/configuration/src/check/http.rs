@@ -7,7 +7,7 @@ use super::{Report, doors, files};
 use crate::load::Options;
 use crate::name::shown;
 use crate::path::KeyPath;
-use crate::types::Configuration;
+use crate::types::{Configuration, Service};
 
 /// What a token's hash begins with.
 const HASH_PREFIX: &str = "sha256:";
@@ -28,7 +28,20 @@ pub(super) fn check(configuration: &Configuration, options: &Options, report: &m
                 "give each door its own address or port",
             );
         }
+        if door.serve.is_empty() {
+            report.error(
+                path.key("serve"),
+                "this door would serve nothing",
+                "leave the key out, or name what it serves",
+            );
+        }
         match (&door.certificate, &door.key) {
+            (None, None) if door.acme => {}
+            _ if door.acme => report.error(
+                path.key("acme"),
+                "there are two certificates: one by ACME and one in a file",
+                "leave out certificate and key, or acme",
+            ),
             (Some(certificate), Some(key)) => {
                 files::certificate(path.key("certificate"), certificate, options, report);
                 files::private_key(path.key("key"), key, files::KeyKind::Tls, options, report);
@@ -73,6 +86,13 @@ fn tokens(configuration: &Configuration, report: &mut Report) {
                 path.key("hash"),
                 "another token has this hash",
                 "make each its own with `postkeep token new`",
+            );
+        }
+        if token.may_suppress && !configuration.http.iter().any(|door| door.serve.contains(&Service::Suppressions)) {
+            report.warn(
+                path.key("may-suppress"),
+                "no HTTP door serves `suppressions`",
+                "add suppressions to the `serve` of an [[http]]",
             );
         }
         doors::sender(configuration, &path, &token.sender_domains, &token.stream, &token.may_choose_streams, report);

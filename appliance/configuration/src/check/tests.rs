@@ -332,3 +332,49 @@ fn named_files_exist_and_are_what_they_should_be() {
     says(&found[0], "is encrypted");
     says(&found[1], "everybody on this box can read");
 }
+
+const KEY: &str = "[[dkim]]\ndomain = \"example.com\"\nselector = \"s\"\nkey = \"/d.pem\"\n";
+
+#[test]
+fn one_click_unsubscribe_needs_a_link_a_door_and_a_key() {
+    let links = "[unsubscribe]\nurl = \"https://mail.example.com\"\n[[http]]\naddress = \"127.0.0.1:80\"\n";
+    let add = "[stream.news]\nunsubscribe = \"add\"\n";
+    assert_eq!(findings(&format!("{GOOD}{KEY}{links}{add}")), Vec::<String>::new());
+    says(&appended(&format!("{KEY}{add}")), "where its links are to lead");
+    says(&appended(&format!("{links}{add}")), "no [[dkim]] key signs mail of this stream");
+    let other = KEY.to_owned() + "streams = [\"default\"]\n";
+    says(&appended(&format!("{other}{links}{add}")), "no [[dkim]] key signs");
+    says(&appended("[stream.news]\nunsubscribe = \"require\"\n"), "warning");
+    says(&appended(&links.replace("127.0.0.1:80\"", "127.0.0.1:80\"\nserve = [\"messages\"]")), "lead nowhere");
+    for url in [
+        "http://a.example",
+        "https://a.example/",
+        "https://a",
+        "https://a.example?x",
+        "https://a.example:x",
+        "https://",
+    ] {
+        says(&appended(&links.replace("https://mail.example.com", url)), "cannot stand in List-Unsubscribe");
+    }
+    for url in ["https://a.example:8443/mail", "https://127.0.0.1:443"] {
+        assert_eq!(
+            findings(&format!("{GOOD}{}", links.replace("https://mail.example.com", url))),
+            Vec::<String>::new()
+        );
+    }
+}
+
+#[test]
+fn acme_needs_consent_names_and_a_door() {
+    let acme = "[acme]\nnames = [\"mail.example.com\"]\nagree-to-terms = true\n";
+    let door = "[[http]]\naddress = \"192.0.2.10:443\"\nacme = true\nserve = [\"unsubscribe\"]\n";
+    assert_eq!(findings(&format!("{GOOD}{acme}{door}")), Vec::<String>::new());
+    says(&appended(acme), "no HTTP door uses the certificate");
+    says(&appended(door), "there is no [acme]");
+    says(&appended(&format!("{}{door}", acme.replace("true", "false"))), "agree to its terms");
+    says(&appended(&format!("{}{door}", acme.replace("mail.example.com", "*.example.com"))), "not a full host name");
+    says(&appended(&format!("{acme}contact = [\"me\"]\n{door}")), "no contact");
+    says(&appended(&format!("{acme}url = \"http://ca.example\"\n{door}")), "no directory");
+    says(&appended(&format!("{acme}{door}certificate = \"/c.pem\"\nkey = \"/k.pem\"\n")), "two certificates");
+    says(&appended(&format!("{acme}{}", door.replace("[\"unsubscribe\"]", "[]"))), "would serve nothing");
+}

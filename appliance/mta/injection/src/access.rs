@@ -24,6 +24,8 @@ impl Access {
     pub(crate) fn new(configuration: &Configuration) -> Self {
         let policy = |token: &postkeep_configuration::Token| {
             SenderPolicy::new(&token.name, &token.sender_domains, token.stream.as_deref(), &token.may_choose_streams)
+                .with_powermta_headers(token.powermta_headers)
+                .with_suppression(token.may_suppress)
         };
         Self(configuration.token.iter().map(|token| (token.hash.clone(), Arc::new(policy(token)))).collect())
     }

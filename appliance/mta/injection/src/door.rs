@@ -18,10 +18,12 @@ use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use postkeep_configuration::{Configuration, Http};
+use postkeep_certificates::{ACME_TLS, Certificates};
+use postkeep_configuration::{Configuration, Http, Service};
 use postkeep_intake::admission::ContentRules;
 use postkeep_intake::{Gatekeeper, TablesError, TlsSummary, server_tls};
 use postkeep_smtp::data::{BareLineEnds, DataLimits};
+use postkeep_suppression::Suppression;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -29,9 +31,12 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::access::Access;
 use crate::mailgun;
+use crate::mailgun_suppressions;
 use crate::messages::{self, Client};
 use crate::openapi;
 use crate::problem::Problem;
+use crate::suppressions;
+use crate::unsubscribe;
 
 /// A handshake or a request's header takes no longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,6 +65,14 @@ pub enum HttpError {
     /// A certificate or key.
     #[error("[[http]]: {0}")]
     Tls(#[from] TablesError),
+    /// A door with `acme = true`.
+    #[error("[[http]] {address}: acme: {reason}")]
+    Acme {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// What the doors need of the configuration; a reload swaps it whole.
@@ -71,6 +84,8 @@ pub(crate) struct Tables {
     pub(crate) stream_header: String,
     /// Largest body, in octets: base64 makes four of three, and JSON escapes make some more.
     largest: u64,
+    /// The addresses of the suppression list are sealed to others.
+    pub(crate) is_sealed: bool,
 }
 
 impl Tables {
@@ -87,6 +102,7 @@ impl Tables {
             },
             hostname: configuration.hostname.clone(),
             stream_header: intake.stream_header.clone(),
+            is_sealed: !configuration.suppression.seal_to.is_empty(),
             largest: intake.message_size.bytes().saturating_mul(2).saturating_add(ROOM),
         }
     }
@@ -96,6 +112,9 @@ impl Tables {
 pub(crate) struct Shared<G> {
     pub(crate) gatekeeper: Arc<G>,
     pub(crate) tables: ArcSwap<Tables>,
+    pub(crate) suppression: Suppression,
+    /// Whoever lists addresses reads the whole journal: one at a time.
+    pub(crate) listing: Arc<Semaphore>,
     /// Memory for bodies, one permit for each KiB.
     memory: Arc<Semaphore>,
 }
@@ -154,41 +173,27 @@ impl<G: Gatekeeper> HttpDoors<G> {
     ///
     /// # Errors
     /// One of them cannot be opened; then none is.
-    pub async fn open(configuration: &Configuration, gatekeeper: Arc<G>) -> Result<Self, HttpError> {
+    pub async fn open(
+        configuration: &Configuration,
+        gatekeeper: Arc<G>,
+        suppression: Suppression,
+        certificates: Option<&Certificates>,
+    ) -> Result<Self, HttpError> {
         let shared = Arc::new(Shared {
             gatekeeper,
             tables: ArcSwap::from_pointee(Tables::new(configuration)),
+            suppression,
+            listing: Arc::new(Semaphore::new(1)),
             memory: Arc::new(Semaphore::new(MEMORY)),
         });
         let (closing, watched) = watch::channel(false);
         let under_way = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-        let guarded = |routes: Router<Arc<Shared<G>>>, token_of: TokenOf| {
-            routes.route_layer(middleware::from_fn_with_state((Arc::clone(&shared), token_of), guard::<G>))
-        };
-        let own = Router::new().route("/api/v1/messages", post(messages::post::<G>));
-        let mailgun = Router::new()
-            .route("/v3/{domain}/messages", post(mailgun::messages::<G>))
-            .route("/v3/{domain}/messages.mime", post(mailgun::mime::<G>));
-        let router = guarded(own, messages::bearer)
-            .merge(guarded(mailgun, mailgun::basic))
-            .route(openapi::PATH, get(|| async { axum::Json(openapi::document()) }))
-            .fallback(|| async {
-                Problem::new(
-                    StatusCode::NOT_FOUND,
-                    "not-found",
-                    "there is nothing here",
-                    "POST /api/v1/messages takes mail",
-                )
-            })
-            // The guard has a limit that a reload can change.
-            .layer(DefaultBodyLimit::disable())
-            .with_state(Arc::clone(&shared));
         let mut bound = Vec::with_capacity(configuration.http.len());
         for door in &configuration.http {
-            let tls = acceptor(door)?;
+            let tls = acceptor(door, certificates)?;
             let failed = |error| HttpError::Listen { address: door.address, error };
             let listener = TcpListener::bind(door.address).await.map_err(failed)?;
-            bound.push((listener, tls, door.connections));
+            bound.push((listener, tls, door));
         }
         let addresses = bound.iter().filter_map(|(listener, ..)| listener.local_addr().ok()).collect();
         let acceptors: Vec<(SocketAddr, Acceptor)> = configuration
@@ -200,11 +205,11 @@ impl<G: Gatekeeper> HttpDoors<G> {
         let tasks = bound
             .into_iter()
             .zip(acceptors.iter().map(|(_, tls)| Arc::clone(tls)))
-            .map(|((listener, _, connections), tls)| {
+            .map(|((listener, _, door), tls)| {
                 let house = House {
-                    router: router.clone(),
+                    router: router(&shared, &door.serve),
                     tls,
-                    places: Arc::new(Semaphore::new(connections as usize)),
+                    places: Arc::new(Semaphore::new(door.connections as usize)),
                     closing: watched.clone(),
                     under_way: Arc::clone(&under_way),
                 };
@@ -220,9 +225,10 @@ impl<G: Gatekeeper> HttpDoors<G> {
     /// A certificate or key cannot be used; nothing has changed then.
     pub fn reload(&self, configuration: &Configuration) -> Result<(), HttpError> {
         let mut renewed = Vec::new();
-        for door in &configuration.http {
+        // Doors with a certificate by ACME have the newest one always.
+        for door in configuration.http.iter().filter(|door| !door.acme) {
             if let Some((_, place)) = self.acceptors.iter().find(|(address, _)| *address == door.address) {
-                renewed.push((place, acceptor(door)?));
+                renewed.push((place, acceptor(door, None)?));
             }
         }
         for (place, tls) in renewed {
@@ -248,7 +254,63 @@ impl<G: Gatekeeper> HttpDoors<G> {
     }
 }
 
-fn acceptor(door: &Http) -> Result<Option<TlsAcceptor>, TablesError> {
+/// What a door serves.
+fn router<G: Gatekeeper>(shared: &Arc<Shared<G>>, serve: &[Service]) -> Router {
+    let guarded = |routes: Router<Arc<Shared<G>>>, token_of: TokenOf| {
+        routes.route_layer(middleware::from_fn_with_state((Arc::clone(shared), token_of), guard::<G>))
+    };
+    let mut router = Router::new();
+    if serve.contains(&Service::Messages) {
+        let own = Router::new().route("/api/v1/messages", post(messages::post::<G>));
+        let mailgun = Router::new()
+            .route("/v3/{domain}/messages", post(mailgun::messages::<G>))
+            .route("/v3/{domain}/messages.mime", post(mailgun::mime::<G>));
+        router = router.merge(guarded(own, messages::bearer)).merge(guarded(mailgun, mailgun::basic));
+    }
+    if serve.contains(&Service::Suppressions) {
+        let own = Router::new()
+            .route(suppressions::PATH, get(suppressions::list::<G>).post(suppressions::add::<G>))
+            .route(
+                suppressions::ADDRESS_PATH,
+                get(suppressions::find::<G>)
+                    .put(suppressions::add_one::<G>)
+                    .post(suppressions::add_one::<G>)
+                    .delete(suppressions::remove::<G>),
+            )
+            .layer(DefaultBodyLimit::max(suppressions::LARGEST_BODY));
+        let mailgun = Router::new()
+            .route("/v3/{domain}/{table}", get(mailgun_suppressions::list::<G>).post(mailgun_suppressions::add::<G>))
+            .route(
+                "/v3/{domain}/{table}/{address}",
+                get(mailgun_suppressions::find::<G>).delete(mailgun_suppressions::remove::<G>),
+            )
+            .layer(DefaultBodyLimit::max(suppressions::LARGEST_BODY));
+        router = router.merge(guarded(own, messages::bearer)).merge(guarded(mailgun, mailgun::basic));
+    }
+    if serve.contains(&Service::Unsubscribe) {
+        let page = get(unsubscribe::ask::<G>).post(unsubscribe::unsubscribe::<G>).options(unsubscribe::options);
+        router = router.route(unsubscribe::PATH, page);
+    }
+    if serve.iter().any(|service| *service != Service::Unsubscribe) {
+        router = router.route(openapi::PATH, get(|| async { axum::Json(openapi::document()) }));
+    }
+    router
+        .fallback(|| async {
+            let detail = "docs/operate/http.md has all that HTTP doors can serve; this one may serve less";
+            Problem::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here", detail)
+        })
+        // The guard has a limit that a reload can change.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Arc::clone(shared))
+}
+
+fn acceptor(door: &Http, certificates: Option<&Certificates>) -> Result<Option<TlsAcceptor>, HttpError> {
+    if door.acme {
+        let failed = |reason: String| HttpError::Acme { address: door.address, reason };
+        let certificates = certificates.ok_or_else(|| failed("there is no [acme]".to_owned()))?;
+        let config = certificates.server_tls(&[b"http/1.1"]).map_err(|error| failed(error.to_string()))?;
+        return Ok(Some(TlsAcceptor::from(Arc::new(config))));
+    }
     if door.certificate.is_none() && door.key.is_none() {
         return Ok(None);
     }
@@ -302,6 +364,10 @@ impl House {
                 // Whoever does not shake hands is not worth a line in the log.
                 let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
                 let (_, session) = stream.get_ref();
+                if session.alpn_protocol() == Some(ACME_TLS) {
+                    // The authority has seen the proof of a name, and wants nothing else (RFC 8737 §3).
+                    return;
+                }
                 let tls =
                     session.protocol_version().zip(session.negotiated_cipher_suite()).and_then(|(version, suite)| {
                         Some(TlsSummary { version: version.as_str()?, cipher: suite.suite().as_str()? })

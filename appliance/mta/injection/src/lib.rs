@@ -2,15 +2,18 @@
 //!
 //! `POST /api/v1/messages` takes a message as parts (JSON) or whole (`message/rfc822`). `202` is said when it is
 //! durable and not before. `POST /v3/{domain}/messages` does the same in Mailgun's words. What is wrong is said as a problem document (RFC 9457) that names the place, and then
-//! nothing was taken. `GET /api/v1/openapi.json` says it for programs.
+//! nothing was taken. `GET /api/v1/openapi.json` says it for programs. The pages behind `List-Unsubscribe` are here too.
 
 mod access;
 mod door;
 mod mailgun;
+mod mailgun_suppressions;
 mod messages;
 mod openapi;
 mod problem;
 mod request;
+mod suppressions;
+mod unsubscribe;
 
 pub use access::{TOKEN_PREFIX, hash_of};
 pub use door::{HttpDoors, HttpError};

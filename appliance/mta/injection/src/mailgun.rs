@@ -41,15 +41,15 @@ const IDLE_OPTIONS: [&str; 8] = [
 const MOST_FIELDS: usize = 5000;
 
 /// One field of a form.
-struct Field {
-    name: String,
+pub(crate) struct Field {
+    pub(crate) name: String,
     filename: Option<String>,
     content_type: Option<String>,
     octets: Bytes,
 }
 
 /// What is said when a request cannot be carried out.
-struct Refusal(StatusCode, String);
+pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -66,7 +66,7 @@ impl From<Problem> for Refusal {
     }
 }
 
-fn bad(detail: impl Into<String>) -> Refusal {
+pub(crate) fn bad(detail: impl Into<String>) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, detail.into())
 }
 
@@ -128,7 +128,7 @@ pub(crate) fn basic(headers: &HeaderMap) -> Option<String> {
     Some(text.split_once(':')?.1.to_owned())
 }
 
-async fn fields(request: Request) -> Result<Vec<Field>, Refusal> {
+pub(crate) async fn fields(request: Request) -> Result<Vec<Field>, Refusal> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if !kind.starts_with("multipart/form-data") {
         let (head, body) = request.into_parts();
@@ -174,7 +174,7 @@ fn testmode(fields: &[Field]) -> Result<bool, Refusal> {
     }
 }
 
-fn text(field: &Field) -> Result<String, Refusal> {
+pub(crate) fn text(field: &Field) -> Result<String, Refusal> {
     String::from_utf8(field.octets.to_vec()).map_err(|_| bad(format!("{} is not UTF-8", field.name)))
 }
 

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use jiff::Timestamp;
 use postkeep_composition::{Document, DocumentError};
-use postkeep_intake::admission::{Arrival, SenderPolicy, content_reply, judge_recipient, judge_sender};
+use postkeep_intake::admission::{Arrival, SenderPolicy, content_reply, judge_recipient, judge_sender, powermta};
 use postkeep_intake::{Gatekeeper, NotKept, Once, Submission, TlsSummary};
 use postkeep_smtp::data::Content;
 use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient, TlsRequest};
@@ -175,9 +175,21 @@ impl<G: Gatekeeper> Taker<G> {
     pub(crate) fn compose(&self, request: MessageRequest) -> Result<Taken, Problem> {
         let stream = request.stream.clone();
         let now = Timestamp::now();
-        let composed = compose(request, &self.id, &self.tables.hostname, &self.tables.stream_header, now.as_second())
-            .map_err(Problem::faults)?;
+        let mut composed =
+            compose(request, &self.id, &self.tables.hostname, &self.tables.stream_header, now.as_second())
+                .map_err(Problem::faults)?;
         let Willing { willing: recipients, rejected, kept } = self.willing(composed.recipients)?;
+        let mut orders = stream.map(|stream| order(&self.tables.stream_header, "/stream", &stream)).transpose()?;
+        if self.policy.has_powermta_headers() {
+            // What is meant for the box is no part of what is rendered later.
+            let is_order = |name: &str| powermta::FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name));
+            let (ordering, headers): (Vec<_>, Vec<_>) =
+                composed.composition.headers.into_iter().partition(|(name, _)| is_order(name));
+            composed.composition.headers = headers;
+            for (name, value) in ordering {
+                orders.get_or_insert_default().push_str(&order(&name, "/headers", &value)?);
+            }
+        }
         let (octets, document) = match composed.each {
             None => {
                 let message = composed.composition.message();
@@ -197,7 +209,7 @@ impl<G: Gatekeeper> Taker<G> {
                 (largest, Some(document))
             }
         };
-        self.submission(composed.sender, recipients, stream, octets, document)
+        self.submission(composed.sender, recipients, orders, octets, document)
             .map(|submission| Taken { submission, rejected })
     }
 
@@ -220,7 +232,8 @@ impl<G: Gatekeeper> Taker<G> {
             }
         }
         let Willing { willing: recipients, rejected, .. } = self.willing(recipients)?;
-        self.submission(sender, recipients, envelope.stream, body.to_vec(), None)
+        let orders = envelope.stream.map(|stream| order(&self.tables.stream_header, "/stream", &stream)).transpose()?;
+        self.submission(sender, recipients, orders, body.to_vec(), None)
             .map(|submission| Taken { submission, rejected })
     }
 
@@ -258,23 +271,15 @@ impl<G: Gatekeeper> Taker<G> {
         &self,
         sender: Address,
         recipients: Vec<Address>,
-        stream: Option<String>,
+        orders: Option<String>,
         octets: Vec<u8>,
         document: Option<Document>,
     ) -> Result<Submission, Problem> {
         let refused = |reply: Reply| Problem::from_reply(&reply);
         judge_sender(&self.policy, Some(&sender)).map_err(refused)?;
         // The stream is asked for as SMTP clients do it, so that one rule holds for both.
-        let mut whole = BytesMut::with_capacity(octets.len() + 64);
-        if let Some(stream) = stream {
-            if stream.contains(|letter: char| letter.is_control()) {
-                return Err(Problem::faults(vec![Fault {
-                    pointer: "/stream".into(),
-                    detail: "this is no stream".into(),
-                }]));
-            }
-            whole.extend_from_slice(format!("{}: {stream}\r\n", self.tables.stream_header).as_bytes());
-        }
+        let mut whole = BytesMut::with_capacity(octets.len() + 256);
+        whole.extend_from_slice(orders.unwrap_or_default().as_bytes());
         whole.extend_from_slice(&octets);
         let mut content = Content::whole(whole, &self.tables.limits).map_err(|error| refused(content_reply(&error)))?;
         let is_ascii = |address: &Address| address.is_ascii();
@@ -301,8 +306,8 @@ impl<G: Gatekeeper> Taker<G> {
                 body: if eight_bit { BodyKind::EightBitMime } else { BodyKind::SevenBit },
                 smtputf8,
                 ret: None,
-                envelope_id: None,
                 tls: admitted.tls_request(TlsRequest::Unsaid),
+                envelope_id: admitted.envelope_id.map(Into::into),
             },
             stream: admitted.stream,
             credential: self.policy.name().to_owned(),
@@ -324,9 +329,21 @@ impl<G: Gatekeeper> Taker<G> {
                 false => admitted.message_id,
             },
             list: admitted.list,
+            one_click: admitted.one_click,
+            pool: admitted.pool,
+            job: admitted.job,
             composed,
         })
     }
+}
+
+/// A header field that tells the box what to do with a message.
+fn order(name: &str, pointer: &str, value: &str) -> Result<String, Problem> {
+    if value.contains(char::is_control) {
+        let detail = format!("{name} has no control characters");
+        return Err(Problem::faults(vec![Fault { pointer: pointer.to_owned(), detail }]));
+    }
+    Ok(format!("{name}: {value}\r\n"))
 }
 
 /// The token of `Authorization: Bearer` (RFC 6750).

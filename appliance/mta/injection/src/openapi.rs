@@ -1,12 +1,15 @@
 //! The OpenAPI document (3.1), made from the types that requests are read with: what it promises is what
 //! the code takes.
 
+use postkeep_suppression::{Outcome, Reason, Scope, SuppressionView};
+use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::messages::Accepted;
 use crate::problem::Problem;
 use crate::request::MessageRequest;
+use crate::suppressions::{self, AdditionOfOne, Additions, Listed};
 
 /// Where the document is served.
 pub(crate) const PATH: &str = "/api/v1/openapi.json";
@@ -32,6 +35,16 @@ pub(crate) fn document() -> Value {
     let message = generator.subschema_for::<MessageRequest>();
     let accepted = generator.subschema_for::<Accepted>();
     let problem = generator.subschema_for::<Problem>();
+    let suppressions = Suppressions {
+        listed: generator.subschema_for::<Listed>(),
+        view: generator.subschema_for::<SuppressionView>(),
+        additions: generator.subschema_for::<Additions>(),
+        one: generator.subschema_for::<AdditionOfOne>(),
+        outcome: generator.subschema_for::<Outcome>(),
+        reason: generator.subschema_for::<Reason>(),
+        scope: generator.subschema_for::<Scope>(),
+        problem: problem.clone(),
+    };
     let schemas = generator.take_definitions(true);
     let mut responses = Map::new();
     responses.insert(
@@ -56,7 +69,7 @@ pub(crate) fn document() -> Value {
         "info": {
             "title": "Postkeep",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Mail in by HTTP.",
+            "description": "Mail in by HTTP, and the suppression list.",
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
@@ -82,12 +95,100 @@ pub(crate) fn document() -> Value {
                     "responses": responses,
                 },
             },
+            suppressions::PATH: suppressions.list(),
+            suppressions::ADDRESS_PATH: suppressions.address(),
         },
         "components": {
             "schemas": schemas,
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
         },
     })
+}
+
+/// Schemas of the calls about the suppression list.
+struct Suppressions {
+    listed: Schema,
+    view: Schema,
+    additions: Schema,
+    one: Schema,
+    outcome: Schema,
+    reason: Schema,
+    scope: Schema,
+    problem: Schema,
+}
+
+impl Suppressions {
+    fn list(&self) -> Value {
+        let number = |name: &str, description: &str| json!({ "name": name, "in": "query", "description": description, "schema": { "type": "integer", "minimum": 0 } });
+        json!({
+            "get": {
+                "operationId": "listSuppressions",
+                "summary": "Entries that hold for the token's mail, oldest first",
+                "parameters": [
+                    self.parameter("reason", &self.reason, "Entries with this reason only."),
+                    number("limit", "Entries in the answer, 1 to 1000; absent: 100."),
+                    number("page", "What the answer before gave as `next`."),
+                ],
+                "responses": self.responses(&self.listed),
+            },
+            "post": {
+                "operationId": "addSuppressions",
+                "summary": "Entries in, all of them or none",
+                "requestBody": body(&self.additions, true),
+                "responses": self.responses(&self.outcome),
+            },
+        })
+    }
+
+    fn address(&self) -> Value {
+        let address = json!({ "name": "address", "in": "path", "required": true, "description": "The address, percent-encoded.", "schema": { "type": "string" } });
+        let add = |id: &str| {
+            json!({
+                "operationId": id,
+                "summary": "An entry for the address in",
+                "requestBody": body(&self.one, false),
+                "responses": self.responses(&self.outcome),
+            })
+        };
+        json!({
+            "parameters": [address],
+            "get": {
+                "operationId": "findSuppression",
+                "summary": "What is known about the address",
+                "responses": self.responses(&self.view),
+            },
+            "put": add("putSuppression"),
+            "post": add("postSuppression"),
+            "delete": {
+                "operationId": "removeSuppression",
+                "summary": "Entries of the address out",
+                "parameters": [
+                    self.parameter("reason", &self.reason, "Entries with this reason only."),
+                    self.parameter("scope", &self.scope, "Entries of this scope only."),
+                ],
+                "responses": self.responses(&self.outcome),
+            },
+        })
+    }
+
+    fn parameter(&self, name: &str, schema: &Schema, description: &str) -> Value {
+        json!({ "name": name, "in": "query", "description": description, "schema": schema })
+    }
+
+    fn responses(&self, good: &Schema) -> Value {
+        let problem = |description: &str| json!({ "description": description, "content": { "application/problem+json": { "schema": self.problem } } });
+        json!({
+            "200": { "description": "Done, and durable.", "content": { "application/json": { "schema": good } } },
+            "401": problem("No token, or one that is not known."),
+            "403": problem("The token may not."),
+            "422": problem("The request cannot be understood; `errors` names the places."),
+            "503": problem("Not now; `Retry-After` says when."),
+        })
+    }
+}
+
+fn body(schema: &Schema, required: bool) -> Value {
+    json!({ "required": required, "content": { "application/json": { "schema": schema } } })
 }
 
 #[cfg(test)]
@@ -117,6 +218,9 @@ mod tests {
         let properties = &document["components"]["schemas"]["MessageRequest"]["properties"];
         for key in ["from", "to", "reply-to", "attachments", "substitutions", "stream"] {
             assert!(properties.get(key).is_some(), "{key}");
+        }
+        for (path, method) in [("/api/v1/suppressions", "get"), ("/api/v1/suppressions/{address}", "delete")] {
+            assert!(document["paths"][path][method]["responses"]["200"].is_object(), "{method} {path}");
         }
     }
 }

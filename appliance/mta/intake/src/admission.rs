@@ -8,22 +8,25 @@
 //! SMTPUTF8, as most receivers do, but a `From` must be UTF-8.
 
 mod fields;
+pub mod one_click;
 mod policy;
+pub mod powermta;
 mod received;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
-use postkeep_configuration::{Configuration, MissingHeader};
+use postkeep_configuration::{self as configuration, Configuration, MissingHeader};
 use postkeep_smtp::data::{Content, ContentError};
 use postkeep_smtp::envelope::TlsRequest;
 use postkeep_smtp::{Address, Reply, header, mailbox};
 
 use crate::TlsSummary;
 use fields::Fields;
+pub use one_click::OneClick;
 pub use policy::SenderPolicy;
 
 /// A `Date` further ahead than this is refused, in seconds.
@@ -42,6 +45,10 @@ pub struct ContentRules {
     missing_message_id: MissingHeader,
     stream_header: String,
     streams: BTreeSet<String>,
+    /// Streams that ask for one-click unsubscribe.
+    one_click: BTreeMap<String, configuration::OneClick>,
+    /// Pools and sources, one of which a message may choose.
+    pools: BTreeSet<String>,
 }
 
 /// How and when a message came.
@@ -82,6 +89,14 @@ pub struct Admitted {
     pub list: Option<String>,
     /// `TLS-Required: No`.
     pub tls_not_required: bool,
+    /// One-click unsubscribe; `None`: the stream does not ask for it.
+    pub one_click: Option<OneClick>,
+    /// The pool or source that the message chose.
+    pub pool: Option<String>,
+    /// The sender's name for the job that the message belongs to.
+    pub job: Option<String>,
+    /// Envelope id of the header, xtext; that of the envelope comes before it.
+    pub envelope_id: Option<String>,
 }
 
 impl Admitted {
@@ -105,10 +120,18 @@ impl ContentRules {
             missing_message_id: intake.missing_message_id,
             stream_header: intake.stream_header.clone(),
             streams: configuration.stream.keys().cloned().chain([policy::DEFAULT_STREAM.to_owned()]).collect(),
+            one_click: configuration
+                .stream
+                .iter()
+                .filter(|(_, stream)| stream.unsubscribe != configuration::OneClick::Off)
+                .map(|(name, stream)| (name.clone(), stream.unsubscribe))
+                .collect(),
+            pools: configuration.pool.keys().chain(configuration.source.keys()).cloned().collect(),
         }
     }
 
-    /// Judges a whole content, cuts the stream header out of it and says what to put before it.
+    /// Judges a whole content, cuts out of it what was meant for the box alone, and says what to put before it. Where the
+    /// box is to write the pair of one-click unsubscribe, a pair that is not whole is cut out too.
     pub fn admit(
         &self,
         content: &mut Content,
@@ -126,6 +149,16 @@ impl ContentRules {
         let date_is_missing = self.date_is_missing(&fields, arrival.now)?;
         let (stream, stream_range) = self.stream(&fields, policy)?;
         let list = fields.list.as_ref().and_then(|field| list_id(&field.unfolded()));
+        let one_click =
+            self.one_click.get(&stream).map(|policy| OneClick { policy: *policy, pair: one_click::pair(block) });
+        let asked = self.powermta(block, policy)?;
+        let mut cuts = asked.ranges;
+        cuts.extend(stream_range);
+        if let Some(OneClick { policy: configuration::OneClick::Add, pair }) = &one_click
+            && pair.lack.is_some()
+        {
+            cuts.extend(pair.ranges.iter().cloned());
+        }
 
         let mut prefix = BytesMut::with_capacity(320);
         received::write(&mut prefix, &self.hostname, arrival);
@@ -143,10 +176,37 @@ impl ContentRules {
             }
         };
         let tls_not_required = fields.tls_not_required;
-        if let Some(range) = stream_range {
-            content.cut(range);
+        // From the end, so that what stands before keeps its place.
+        cuts.sort_unstable_by_key(|range| std::cmp::Reverse(range.start));
+        cuts.dedup();
+        cuts.into_iter().for_each(|range| content.cut(range));
+        Ok(Admitted {
+            stream,
+            prefix: prefix.freeze(),
+            from_domain,
+            message_id,
+            list,
+            one_click,
+            pool: asked.virtual_mta,
+            job: asked.job,
+            envelope_id: asked.envelope_id,
+            tls_not_required,
+        })
+    }
+
+    /// What PowerMTA's fields ask for, where the sender may ask.
+    fn powermta(&self, block: &[u8], policy: &SenderPolicy) -> Result<powermta::Asked, Reply> {
+        if !policy.has_powermta_headers() {
+            return Ok(powermta::Asked::default());
         }
-        Ok(Admitted { stream, prefix: prefix.freeze(), from_domain, message_id, list, tls_not_required })
+        let asked = powermta::asked(block).map_err(|reason| bad_content(&reason))?;
+        match &asked.virtual_mta {
+            Some(name) if !self.pools.contains(name) => Err(policy_refusal(
+                "the X-Virtual-MTA field names neither a pool nor a source; name a [pool.NAME] that is configured"
+                    .to_owned(),
+            )),
+            _ => Ok(asked),
+        }
     }
 
     fn message_id(&self, fields: &Fields<'_>) -> Result<Option<String>, Reply> {

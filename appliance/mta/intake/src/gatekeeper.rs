@@ -7,6 +7,8 @@ use bytes::Bytes;
 use postkeep_smtp::server::Stage;
 use postkeep_smtp::{Address, Envelope, Reply};
 
+use crate::admission::OneClick;
+
 /// The TLS of a connection, for `Received` and for records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSummary {
@@ -49,6 +51,12 @@ pub struct Submission {
     pub message_id: String,
     /// The list that `List-Id` names (RFC 2919), lower case, without brackets.
     pub list: Option<String>,
+    /// One-click unsubscribe; `None`: the stream does not ask for it.
+    pub one_click: Option<OneClick>,
+    /// The pool or source that the message chose; `None`: its stream's pool.
+    pub pool: Option<String>,
+    /// The sender's name for the job that the message belongs to.
+    pub job: Option<String>,
     /// `content` is a document of parts, from which each recipient's message is made at delivery.
     pub composed: bool,
 }
@@ -162,6 +170,19 @@ pub trait Gatekeeper: Send + Sync + 'static {
     fn take_back(&self, returned: Returned) -> impl Future<Output = Result<(), Reply>> + Send {
         let _ = returned;
         async { Err(Reply::new(550, (5, 1, 1), "no such address here")) }
+    }
+
+    /// Whether a text is the token of one of the box's unsubscribe links. Must not block.
+    fn is_unsubscribe_token(&self, token: &str) -> bool {
+        let _ = token;
+        false
+    }
+
+    /// Carries out what a link of one-click unsubscribe stands for. Answers when it is durable; `false`: it is no
+    /// link of the box's.
+    fn unsubscribe(&self, token: &str, peer: SocketAddr) -> impl Future<Output = Result<bool, Reply>> + Send {
+        let _ = (token, peer);
+        async { Ok(false) }
     }
 
     /// A client was refused; for records and counters. Must not block.

@@ -114,12 +114,13 @@ impl Tables {
             .network
             .iter()
             .flat_map(|network| {
-                let policy = Arc::new(SenderPolicy::new(
+                let policy = SenderPolicy::new(
                     &network.name,
                     &network.sender_domains,
                     network.stream.as_deref(),
                     &network.may_choose_streams,
-                ));
+                );
+                let policy = Arc::new(policy.with_powermta_headers(network.powermta_headers));
                 network.addresses.iter().map(move |addresses| (canonical(*addresses), Arc::clone(&policy)))
             })
             .collect();
@@ -174,7 +175,8 @@ fn credentials(configuration: &Configuration) -> Result<HashMap<String, Credenti
             &credential.sender_domains,
             credential.stream.as_deref(),
             &credential.may_choose_streams,
-        );
+        )
+        .with_powermta_headers(credential.powermta_headers);
         let known = Credential { hash: credential.password_hash.as_str().into(), policy: Arc::new(policy) };
         if credentials.insert(name.clone(), known).is_some() {
             return Err(TablesError::CredentialTwice { name });

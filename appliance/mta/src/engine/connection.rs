@@ -205,14 +205,16 @@ impl Inner {
         if opened.journey.indifferent {
             return false;
         }
+        // What was found when it was opened, or for the first mail of the queue, holds for the life of the connection.
+        if let Some((_, protection)) = opened.good_for.iter().find(|(queue, _)| *queue == batch.queue) {
+            opened.journey.protection = *protection;
+            return true;
+        }
         match self.protection_on(&opened.journey, &opened.connection, batch).await {
             Ok(protection) => {
                 opened.journey.protection = protection;
-                let domain = self.domain_of(batch);
-                if !opened.counted.contains(&domain) {
-                    self.count_session(&domain, &opened.applied, None);
-                    opened.counted.push(domain);
-                }
+                opened.good_for.push((batch.queue, protection));
+                self.count_session(&self.domain_of(batch), &opened.applied, None);
                 true
             }
             Err(why) => {
@@ -259,7 +261,7 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
         }
         return Sent::Nothing;
     }
-    if message.metadata.composed {
+    if message.metadata.composed || message.metadata.unsubscribe.is_some() {
         // Each has a message of their own; the others are next.
         if let Some(batch) = job.batch.as_mut() {
             engine.one_only(batch);
@@ -348,7 +350,7 @@ async fn send(
     let metadata = &message.metadata;
     let capabilities = connection.capabilities();
     let number = batch.entries.first().map_or(0, |entry| entry.recipient);
-    let Rendered { mut content, mut body_hash, mut eight_bit, mut has_dot_lines, mut header_length } =
+    let Rendered { mut content, mut body_hash, mut eight_bit, mut has_dot_lines, mut header_length, unsubscribe } =
         match rendering::rendered(message, number) {
             Ok(rendered) => rendered,
             Err(detail) => return unsendable(batch, &Reply::new(554, (5, 6, 0), detail)),
@@ -368,7 +370,8 @@ async fn send(
             }
         }
     }
-    let token_headers = tokens.map_or("", |tokens| &tokens.headers);
+    let pair = unsubscribe.map(|beside| engine.pair_for(message, number, &beside)).unwrap_or_default();
+    let token_headers = [tokens.map_or("", |tokens| &*tokens.headers), &pair].concat();
     let signer = engine.signer.load();
     let keys = signer.keys_for(&metadata.from_domain, &metadata.stream);
     let mut head = BytesMut::with_capacity(message.prefix.len() + token_headers.len() + 1024);

@@ -11,7 +11,8 @@ use postkeep_smtp::reply::Reply;
 use postkeep_spool::{MessageId, NewMessage, Operation, SubmitError, Ticket};
 
 use super::Engine;
-use super::repeats::{Reserved, Standing};
+use super::repeats::{self, Reserved};
+use super::unsubscribe::{self, Standing};
 use crate::clock::{self, Micros, seconds};
 use crate::message::Message;
 use crate::metadata::Metadata;
@@ -57,9 +58,15 @@ impl Engine {
             &submission.stream,
             submission.list.as_deref(),
         )?;
-        let signer = engine.signer.load();
+        let signs = !engine.signer.load().keys_for(&submission.from_domain, &submission.stream).is_empty();
+        let (standing, lack) = match &submission.one_click {
+            Some(one_click) => unsubscribe::judge(one_click, signs, submission.composed)
+                .map(|(standing, lack)| (Some(standing), lack))?,
+            None => (None, None),
+        };
+        let writes_pair = matches!(standing, Some(Standing::Added | Standing::Replaced));
         // What is rendered later has no body to hash now.
-        let signed = !submission.composed && !signer.keys_for(&submission.from_domain, &submission.stream).is_empty();
+        let signed = !submission.composed && signs;
         let body = submission.content.get(submission.header_length..).unwrap_or_default();
         let metadata = Metadata {
             body_hash: signed.then(|| postkeep_deliverability::dkim::body_hash(body)),
@@ -69,6 +76,13 @@ impl Engine {
             from_domain: submission.from_domain.into(),
             message_id: submission.message_id.into(),
             list: submission.list.map(Into::into),
+            unsubscribe: submission
+                .one_click
+                .filter(|_| writes_pair)
+                // What is rendered later shows then what stands beside the link.
+                .map(|one_click| if submission.composed { "".into() } else { one_click.pair.mailto.into() }),
+            pool: submission.pool.map(Into::into),
+            job: submission.job.map(Into::into),
             composed: submission.composed,
             has_dot_lines: submission.has_dot_lines,
             eight_bit: submission.eight_bit,
@@ -110,6 +124,10 @@ impl Engine {
                 credential: Some(&message.metadata.credential),
                 peer: Some(submission.peer.to_string()),
                 message_id: Some(&message.metadata.message_id),
+                job: message.metadata.job.as_deref(),
+                pool: message.metadata.pool.as_deref(),
+                unsubscribe: standing.map(Standing::as_str),
+                detail: lack.as_deref(),
                 size: Some(message.size()),
                 recipients: Some(message.metadata.envelope.recipients.len()),
                 tls: submission.tls.as_ref().map(|tls| TlsRecord {
@@ -123,6 +141,9 @@ impl Engine {
             },
         );
         engine.metrics.received(&message.metadata.stream);
+        if standing == Some(Standing::Missing) {
+            engine.metrics.without_one_click(&message.metadata.stream);
+        }
         let taken = engine.enqueue(message, &suppressed);
         if !taken.is_empty() {
             // Answered already: nobody waits for it.
@@ -144,10 +165,10 @@ impl Gatekeeper for Engine {
 
     async fn submit_once(&self, submission: Submission, once: Once) -> Result<(String, bool), NotKept> {
         let reserved = match self.0.repeats.reserve(once) {
-            Standing::New(reserved) => reserved,
-            Standing::Kept(id, _) => return Ok((id.to_string(), true)),
-            Standing::Other => return Err(NotKept::OtherContent),
-            Standing::InProgress => return Err(NotKept::InProgress),
+            repeats::Standing::New(reserved) => reserved,
+            repeats::Standing::Kept(id, _) => return Ok((id.to_string(), true)),
+            repeats::Standing::Other => return Err(NotKept::OtherContent),
+            repeats::Standing::InProgress => return Err(NotKept::InProgress),
         };
         let id = self.keep(submission, Some(reserved)).await.map_err(NotKept::Refused)?;
         Ok((id, false))
@@ -155,10 +176,10 @@ impl Gatekeeper for Engine {
 
     fn known(&self, once: Once) -> Option<Result<(String, usize), NotKept>> {
         match self.0.repeats.standing(once)? {
-            Standing::Kept(id, recipients) => Some(Ok((id.to_string(), recipients as usize))),
-            Standing::Other => Some(Err(NotKept::OtherContent)),
-            Standing::InProgress => Some(Err(NotKept::InProgress)),
-            Standing::New(_) => None,
+            repeats::Standing::Kept(id, recipients) => Some(Ok((id.to_string(), recipients as usize))),
+            repeats::Standing::Other => Some(Err(NotKept::OtherContent)),
+            repeats::Standing::InProgress => Some(Err(NotKept::InProgress)),
+            repeats::Standing::New(_) => None,
         }
     }
 
@@ -179,6 +200,14 @@ impl Gatekeeper for Engine {
 
     async fn take_back(&self, returned: Returned) -> Result<(), Reply> {
         self.0.take_back(returned).await
+    }
+
+    fn is_unsubscribe_token(&self, token: &str) -> bool {
+        self.0.suppression.tokens().open_unsubscribe(token).is_some()
+    }
+
+    async fn unsubscribe(&self, token: &str, peer: SocketAddr) -> Result<bool, Reply> {
+        self.0.unsubscribe(token, peer).await
     }
 
     fn refused(&self, refused: Refused<'_>) {

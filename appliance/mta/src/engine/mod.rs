@@ -21,6 +21,7 @@ mod state;
 mod suppressed;
 mod tasks;
 mod tls_reports;
+mod unsubscribe;
 mod verdict;
 
 use std::collections::HashMap;
@@ -244,7 +245,7 @@ fn recover(
     let mut unreadable = 0u64;
     let (spool, recovery) = Spool::open(settings, Disk, |found| match Metadata::decode(&found.metadata) {
         Ok(metadata) => {
-            let stream = state.stream_or_default(&metadata.stream);
+            let stream = state.stream_with_pool(&metadata.stream, metadata.pool.as_deref(), now);
             for (recipient, retry) in found.outstanding {
                 let Some(address) =
                     metadata.envelope.recipients.get(usize::from(*recipient)).map(|recipient| &recipient.address)
@@ -304,7 +305,7 @@ impl Inner {
         order.sort_by(|a, b| domain(*a).cmp(domain(*b)));
         let mut work = Work::default();
         let mut state = self.state.lock();
-        let stream = state.stream_or_default(&message.metadata.stream);
+        let stream = state.stream_with_pool(&message.metadata.stream, message.metadata.pool.as_deref(), now);
         let groups: Vec<(QueueId, &[u16])> = order
             .chunk_by(|a, b| domain(*a) == domain(*b))
             .map(|recipients| (state.queue(stream, domain(recipients[0])), recipients))

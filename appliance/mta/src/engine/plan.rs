@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use postkeep_configuration::{Configuration, Stream};
+use postkeep_configuration::{Configuration, OneClick, Pool, Stream};
 
 use crate::clock::{Micros, seconds};
 use crate::queue::Entry;
@@ -22,6 +22,31 @@ pub(crate) struct PoolPlan {
 }
 
 impl PoolPlan {
+    /// The pool or source of that name, which a message chose.
+    pub(crate) fn chosen(
+        configuration: &Configuration,
+        name: &str,
+        source: impl FnMut(&str) -> SourceId,
+    ) -> Option<Self> {
+        match configuration.pool.get(name) {
+            Some(pool) => Some(Self::new(name, pool, source)),
+            None if configuration.source.contains_key(name) => {
+                let pool = Pool { sources: [(name.to_owned(), 1)].into() };
+                Some(Self::new(name, &pool, source))
+            }
+            None => None,
+        }
+    }
+
+    fn new(name: &str, pool: &Pool, mut source: impl FnMut(&str) -> SourceId) -> Self {
+        let members: Vec<_> = pool.sources.iter().filter(|(_, weight)| **weight > 0).collect();
+        Self {
+            name: name.to_owned(),
+            members: members.iter().map(|(name, weight)| (source(name), **weight)).collect(),
+            names: members.iter().map(|(name, _)| (*name).clone()).collect(),
+        }
+    }
+
     pub(crate) fn weight(&self, source: SourceId) -> Option<u32> {
         self.members.iter().find(|(member, _)| *member == source).map(|(_, weight)| *weight)
     }
@@ -37,20 +62,13 @@ pub(crate) struct StreamPlan {
 }
 
 impl StreamPlan {
-    pub(crate) fn new(configuration: &Configuration, name: &str, mut source: impl FnMut(&str) -> SourceId) -> Self {
+    pub(crate) fn new(configuration: &Configuration, name: &str, source: impl FnMut(&str) -> SourceId) -> Self {
         let settings = configuration.stream(name).clone();
         let pool = match configuration.pool_of(name) {
-            Some((pool_name, pool)) => {
-                let members: Vec<_> = pool.sources.iter().filter(|(_, weight)| **weight > 0).collect();
-                PoolPlan {
-                    name: pool_name.to_owned(),
-                    members: members.iter().map(|(name, weight)| (source(name), **weight)).collect(),
-                    names: members.iter().map(|(name, _)| (*name).clone()).collect(),
-                }
-            }
+            Some((pool_name, pool)) => PoolPlan::new(pool_name, pool, source),
             None => PoolPlan::default(),
         };
-        let has_tokens = settings.verp && configuration.feedback.is_some();
+        let has_tokens = settings.verp && configuration.feedback.is_some() || settings.unsubscribe == OneClick::Add;
         Self { settings, pool: Arc::new(pool), has_tokens }
     }
 

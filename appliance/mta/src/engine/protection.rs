@@ -112,6 +112,7 @@ impl Inner {
         let turn = Arc::clone(self.policies.asking.lock().entry(Arc::clone(domain)).or_default());
         let _mine = turn.lock().await;
         if let Standing::Known(known) = self.policies.cache.lock().standing(domain, now()) {
+            self.policies.asking.lock().remove(domain);
             return known;
         }
         let answer = match self.resolver.load().texts(&sts::record_name(domain)).await {

@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use postkeep_composition::Document;
 use postkeep_smtp::data::{BareLineEnds, Content, DataLimits};
 
-use super::Inner;
 use super::state::{Batch, Work};
+use super::{Inner, unsubscribe};
 use crate::clock;
 use crate::message::Message;
 use crate::queue::Taken;
@@ -19,6 +19,8 @@ pub(super) struct Rendered {
     pub(super) eight_bit: bool,
     pub(super) has_dot_lines: bool,
     pub(super) header_length: usize,
+    /// The box writes the pair of one-click unsubscribe, with these URIs beside its link.
+    pub(super) unsubscribe: Option<Box<str>>,
 }
 
 /// Rendered messages were held against the limits when they were taken in.
@@ -35,13 +37,17 @@ pub(super) fn rendered(message: &Message, recipient: u16) -> Result<Rendered, St
             eight_bit: metadata.eight_bit,
             has_dot_lines: metadata.has_dot_lines,
             header_length: metadata.header_length as usize,
+            unsubscribe: metadata.unsubscribe.clone(),
         });
     }
     let octets = Document::from_octets(message.content.clone())
         .message(usize::from(recipient))
         .map_err(|error| error.to_string())?;
-    let content = Content::whole(BytesMut::from(Bytes::from(octets)), &NO_LIMITS).map_err(|error| error.to_string())?;
+    let mut content =
+        Content::whole(BytesMut::from(Bytes::from(octets)), &NO_LIMITS).map_err(|error| error.to_string())?;
+    let unsubscribe = metadata.unsubscribe.as_ref().and_then(|_| unsubscribe::cut_pair(&mut content)).map(Into::into);
     Ok(Rendered {
+        unsubscribe,
         body_hash: None,
         eight_bit: content.eight_bit,
         has_dot_lines: content.has_dot_lines,

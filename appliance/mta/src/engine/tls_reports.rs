@@ -145,6 +145,10 @@ fn file(folder: &Path) -> PathBuf {
 }
 
 fn write(path: &Path, octets: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        // A reload may have asked for reports.
+        fs::create_dir_all(folder)?;
+    }
     let new = path.with_extension("new");
     let mut file = fs::File::create(&new)?;
     io::Write::write_all(&mut file, octets)?;
@@ -236,6 +240,9 @@ impl Inner {
             from_domain: from.domain().into(),
             message_id: message_id.into(),
             list: None,
+            unsubscribe: None,
+            pool: None,
+            job: None,
             composed: false,
             has_dot_lines: content.starts_with(b".") || memchr::memmem::find(&content, b"\r\n.").is_some(),
             eight_bit: !content.is_ascii(),

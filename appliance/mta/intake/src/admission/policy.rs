@@ -13,6 +13,8 @@ pub struct SenderPolicy {
     stream: String,
     any_stream: bool,
     streams: Vec<String>,
+    powermta_headers: bool,
+    may_suppress: bool,
 }
 
 impl SenderPolicy {
@@ -25,7 +27,21 @@ impl SenderPolicy {
             stream: stream.unwrap_or(DEFAULT_STREAM).to_owned(),
             any_stream: may_choose.iter().any(|stream| stream == "*"),
             streams: may_choose.to_vec(),
+            powermta_headers: false,
+            may_suppress: false,
         }
+    }
+
+    /// With `powermta-headers` as it says.
+    #[must_use]
+    pub fn with_powermta_headers(self, powermta_headers: bool) -> Self {
+        Self { powermta_headers, ..self }
+    }
+
+    /// With `may-suppress` as it says.
+    #[must_use]
+    pub fn with_suppression(self, may_suppress: bool) -> Self {
+        Self { may_suppress, ..self }
     }
 
     /// Name of the credential or network.
@@ -41,6 +57,21 @@ impl SenderPolicy {
     /// Whether it may send from a domain given in A-labels and lower case.
     pub fn allows_domain(&self, domain: &str) -> bool {
         self.domains.iter().any(|pattern| pattern.matches(domain))
+    }
+
+    /// Whether PowerMTA's header fields count in its mail.
+    pub fn has_powermta_headers(&self) -> bool {
+        self.powermta_headers
+    }
+
+    /// Whether it may ask for suppressions and change them.
+    pub fn may_suppress(&self) -> bool {
+        self.may_suppress
+    }
+
+    /// Whether its mail may be of every stream.
+    pub fn may_choose_any(&self) -> bool {
+        self.any_stream
     }
 
     /// Whether a message of it may name that stream. Its own it always may.

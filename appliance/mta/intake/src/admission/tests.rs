@@ -198,3 +198,50 @@ proptest! {
         }
     }
 }
+
+const LETTER: &str = "From: ann@example.com\r\nDate: Tue, 24 Nov 2026 08:59:00 +0000\r\nMessage-ID: <a@b>\r\n";
+
+fn admitted_by(json: &str, policy: &SenderPolicy, header: &str) -> Result<(Admitted, String), Reply> {
+    let rules = ContentRules::new(&serde_json::from_str(json).unwrap());
+    let mut message = content(&format!("{LETTER}{header}X-Last: 1\r\n\r\nhi\r\n"));
+    let admitted = rules.admit(&mut message, policy, &arrival(None))?;
+    assert_eq!(message.header_length, postkeep_smtp::header::header_length(&message.octets));
+    Ok((admitted, String::from_utf8_lossy(&message.octets).into_owned()))
+}
+
+#[test]
+fn powermtas_fields_count_and_go_only_where_they_are_allowed() {
+    let json = r#"{"hostname":"mx.example.com","stream":{"receipts":{},"news":{}},"pool":{"fast":{"sources":{"a":1}}},"source":{"a":{}}}"#;
+    let header = "x-virtual-mta: fast\r\nX-Job: week 7\r\nX-Postkeep-Stream: news\r\nX-Envid: id=1\r\n";
+    let (admitted, left) = admitted_by(json, &policy().with_powermta_headers(true), header).unwrap();
+    assert_eq!(left, format!("{LETTER}X-Last: 1\r\n\r\nhi\r\n"));
+    assert_eq!(
+        (admitted.pool.as_deref(), admitted.job.as_deref(), admitted.envelope_id.as_deref()),
+        (Some("fast"), Some("week 7"), Some("id+3D1"))
+    );
+    assert_eq!(admitted.stream, "news");
+    let (admitted, left) = admitted_by(json, &policy(), header).unwrap();
+    assert_eq!((admitted.pool, admitted.job, admitted.envelope_id), (None, None, None));
+    assert!(left.contains("x-virtual-mta: fast\r\nX-Job: week 7\r\nX-Envid: id=1\r\n"), "{left}");
+    let refused = admitted_by(json, &policy().with_powermta_headers(true), "X-Virtual-MTA: slow\r\n").unwrap_err();
+    assert!(refused.to_string().contains("550 5.7.1") && refused.text.contains("[pool.NAME]"), "{refused}");
+    // A source is a pool of one.
+    assert!(admitted_by(json, &policy().with_powermta_headers(true), "X-Virtual-MTA: a\r\n").is_ok());
+}
+
+#[test]
+fn a_pair_that_is_not_whole_is_cut_where_the_box_writes_its_own() {
+    let json = |policy: &str| {
+        format!(r#"{{"hostname":"mx.example.com","stream":{{"receipts":{{"unsubscribe":"{policy}"}}}}}}"#)
+    };
+    let mailto = "List-Unsubscribe: <mailto:a@example.com>\r\nSubject: x\r\nList-Unsubscribe-Post: no\r\n";
+    let (admitted, left) = admitted_by(&json("add"), &policy(), mailto).unwrap();
+    assert_eq!(left, format!("{LETTER}Subject: x\r\nX-Last: 1\r\n\r\nhi\r\n"));
+    assert_eq!(admitted.one_click.unwrap().pair.mailto, "<mailto:a@example.com>");
+    for policy_word in ["warn", "require"] {
+        let (admitted, left) = admitted_by(&json(policy_word), &policy(), mailto).unwrap();
+        assert!(left.contains(mailto) && admitted.one_click.is_some_and(|one_click| one_click.pair.lack.is_some()));
+    }
+    let (admitted, left) = admitted_by(&json("off"), &policy(), mailto).unwrap();
+    assert!(left.contains(mailto) && admitted.one_click.is_none());
+}

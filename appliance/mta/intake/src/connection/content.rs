@@ -220,6 +220,7 @@ impl<G: Gatekeeper> Connection<G> {
         };
         let admitted = self.tables.content_rules.admit(&mut content, policy, &arrival)?;
         envelope.tls = admitted.tls_request(envelope.tls);
+        envelope.envelope_id = envelope.envelope_id.or(admitted.envelope_id.map(Into::into));
         Ok(Submission {
             envelope,
             stream: admitted.stream,
@@ -235,6 +236,9 @@ impl<G: Gatekeeper> Connection<G> {
             from_domain: admitted.from_domain,
             message_id: admitted.message_id,
             list: admitted.list,
+            one_click: admitted.one_click,
+            pool: admitted.pool,
+            job: admitted.job,
             composed: false,
             id,
         })

@@ -22,6 +22,7 @@ use crate::clock;
 use crate::engine::host_faults::{Fault, TLS_MEMORY};
 use crate::engine::protection::{self, Protection};
 use crate::engine::state::{Batch, SourcePlan};
+use crate::queue::QueueId;
 use crate::records::{Event, Record, ReplyRecord};
 use crate::routing::{Host, Resolver, RouteError, TlsaSet};
 
@@ -36,8 +37,8 @@ pub(super) struct Opened {
     pub journey: Journey,
     /// What reports say that it was held to.
     pub applied: Applied,
-    /// Domains for which it was counted as a session.
-    pub counted: SmallVec<[Arc<str>; 1]>,
+    /// Queues whose mail it is good for, and what protects that; each was counted as a session of its domain.
+    pub good_for: SmallVec<[(QueueId, Protection); 2]>,
 }
 
 /// What the mail of a batch must be protected by.
@@ -383,7 +384,8 @@ async fn connect(
                 journey.protection = protection::by_policy(cached, &journey);
             }
             engine.count_session(&demand.domain, &applied, missed);
-            Ok(Opened { connection, journey, applied, counted: SmallVec::from_iter([Arc::clone(&demand.domain)]) })
+            let good_for = SmallVec::from_iter([(batch.queue, journey.protection)]);
+            Ok(Opened { connection, journey, applied, good_for })
         }
         Err(error) if error.stage == Stage::Bind => Err(NotOpened::Source(error.detail)),
         Err(error) => {

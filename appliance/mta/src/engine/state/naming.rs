@@ -11,9 +11,12 @@ use smallvec::SmallVec;
 
 use super::{Domain, Lane, LaneId, Resolution, Site, SiteId, SourcePlan, State};
 use crate::clock::Micros;
-use crate::engine::plan::{SourceId, StreamPlan};
+use crate::engine::plan::{PoolPlan, SourceId, StreamPlan};
 use crate::engine::rules::Rules;
 use crate::queue::{DomainId, StreamId};
+
+/// Stands between the names of a stream and of the pool that its mail chose; no name has it.
+const CHOSEN: char = '\0';
 
 impl State {
     pub(crate) fn stream_id(&self, name: &str) -> Option<StreamId> {
@@ -23,6 +26,26 @@ impl State {
     /// The number of a stream; of `default` when the configuration has lost it.
     pub(crate) fn stream_or_default(&self, name: &str) -> StreamId {
         self.stream_id(name).or_else(|| self.stream_id("default")).unwrap_or(StreamId(0))
+    }
+
+    /// The number of a stream for mail that chose a pool or source of its own. Such mail has queues of its own, and
+    /// counts as its stream's wherever a stream counts. A pool that is gone meanwhile is as if none had been chosen.
+    pub(crate) fn stream_with_pool(&mut self, name: &str, pool: Option<&str>, now: Micros) -> StreamId {
+        let stream = self.stream_or_default(name);
+        let Some(pool) = pool else { return stream };
+        let name = Arc::clone(&self.stream(stream).0);
+        let key = format!("{name}{CHOSEN}{pool}");
+        if let Some(id) = self.stream_id(&key) {
+            return id;
+        }
+        let configuration = Arc::clone(&self.rules.configuration);
+        match PoolPlan::chosen(&configuration, pool, |source| self.source_id(source)) {
+            Some(chosen) if self.streams.len() < usize::from(u16::MAX) => {
+                let plan = StreamPlan { pool: Arc::new(chosen), ..(*self.stream(stream).1).clone() };
+                self.set_stream_as(&key, &name, plan, now)
+            }
+            _ => stream,
+        }
     }
 
     /// Takes over a configuration: sources, pools, streams and limits of known lanes.
@@ -53,6 +76,7 @@ impl State {
             let plan = StreamPlan::new(configuration, &name, |source| self.source_id(source));
             self.set_stream(&name, plan, now);
         }
+        self.choose_pools_again(configuration, now);
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];
             let (source, site) = (&self.sources[usize::from(lane.source.0)].name, &self.sites[lane.site.0 as usize]);
@@ -65,20 +89,40 @@ impl State {
         }
     }
 
+    /// Mail that chose a pool goes by the new plan of its stream, from the pool as it is now.
+    fn choose_pools_again(&mut self, configuration: &Configuration, now: Micros) {
+        let keys: Vec<Arc<str>> = self.stream_ids.keys().filter(|key| key.contains(CHOSEN)).map(Arc::clone).collect();
+        for key in keys {
+            let Some((name, pool)) = key.split_once(CHOSEN) else { continue };
+            let mut plan = (*self.stream(self.stream_or_default(name)).1).clone();
+            match PoolPlan::chosen(configuration, pool, |source| self.source_id(source)) {
+                Some(chosen) => plan.pool = Arc::new(chosen),
+                None => {
+                    log::warn!("mail of stream {name} chose {pool}, which is gone; it leaves from the stream's pool")
+                }
+            }
+            self.set_stream_as(&key, name, plan, now);
+        }
+    }
+
     /// Adds a stream or replaces its plan.
     pub(crate) fn set_stream(&mut self, name: &str, plan: StreamPlan, now: Micros) -> StreamId {
+        self.set_stream_as(name, name, plan, now)
+    }
+
+    /// The same under a key that is not its name.
+    fn set_stream_as(&mut self, key: &str, name: &str, plan: StreamPlan, now: Micros) -> StreamId {
         let governed = self.governor.stream_id(name, &plan.settings.total, now);
         let plan = Arc::new(plan);
-        if let Some(id) = self.stream_ids.get(name) {
+        if let Some(id) = self.stream_ids.get(key) {
             let place = &mut self.streams[usize::from(id.0)];
             place.1 = plan;
             place.2 = governed;
             return *id;
         }
         let id = StreamId(self.streams.len() as u16);
-        let name: Arc<str> = name.into();
-        self.streams.push((Arc::clone(&name), plan, governed));
-        self.stream_ids.insert(name, id);
+        self.streams.push((name.into(), plan, governed));
+        self.stream_ids.insert(key.into(), id);
         id
     }
 
