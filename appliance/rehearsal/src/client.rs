@@ -252,6 +252,8 @@ impl Client {
         if !chunked {
             let go = self.reply().await.map_err(before)?;
             if go.0 != 354 {
+                // MAIL was taken, so the transaction is open still.
+                self.reset().await.map_err(before)?;
                 let refusal = format!("{} {}", go.0, go.1);
                 recipients.iter_mut().filter(|answer| answer.is_ok()).for_each(|answer| *answer = Err(refusal.clone()));
                 return Ok(Answered { recipients, queued: None });
@@ -262,6 +264,7 @@ impl Client {
         }
         let end = self.reply().await.map_err(|error| ClientError::Uncertain(error.to_string()))?;
         if end.0 != 250 {
+            self.reset().await.map_err(before)?;
             let refusal = format!("{} {}", end.0, end.1);
             recipients.iter_mut().filter(|answer| answer.is_ok()).for_each(|answer| *answer = Err(refusal.clone()));
             return Ok(Answered { recipients, queued: None });
@@ -274,14 +277,18 @@ impl Client {
         for line in [format!("MAIL FROM:<{sender}>"), format!("RCPT TO:<{recipient}>"), "DATA".to_owned()] {
             let reply = self.exchange(&line).await?;
             if reply.0 / 100 > 3 {
-                // Another transaction may follow.
-                let _ = self.exchange("RSET").await?;
+                self.reset().await?;
                 return Ok(reply);
             }
         }
         self.write(&stuffed(content)).await?;
         self.flush().await?;
         self.reply().await
+    }
+
+    /// Another transaction may follow.
+    async fn reset(&mut self) -> io::Result<()> {
+        self.exchange("RSET").await.map(|_| ())
     }
 
     /// Says goodbye.

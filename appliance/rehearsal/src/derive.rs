@@ -5,24 +5,26 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use postkeep_configuration::{
-    Configuration, Credential, Dnssec, Feedback, Http, LaneLimits, Listener, ListenerTls, Rate, Token, TotalLimits, units,
+    Configuration, Dnssec, Feedback, LaneLimits, Listener, ListenerTls, Rate, TotalLimits, units,
 };
 use postkeep_deliverability::provider::ProviderTable;
 
 use crate::Error;
-use crate::certificates::Authority;
 use crate::client::Submission;
 use crate::http::HttpDoor;
-use crate::internet::{FEEDBACK_ADDRESS, Internet, Owner};
+use crate::internet::{Internet, Owner};
 use crate::judge::Promise;
 use crate::keys;
 use crate::names::{LOOPBACK_V6, loopback};
-use crate::rulebook::Certificate;
+
+use self::doors::{credential, free_address, token};
+
+mod doors;
 
 /// Second octet of the sending addresses.
 const SOURCES_BLOCK: u8 = 1;
@@ -30,10 +32,6 @@ const SOURCES_BLOCK: u8 = 1;
 const SHORTEST: units::Duration = units::Duration::from_secs(1);
 /// Longest path of a Unix socket that every system takes.
 const LONGEST_SOCKET: usize = 100;
-
-/// Files of the certificate that all doors have.
-const LISTENER_CERTIFICATE: &str = "listener.pem";
-const LISTENER_KEY: &str = "listener-key.pem";
 
 /// An owner's configuration on its way to a rehearsal.
 pub struct Prepared {
@@ -84,6 +82,9 @@ pub fn prepare(
         domains.iter().cloned().chain([configuration.hostname.clone()]).collect::<BTreeSet<_>>().into_iter().collect();
     keys_of(&mut configuration, scratch, &mut owner, &mut notes)?;
     sources_of(&mut configuration, &mut owner, &mut notes);
+    if configuration.acme.take().is_some() {
+        notes.push("[acme] was left out: certificates are of the rehearsal's own authority".to_owned());
+    }
     if !configuration.route.is_empty() {
         configuration.route.clear();
         notes.push("[[route]] was left out: mail goes by MX of the simulated DNS".to_owned());
@@ -157,90 +158,6 @@ impl Prepared {
             control: self.configuration.control.socket.clone(),
             metrics,
         })
-    }
-
-    /// Moves listeners to loopback with certificates of the rehearsal; the one to submit to.
-    /// `back` is the listener for what comes back.
-    fn doors(&mut self, authority: &Authority, back: usize) -> Result<Listener, Error> {
-        let leaf = authority.leaf(&self.configuration.hostname, Certificate::Trusted)?;
-        let certificate = self.write(LISTENER_CERTIFICATE, &leaf.certificate_pem)?;
-        let key = self.write(LISTENER_KEY, &leaf.key_pem)?;
-        let secure = |listener: &Listener| listener.tls != ListenerTls::None;
-        let others = |(place, listener): (usize, &Listener)| place != back && secure(listener);
-        if !self.configuration.listener.iter().enumerate().any(others) {
-            self.notes.push("a listener with STARTTLS was added for the campaign".to_owned());
-            self.configuration.listener.push(Listener {
-                address: free_address()?,
-                tls: ListenerTls::Starttls,
-                certificate: None,
-                key: None,
-                require_auth: true,
-                proxy_protocol_from: Vec::new(),
-            });
-        }
-        for (place, listener) in self.configuration.listener.iter_mut().enumerate() {
-            if place != back {
-                listener.address = free_address()?;
-            }
-            if secure(listener) {
-                listener.certificate = Some(certificate.clone());
-                listener.key = Some(key.clone());
-            }
-            if !listener.proxy_protocol_from.is_empty() {
-                listener.proxy_protocol_from.clear();
-                self.notes.push("proxy-protocol-from was left out".to_owned());
-            }
-        }
-        let listeners: Vec<&Listener> =
-            self.configuration.listener.iter().enumerate().filter(|one| others(*one)).map(|(_, one)| one).collect();
-        let best = listeners.iter().find(|listener| listener.tls == ListenerTls::Starttls).or(listeners.first());
-        best.map(|listener| (*listener).clone()).ok_or_else(|| Error::Configuration("no listener with TLS".to_owned()))
-    }
-
-    /// The place of the listener that takes what comes back, moved to where the simulated DNS says it is.
-    fn feedback_door(&mut self, port: u16) -> usize {
-        let address = SocketAddr::new(FEEDBACK_ADDRESS, port);
-        let listeners = &mut self.configuration.listener;
-        match listeners.iter().position(|listener| !listener.require_auth) {
-            Some(place) => {
-                if let Some(listener) = listeners.get_mut(place) {
-                    listener.address = address;
-                }
-                place
-            }
-            None => {
-                self.notes.push("a listener without require-auth was added for what comes back".to_owned());
-                listeners.push(Listener {
-                    address,
-                    tls: ListenerTls::None,
-                    certificate: None,
-                    key: None,
-                    require_auth: false,
-                    proxy_protocol_from: Vec::new(),
-                });
-                listeners.len() - 1
-            }
-        }
-    }
-
-    /// Moves HTTP doors to loopback with a certificate of the rehearsal; the one to submit to.
-    fn http_doors(&mut self) -> Result<SocketAddr, Error> {
-        if self.configuration.http.is_empty() {
-            self.notes.push("an [[http]] door was added for the campaign".to_owned());
-            self.configuration.http.push(Http {
-                address: free_address()?,
-                certificate: None,
-                key: None,
-                connections: 100,
-            });
-        }
-        for door in &mut self.configuration.http {
-            door.address = free_address()?;
-            door.certificate = Some(self.scratch.join(LISTENER_CERTIFICATE));
-            door.key = Some(self.scratch.join(LISTENER_KEY));
-        }
-        let first = self.configuration.http.first().map(|door| door.address);
-        first.ok_or_else(|| Error::Configuration("no HTTP door".to_owned()))
     }
 
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
@@ -461,54 +378,6 @@ fn lane_promise(configuration: &Configuration, words: [&LaneLimits; 2]) -> LaneL
     }
 }
 
-fn credential(configuration: &mut Configuration) -> Result<(String, String), Error> {
-    let mut name = "rehearsal".to_owned();
-    while configuration.credential.iter().any(|credential| credential.name == name) {
-        name.push('-');
-    }
-    let password = secret();
-    let password_hash = postkeep_configuration::hash_password(&password)
-        .map_err(|error| Error::Configuration(format!("cannot hash the campaign's password: {error}")))?;
-    configuration.credential.push(Credential {
-        name: name.clone(),
-        password_hash,
-        sender_domains: vec!["*".to_owned()],
-        stream: None,
-        may_choose_streams: vec!["*".to_owned()],
-        powermta_headers: false,
-    });
-    Ok((name, password))
-}
-
-/// Adds a token for the campaign, and says it.
-fn token(configuration: &mut Configuration) -> String {
-    let mut name = "rehearsal-http".to_owned();
-    while configuration.token.iter().any(|token| token.name == name) {
-        name.push('-');
-    }
-    let token = format!("postkeep_{}", secret());
-    configuration.token.push(Token {
-        name,
-        hash: format!("sha256:{}", crate::content::whole_sum(token.as_bytes())),
-        sender_domains: vec!["*".to_owned()],
-        stream: None,
-        may_choose_streams: vec!["*".to_owned()],
-    });
-    token
-}
-
-/// Something that nobody guesses.
-fn secret() -> String {
-    crate::content::sum(format!("{:?}{}", std::time::SystemTime::now(), fastrand::u64(..)).as_bytes())
-}
-
-/// A loopback address with a port that was free a moment ago.
-fn free_address() -> Result<SocketAddr, Error> {
-    TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|listener| listener.local_addr())
-        .map_err(|error| Error::Io(format!("cannot find a free port on 127.0.0.1: {error}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -561,6 +430,23 @@ key = "/nowhere/dkim.pem"
         assert_eq!(prepared.owner.sources.len(), 3);
         assert_eq!(prepared.domains, ["example.test"]);
         assert!(prepared.notes.iter().any(|note| note.contains("s1._domainkey.example.test")));
+    }
+
+    #[test]
+    fn what_comes_back_is_kept_as_it_is_and_added_where_there_is_none() {
+        let (_folder, prepared) = prepared(1.0);
+        let feedback = prepared.configuration.feedback.unwrap();
+        assert_eq!(feedback.domain, "bounce.example.test");
+        assert_eq!(prepared.owner.feedback_domain.as_deref(), Some("bounce.example.test"));
+        assert!(prepared.notes.iter().any(|note| note.starts_with("[feedback]")));
+        let own = format!(
+            "{OWNER}[feedback]\ndomain = \"back.example.test\"\n[[listener]]\naddress = \"0.0.0.0:25\"\ntls = \"none\"\n"
+        );
+        let loaded = postkeep_configuration::load::parse("test", &own, &Options::without_files()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let prepared = prepare(loaded.configuration, folder.path(), 1.0, Duration::from_secs(60)).unwrap();
+        assert_eq!(prepared.owner.feedback_domain.as_deref(), Some("back.example.test"));
+        assert!(!prepared.notes.iter().any(|note| note.starts_with("[feedback]")));
     }
 
     #[test]

@@ -192,10 +192,8 @@ pub(crate) async fn send_again(
     internet: &Internet,
     watch: &mut Watch,
 ) -> Result<(), Error> {
-    let sent: Vec<(String, String)> = messages
-        .iter()
-        .filter_map(|message| Some((message.id.clone(), message.to.first()?.address.clone())))
-        .collect();
+    let sent: Vec<(String, String)> =
+        messages.iter().filter_map(|message| Some((message.id.clone(), message.to.first()?.address.clone()))).collect();
     came_back.second_wave = sent.len() as u64;
     let handed = Arc::new(Mutex::new(Handed::default()));
     inject(messages.into_iter(), doors, 2, Arc::clone(&handed)).await?;
@@ -239,7 +237,13 @@ mod tests {
 
     #[test]
     fn one_who_is_reached_or_not_learnt_breaks_a_promise() {
-        let good = CameBack { bounces: 1, learnt_bounces: 1, second_wave: 1, second_wave_suppressed: 1, ..CameBack::default() };
+        let good = CameBack {
+            bounces: 1,
+            learnt_bounces: 1,
+            second_wave: 1,
+            second_wave_suppressed: 1,
+            ..CameBack::default()
+        };
         assert!(good.kept() && CameBack::default().kept());
         assert!(!CameBack { second_wave_delivered: 1, ..good.clone() }.kept());
         assert!(!CameBack { second_wave_suppressed: 0, ..good.clone() }.kept());

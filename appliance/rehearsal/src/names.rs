@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hickory_server::net::runtime::Time;
-use hickory_server::proto::op::{Metadata, ResponseCode};
 use hickory_server::proto::ProtoError;
+use hickory_server::proto::op::{Metadata, ResponseCode};
 use hickory_server::proto::rr::rdata::tlsa::{CertUsage, Matching, Selector};
 use hickory_server::proto::rr::rdata::{A, AAAA, MX, PTR, SOA, TLSA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
@@ -426,7 +426,10 @@ mod tests {
         ] {
             let answer = resolver.lookup(name, kind).await.unwrap();
             let records = answer.answers().iter().filter(|record| record.record_type() == kind);
-            assert!(records.clone().count() > 0 && records.clone().all(|record| record.proof == Proof::Secure), "{name}");
+            assert!(
+                records.clone().count() > 0 && records.clone().all(|record| record.proof == Proof::Secure),
+                "{name}"
+            );
         }
         for (name, exists) in
             [("gmail.test.", true), ("test.", true), ("nosuch.test.", false), ("_25._tcp.mx.nosuch.", false)]
@@ -436,12 +439,17 @@ mod tests {
             assert_eq!(none.response_code == ResponseCode::NXDomain, !exists, "{name}");
             let denials = none.authorities.as_deref().unwrap_or_default();
             let denials = denials.iter().filter(|record| record.record_type() != RecordType::RRSIG);
-            assert!(denials.clone().count() == 2 && denials.clone().all(|record| record.proof == Proof::Secure), "{name}");
+            assert!(
+                denials.clone().count() == 2 && denials.clone().all(|record| record.proof == Proof::Secure),
+                "{name}"
+            );
         }
         // The trust anchor of another zone: nothing is proven.
         let stranger = validating(other.anchor());
         let proven = stranger.lookup("gmail.test.", RecordType::MX).await;
-        assert!(proven.is_err() || proven.is_ok_and(|answer| answer.answers().iter().all(|r| r.proof != Proof::Secure)));
+        assert!(
+            proven.is_err() || proven.is_ok_and(|answer| answer.answers().iter().all(|r| r.proof != Proof::Secure))
+        );
     }
 
     #[test]

@@ -438,6 +438,31 @@ mod tests {
     }
 
     #[test]
+    fn nobody_may_deliver_to_impostors_and_everybody_elsewhere() {
+        for provider in RuleBook::shipped().unwrap().provider {
+            for site in &provider.site {
+                for host in &site.host {
+                    let impostor = provider.name == "impostors";
+                    assert_eq!(site.may_receive(&host.name, true, true), !impostor, "{}", host.name);
+                    assert!(site.may_receive(&host.name, false, false));
+                    assert!(!impostor || site.needs_tls(&host.name, true, true));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_policy_reads_as_rfc_8461_writes_it_and_its_star_is_one_label() {
+        let policy = StsPolicy { mode: StsMode::Testing, mx: vec!["mx.a.test".to_owned(), "*.b.test".to_owned()] };
+        assert_eq!(
+            policy.text(),
+            "version: STSv1\r\nmode: testing\r\nmx: mx.a.test\r\nmx: *.b.test\r\nmax_age: 86400\r\n"
+        );
+        assert!(policy.allows("mx.a.test") && policy.allows("one.b.test"));
+        assert!(!policy.allows("b.test") && !policy.allows("two.one.b.test") && !policy.allows("x.mx.a.test"));
+    }
+
+    #[test]
     fn a_domain_that_appears_twice_is_refused() {
         let entry = |name| {
             format!(

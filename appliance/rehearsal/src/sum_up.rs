@@ -169,7 +169,8 @@ fn unprotected(internet: &Internet, configuration: &Configuration) -> BTreeMap<u
     internet.with_ledger(|ledger| {
         for (id, recipient, acceptances) in ledger.all() {
             for acceptance in acceptances {
-                let Some(site) = internet.providers().get(acceptance.provider).and_then(|rules| rules.site_of(recipient))
+                let Some(site) =
+                    internet.providers().get(acceptance.provider).and_then(|rules| rules.site_of(recipient))
                 else {
                     continue;
                 };

@@ -203,7 +203,9 @@ impl fmt::Display for Summary {
             self.messages,
             self.messages - self.messages_by_http,
             self.messages_by_http,
-            self.seed, self.seconds, self.submission_seconds
+            self.seed,
+            self.seconds,
+            self.submission_seconds
         )?;
         writeln!(
             out,

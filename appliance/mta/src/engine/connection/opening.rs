@@ -165,17 +165,6 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
                 continue;
             }
         };
-        if let Some(cached) = demand.policy.as_deref().filter(|cached| !cached.policy.allows(&host.name)) {
-            let detail = protection::not_allowed(cached, &host.name);
-            // With DNSSEC for the MX records and TLSA records of the host, DANE says more than the policy.
-            if !batch.route.secure {
-                engine.count_failure(&demand, None, host, ResultType::ValidationFailure, &detail);
-                if demand.enforced().is_some() {
-                    obstacles.policy.get_or_insert((detail, Journey::default()));
-                    continue;
-                }
-            }
-        }
         let tlsa = match engine.tlsa_of(&resolver, &configuration, host, &addresses, tls).await {
             Ok(tlsa) => tlsa,
             Err(detail) => {
@@ -192,6 +181,18 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
             demand.indifferent = engine.is_indifferent(batch).await;
         }
         let tlsa = tlsa.filter(|_| !demand.indifferent);
+        if let Some(cached) = demand.policy.as_deref().filter(|cached| !cached.policy.allows(&host.name))
+            // With DNSSEC for the MX records and TLSA records of the host, DANE says more than the policy (RFC 8461 §2);
+            // with DNSSEC for the MX records alone, the policy stands.
+            && !(batch.route.secure && tlsa.is_some())
+        {
+            let detail = protection::not_allowed(cached, &host.name);
+            engine.count_failure(&demand, tlsa.as_ref(), host, ResultType::ValidationFailure, &detail);
+            if demand.enforced().is_some() {
+                obstacles.policy.get_or_insert((detail, Journey::default()));
+                continue;
+            }
+        }
         let mut tries_here = 0;
         for address in addresses.addresses {
             if tries >= MOST_TRIES || tries_here >= MOST_TRIES_AT_A_HOST {
