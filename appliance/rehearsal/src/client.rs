@@ -252,8 +252,7 @@ impl Client {
         if !chunked {
             let go = self.reply().await.map_err(before)?;
             if go.0 != 354 {
-                // MAIL was taken, so the transaction is open still.
-                self.reset().await.map_err(before)?;
+                self.reset().await;
                 let refusal = format!("{} {}", go.0, go.1);
                 recipients.iter_mut().filter(|answer| answer.is_ok()).for_each(|answer| *answer = Err(refusal.clone()));
                 return Ok(Answered { recipients, queued: None });
@@ -264,7 +263,7 @@ impl Client {
         }
         let end = self.reply().await.map_err(|error| ClientError::Uncertain(error.to_string()))?;
         if end.0 != 250 {
-            self.reset().await.map_err(before)?;
+            self.reset().await;
             let refusal = format!("{} {}", end.0, end.1);
             recipients.iter_mut().filter(|answer| answer.is_ok()).for_each(|answer| *answer = Err(refusal.clone()));
             return Ok(Answered { recipients, queued: None });
@@ -277,7 +276,7 @@ impl Client {
         for line in [format!("MAIL FROM:<{sender}>"), format!("RCPT TO:<{recipient}>"), "DATA".to_owned()] {
             let reply = self.exchange(&line).await?;
             if reply.0 / 100 > 3 {
-                self.reset().await?;
+                self.reset().await;
                 return Ok(reply);
             }
         }
@@ -286,9 +285,10 @@ impl Client {
         self.reply().await
     }
 
-    /// Another transaction may follow.
-    async fn reset(&mut self) -> io::Result<()> {
-        self.exchange("RSET").await.map(|_| ())
+    /// MAIL was taken, so the transaction is open still, and another may follow. A server that has hung up after its
+    /// answer has answered all the same; whoever sends next finds out.
+    async fn reset(&mut self) {
+        let _ = self.exchange("RSET").await;
     }
 
     /// Says goodbye.

@@ -33,9 +33,9 @@ fn count(summary: &Value, path: &str) -> u64 {
 
 #[test]
 fn a_small_rehearsal_shows_both_doors_protection_and_suppressions_learnt_and_keeps_every_promise() {
-    let (status, summary) = rehearse("", "700", "2");
+    let (status, summary) = rehearse("", "1500", "1");
     assert_eq!((status, &summary["kept"]), (0, &Value::Bool(true)), "{summary:#}");
-    assert_eq!(count(&summary, "/accepted"), 700);
+    assert_eq!(count(&summary, "/accepted"), 1500);
     let (messages, by_http) = (count(&summary, "/messages"), count(&summary, "/messages_by_http"));
     assert!(by_http > messages / 5 && by_http < messages / 2, "{by_http} of {messages} by HTTP");
     for policy in ["dane", "mta-sts", "mta-sts-testing", "opportunistic"] {
