@@ -231,6 +231,8 @@ impl Message {
                 format!("bounce+{id}@{domain}")
             }),
             to: vec![to.clone()],
+            // BDAT would send the content ahead of the refusal that is expected, to a server that need not read it.
+            chunking: false,
             way: way(chance, &id, self.sender.is_some() && !self.utf8 && !to.never_notify),
             id,
             ..self.clone()
