@@ -39,8 +39,8 @@ pub struct Handed {
     uncertain: HashSet<(String, String)>,
 }
 
-/// Most different refusal texts kept.
-const TEXTS: usize = 50;
+/// Most different refusal texts kept; some name the recipient, and the second wave counts them all.
+const TEXTS: usize = 100_000;
 
 impl Handed {
     /// Notes an answer.

@@ -235,9 +235,8 @@ mod tests {
         let mood = Mood { bounce_later: 0.1, complain: 0.2, auto_reply: 0.3, ..Mood::default() };
         let mut counts = [0u32; 3];
         for number in 0..10_000 {
-            match kind_of(Chance::new(3), "one", &mood, &format!("person-{number}@one.test")) {
-                Some(kind) => counts[kind as usize] += 1,
-                None => {}
+            if let Some(kind) = kind_of(Chance::new(3), "one", &mood, &format!("person-{number}@one.test")) {
+                counts[kind as usize] += 1;
             }
         }
         for (count, share) in counts.into_iter().zip([1000, 2000, 3000]) {
