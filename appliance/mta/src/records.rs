@@ -179,6 +179,7 @@ pub struct Record<'a> {
     pub suppress: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unsubscribe: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<&'a Details>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<&'a str>,

@@ -3,9 +3,9 @@
 //! product's own records only where no report can exist. Nothing is derived
 //! from a sum, so that nothing must come out even.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::campaign::Message;
+use crate::campaign::{Message, Way};
 use crate::client::Answered;
 use crate::ledger::Ledger;
 use crate::records::Event;
@@ -32,20 +32,22 @@ pub struct Accepted {
 pub struct Handed {
     accepted: Vec<Accepted>,
     messages: u64,
+    by_http: u64,
     refused: u64,
     refusals: HashMap<String, u64>,
     /// Handed over without an answer: may or may not be there.
     uncertain: HashSet<(String, String)>,
 }
 
-/// Most different refusal texts kept.
-const TEXTS: usize = 50;
+/// Most different refusal texts kept; some name the recipient, and the second wave counts them all.
+const TEXTS: usize = 100_000;
 
 impl Handed {
     /// Notes an answer.
     pub fn answered(&mut self, message: Message, size: usize, answer: Answered) {
         let queued = answer.queued.is_some();
         self.messages += u64::from(queued);
+        self.by_http += u64::from(queued && message.way == Way::Http);
         let null_sender = message.sender.is_none();
         for (to, answer) in message.to.into_iter().zip(answer.recipients) {
             match answer {
@@ -83,6 +85,11 @@ impl Handed {
         self.messages
     }
 
+    /// Of the messages accepted: by HTTP.
+    pub fn by_http(&self) -> u64 {
+        self.by_http
+    }
+
     /// Recipients refused.
     pub fn refused(&self) -> u64 {
         self.refused
@@ -109,6 +116,10 @@ pub struct RecordFacts {
     /// Deferrals by recipient domain.
     by_domain: HashMap<String, u64>,
     attempts_failed: u64,
+    /// Deliveries by what their connections were held to; `clear`: without TLS.
+    policies: BTreeMap<String, u64>,
+    /// Recipients whose mail was put off because it could not be protected as it must be.
+    held_back: HashSet<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,11 +133,18 @@ impl RecordFacts {
     /// Takes in an event.
     pub fn take(&mut self, event: Event) {
         let suppressed = event.reason.as_deref().is_some_and(|reason| reason.contains("suppress"));
+        if event.event == "delivered" {
+            let policy = event.tls.as_ref().map_or("clear", |tls| tls.policy.as_deref().unwrap_or("none"));
+            *self.policies.entry(policy.to_owned()).or_default() += 1;
+        }
         match (event.event.as_str(), event.recipient) {
             ("attempted", _) => self.attempts_failed += 1,
             ("deferred", Some(recipient)) => {
                 if let Some((_, domain)) = recipient.rsplit_once('@') {
                     *self.by_domain.entry(domain.to_ascii_lowercase()).or_default() += 1;
+                }
+                if event.stage.as_deref() == Some("policy") {
+                    self.held_back.insert(recipient.clone());
                 }
                 *self.deferrals.entry(recipient).or_default() += 1;
             }
@@ -144,6 +162,21 @@ impl RecordFacts {
             }
             _ => {}
         }
+    }
+
+    /// Deliveries by what their connections were held to (`tls.policy`); `clear`: without TLS.
+    pub fn policies(&self) -> &BTreeMap<String, u64> {
+        &self.policies
+    }
+
+    /// Recipients whose mail was put off at least once because it could not be protected as it must be.
+    pub fn held_back(&self) -> u64 {
+        self.held_back.len() as u64
+    }
+
+    /// Whether mail for the recipient ended as suppressed.
+    pub fn was_suppressed(&self, recipient: &str) -> bool {
+        self.ended.get(recipient) == Some(&Ended::Suppressed)
     }
 
     /// Deferrals so far.

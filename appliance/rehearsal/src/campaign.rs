@@ -58,6 +58,18 @@ pub enum Kind {
     Attachment,
 }
 
+/// How a message is handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By SMTP.
+    Smtp,
+    /// By HTTP, as `message/rfc822`.
+    Http,
+}
+
+/// Share of the messages that go in by HTTP.
+const HTTP_SHARE: f64 = 1.0 / 3.0;
+
 /// One message of the campaign.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -79,6 +91,8 @@ pub struct Message {
     pub utf8: bool,
     /// To be sent with BDAT.
     pub chunking: bool,
+    /// How it is handed over.
+    pub way: Way,
     seed: u64,
 }
 
@@ -171,9 +185,11 @@ impl Iterator for Campaign {
         };
         let null_sender = self.rng.f64() < 0.005;
         // Sizes as campaigns have them: most small, some large.
+        let sender = (!null_sender).then(|| format!("bounce+{id}@{domain}"));
+        let way = way(Chance::new(self.plan.seed), &id, sender.is_some() && !utf8 && !never);
         let size = 1024 + (self.rng.f64().powi(2) * self.plan.largest_body.saturating_sub(1024) as f64) as usize;
         Some(Message {
-            sender: (!null_sender).then(|| format!("bounce+{id}@{domain}")),
+            sender,
             from: format!("news@{domain}"),
             to,
             stream,
@@ -181,10 +197,16 @@ impl Iterator for Campaign {
             size,
             utf8,
             chunking: self.rng.f64() < 0.25,
+            way,
             seed: self.rng.u64(..),
             id,
         })
     }
+}
+
+/// What only SMTP can say (no sender, `NOTIFY`, SMTPUTF8) goes in by SMTP.
+fn way(chance: Chance, id: &str, either: bool) -> Way {
+    if either && chance.share("campaign", id, "way", 0) < HTTP_SHARE { Way::Http } else { Way::Smtp }
 }
 
 const WORDS: [&str; 24] = [
@@ -198,6 +220,23 @@ impl Message {
     /// Whether the content has octets above 127.
     pub fn eight_bit(&self) -> bool {
         self.kind == Kind::EightBit || self.utf8
+    }
+
+    /// The same message, again, to one of its recipients alone.
+    pub fn again(&self, chance: Chance, number: usize, to: &To) -> Self {
+        let id = format!("{}-again-{number}", self.id);
+        Self {
+            sender: self.sender.as_ref().map(|_| {
+                let domain = self.from.rsplit_once('@').map_or("sender.test", |(_, domain)| domain);
+                format!("bounce+{id}@{domain}")
+            }),
+            to: vec![to.clone()],
+            // BDAT would send the content ahead of the refusal that is expected, to a server that need not read it.
+            chunking: false,
+            way: way(chance, &id, self.sender.is_some() && !self.utf8 && !to.never_notify),
+            id,
+            ..self.clone()
+        }
     }
 
     /// The whole content with CRLF line ends, marked and summed; not dot-stuffed.
@@ -362,6 +401,8 @@ mod tests {
         assert!(domains.len() >= 20, "{} domains", domains.len());
         assert!(one.iter().any(|message| message.utf8));
         assert!(one.iter().any(|message| message.sender.is_none()));
+        let http = one.iter().filter(|message| message.way == Way::Http).count();
+        assert!((one.len() / 4..one.len() / 2).contains(&http), "{http} of {} by HTTP", one.len());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    PublicKeyData, date_time_ymd,
 };
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -28,7 +28,9 @@ pub struct Leaf {
     pub certificate: CertificateDer<'static>,
     /// The same as PEM.
     pub certificate_pem: String,
-    /// The key, PKCS#8 DER.
+    /// Its key, SubjectPublicKeyInfo DER.
+    pub public_key: Vec<u8>,
+    /// The secret key, PKCS#8 DER.
     pub key: Vec<u8>,
     /// The same as PEM.
     pub key_pem: String,
@@ -90,25 +92,42 @@ impl Authority {
             parameters.signed_by(&key, &self.issuer)
         }
         .map_err(failed)?;
-        Ok(Leaf {
-            certificate: certificate.der().clone(),
-            certificate_pem: certificate.pem(),
-            key: key.serialize_der(),
-            key_pem: key.serialize_pem(),
-        })
+        Ok(Leaf::of(&certificate, &key))
     }
 
-    /// What a host needs to speak TLS; `None` for hosts that do not, or that only pretend to.
-    pub fn server(&self, host: &str, kind: Certificate) -> Result<Option<Arc<ServerConfig>>, Error> {
-        if matches!(kind, Certificate::None | Certificate::Broken) {
-            return Ok(None);
+    /// A good certificate for several hosts.
+    pub fn leaf_of(&self, hosts: Vec<String>) -> Result<Leaf, Error> {
+        let mut parameters = CertificateParams::new(hosts).map_err(failed)?;
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().map_err(failed)?;
+        let certificate = parameters.signed_by(&key, &self.issuer).map_err(failed)?;
+        Ok(Leaf::of(&certificate, &key))
+    }
+}
+
+impl Leaf {
+    fn of(certificate: &rcgen::Certificate, key: &KeyPair) -> Self {
+        Self {
+            certificate: certificate.der().clone(),
+            certificate_pem: certificate.pem(),
+            public_key: key.subject_public_key_info(),
+            key: key.serialize_der(),
+            key_pem: key.serialize_pem(),
         }
-        let leaf = self.leaf(host, kind)?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf.key));
-        let config = ServerConfig::builder_with_provider(crypto())
+    }
+
+    /// What TLSA records `3 1 1` say of it (RFC 6698 §2.1): the SHA-256 of its key.
+    pub fn key_digest(&self) -> Vec<u8> {
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.public_key).as_ref().to_vec()
+    }
+
+    /// What a host needs to speak TLS with it.
+    pub fn server(&self) -> Result<Arc<ServerConfig>, Error> {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()));
+        ServerConfig::builder_with_provider(crypto())
             .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![leaf.certificate], key))
-            .map_err(|error| Error::Certificates(error.to_string()))?;
-        Ok(Some(Arc::new(config)))
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![self.certificate.clone()], key))
+            .map(Arc::new)
+            .map_err(|error| Error::Certificates(error.to_string()))
     }
 }

@@ -113,17 +113,8 @@ impl Client {
 
     async fn secure(self, to: &Submission) -> io::Result<Self> {
         let Stream::Plain(socket) = self.stream else { return Ok(self) };
-        let mut roots = RootCertStore::empty();
-        if let Some(authority) = &to.authority {
-            roots.add(authority.clone()).map_err(io::Error::other)?;
-        }
-        let config = ClientConfig::builder_with_provider(crate::certificates::crypto())
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = ServerName::try_from(to.host.clone()).map_err(io::Error::other)?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, socket.into_inner()).await?;
+        let (connector, name) = tls_connector(&to.host, to.authority.as_ref())?;
+        let stream = connector.connect(name, socket.into_inner()).await?;
         Ok(Self {
             stream: Stream::Tls(Box::new(BufWriter::with_capacity(32 << 10, stream))),
             input: BytesMut::with_capacity(4096),
@@ -261,6 +252,7 @@ impl Client {
         if !chunked {
             let go = self.reply().await.map_err(before)?;
             if go.0 != 354 {
+                self.reset().await;
                 let refusal = format!("{} {}", go.0, go.1);
                 recipients.iter_mut().filter(|answer| answer.is_ok()).for_each(|answer| *answer = Err(refusal.clone()));
                 return Ok(Answered { recipients, queued: None });
@@ -271,6 +263,7 @@ impl Client {
         }
         let end = self.reply().await.map_err(|error| ClientError::Uncertain(error.to_string()))?;
         if end.0 != 250 {
+            self.reset().await;
             let refusal = format!("{} {}", end.0, end.1);
             recipients.iter_mut().filter(|answer| answer.is_ok()).for_each(|answer| *answer = Err(refusal.clone()));
             return Ok(Answered { recipients, queued: None });
@@ -278,10 +271,48 @@ impl Client {
         Ok(Answered { recipients, queued: Some(end.1) })
     }
 
+    /// Sends content that is no message of the campaign to one recipient; the reply that settled it.
+    pub async fn submit(&mut self, sender: &str, recipient: &str, content: &[u8]) -> io::Result<(u16, String)> {
+        for line in [format!("MAIL FROM:<{sender}>"), format!("RCPT TO:<{recipient}>"), "DATA".to_owned()] {
+            let reply = self.exchange(&line).await?;
+            if reply.0 / 100 > 3 {
+                self.reset().await;
+                return Ok(reply);
+            }
+        }
+        self.write(&stuffed(content)).await?;
+        self.flush().await?;
+        self.reply().await
+    }
+
+    /// MAIL was taken, so the transaction is open still, and another may follow. A server that has hung up after its
+    /// answer has answered all the same; whoever sends next finds out.
+    async fn reset(&mut self) {
+        let _ = self.exchange("RSET").await;
+    }
+
     /// Says goodbye.
     pub async fn quit(mut self) {
         let _ = self.exchange("QUIT").await;
     }
+}
+
+/// TLS for a connection to `host`, whose certificate `authority` has signed.
+pub(crate) fn tls_connector(
+    host: &str,
+    authority: Option<&CertificateDer<'static>>,
+) -> io::Result<(TlsConnector, ServerName<'static>)> {
+    let mut roots = RootCertStore::empty();
+    if let Some(authority) = authority {
+        roots.add(authority.clone()).map_err(io::Error::other)?;
+    }
+    let config = ClientConfig::builder_with_provider(crate::certificates::crypto())
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    Ok((TlsConnector::from(Arc::new(config)), name))
 }
 
 /// Content with dots doubled at line starts and the final dot.

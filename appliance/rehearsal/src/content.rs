@@ -25,8 +25,17 @@ pub fn sum(bytes: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
 }
 
+/// SHA-256 in hex.
+pub fn whole_sum(bytes: &[u8]) -> String {
+    hex_of(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
+}
+
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().take(16).fold(String::with_capacity(32), |mut out, byte| {
+    hex_of(bytes.get(..16).unwrap_or(bytes))
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(64), |mut out, byte| {
         let _ = write!(out, "{byte:02x}");
         out
     })

@@ -5,21 +5,26 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use postkeep_configuration::{Configuration, Credential, LaneLimits, Listener, ListenerTls, Rate, TotalLimits, units};
+use postkeep_configuration::{
+    Configuration, Dnssec, Feedback, LaneLimits, Listener, ListenerTls, Rate, TotalLimits, units,
+};
 use postkeep_deliverability::provider::ProviderTable;
 
 use crate::Error;
-use crate::certificates::Authority;
 use crate::client::Submission;
+use crate::http::HttpDoor;
 use crate::internet::{Internet, Owner};
 use crate::judge::Promise;
 use crate::keys;
 use crate::names::{LOOPBACK_V6, loopback};
-use crate::rulebook::Certificate;
+
+use self::doors::{credential, free_address, token};
+
+mod doors;
 
 /// Second octet of the sending addresses.
 const SOURCES_BLOCK: u8 = 1;
@@ -38,6 +43,8 @@ pub struct Prepared {
     pub domains: Vec<String>,
     /// Name and password of the campaign's credential.
     pub credential: (String, String),
+    /// The campaign's token for the HTTP door.
+    pub token: String,
     /// What was changed, in sentences.
     pub notes: Vec<String>,
     scratch: PathBuf,
@@ -49,6 +56,10 @@ pub struct Ready {
     pub file: PathBuf,
     /// Where the campaign submits.
     pub submission: Submission,
+    /// Where mail that comes back goes in.
+    pub comebacks: Submission,
+    /// Where the campaign's other part goes in.
+    pub http: HttpDoor,
     /// Where records appear.
     pub records: PathBuf,
     /// The control socket.
@@ -71,28 +82,34 @@ pub fn prepare(
         domains.iter().cloned().chain([configuration.hostname.clone()]).collect::<BTreeSet<_>>().into_iter().collect();
     keys_of(&mut configuration, scratch, &mut owner, &mut notes)?;
     sources_of(&mut configuration, &mut owner, &mut notes);
+    if configuration.acme.take().is_some() {
+        notes.push("[acme] was left out: certificates are of the rehearsal's own authority".to_owned());
+    }
     if !configuration.route.is_empty() {
         configuration.route.clear();
         notes.push("[[route]] was left out: mail goes by MX of the simulated DNS".to_owned());
     }
-    if configuration.feedback.take().is_some() {
-        notes.push("[feedback] was left out: nothing comes back in the rehearsal yet".to_owned());
-    }
     leave_out_receivers(&mut configuration, &mut notes);
+    feedback_of(&mut configuration, &domains, &mut owner, &mut notes);
     hurried(&mut configuration, hurry, longest, &mut notes);
     owner.promises = promises(&configuration)?;
     let credential = credential(&mut configuration)?;
+    let token = token(&mut configuration);
     configuration.include.clear();
     configuration.spool.directory = scratch.join("spool");
     configuration.records.directory = scratch.join("records");
     configuration.suppression.directory = scratch.join("suppression");
     configuration.mta_sts.directory = scratch.join("mta-sts");
+    configuration.resolver.dnssec = Dnssec::Required;
+    if let Some(reports) = &mut configuration.tls_reports {
+        reports.directory = scratch.join("tls-reports");
+    }
     configuration.control.socket = scratch.join("control.sock");
     if configuration.control.socket.as_os_str().len() > LONGEST_SOCKET {
         configuration.control.socket =
             std::env::temp_dir().join(format!("postkeep-rehearsal-{}.sock", std::process::id()));
     }
-    Ok(Prepared { configuration, owner, domains, credential, notes, scratch: scratch.to_owned() })
+    Ok(Prepared { configuration, owner, domains, credential, token, notes, scratch: scratch.to_owned() })
 }
 
 /// Nobody outside is told of mail that never was.
@@ -119,7 +136,21 @@ impl Prepared {
         self.configuration.delivery.extra_roots = Some(root);
         self.configuration.delivery.port = internet.port();
         self.configuration.resolver.servers = vec![internet.names()];
-        let door = self.doors(authority)?;
+        self.configuration.resolver.trust_anchors = Some(self.write("trust-anchors", internet.trust_anchor())?);
+        self.configuration.mta_sts.port = internet.policy_port();
+        let back = self.feedback_door(internet.port());
+        let door = self.doors(authority, back)?;
+        let comebacks = self.configuration.listener.get(back).cloned();
+        let submission = |listener: &Listener, credential: Option<(String, String)>| Submission {
+            address: listener.address,
+            host: self.configuration.hostname.clone(),
+            credential,
+            implicit_tls: listener.tls == ListenerTls::Implicit,
+            authority: (listener.tls != ListenerTls::None).then(|| authority.certificate().clone()),
+        };
+        let comebacks = comebacks.as_ref().unwrap_or(&door);
+        let (submission, comebacks) = (submission(&door, Some(self.credential.clone())), submission(comebacks, None));
+        let http = self.http_doors()?;
         let metrics = match &mut self.configuration.metrics {
             Some(metrics) => {
                 metrics.address = free_address()?;
@@ -132,53 +163,18 @@ impl Prepared {
         let file = self.write("postkeep.toml", &text)?;
         Ok(Ready {
             file,
-            submission: Submission {
-                address: door.address,
+            submission,
+            comebacks,
+            http: HttpDoor {
+                address: http,
                 host: self.configuration.hostname.clone(),
-                credential: Some(self.credential.clone()),
-                implicit_tls: door.tls == ListenerTls::Implicit,
-                authority: Some(authority.certificate().clone()),
+                token: self.token.clone(),
+                authority: authority.certificate().clone(),
             },
             records: self.configuration.records.directory.clone(),
             control: self.configuration.control.socket.clone(),
             metrics,
         })
-    }
-
-    /// Moves listeners to loopback with certificates of the rehearsal; the one to submit to.
-    fn doors(&mut self, authority: &Authority) -> Result<Listener, Error> {
-        let leaf = authority.leaf(&self.configuration.hostname, Certificate::Trusted)?;
-        let certificate = self.write("listener.pem", &leaf.certificate_pem)?;
-        let key = self.write("listener-key.pem", &leaf.key_pem)?;
-        let secure = |listener: &Listener| listener.tls != ListenerTls::None;
-        if !self.configuration.listener.iter().any(secure) {
-            self.notes.push("a listener with STARTTLS was added for the campaign".to_owned());
-            self.configuration.listener.push(Listener {
-                address: free_address()?,
-                tls: ListenerTls::Starttls,
-                certificate: None,
-                key: None,
-                require_auth: true,
-                proxy_protocol_from: Vec::new(),
-            });
-        }
-        for listener in &mut self.configuration.listener {
-            listener.address = free_address()?;
-            if secure(listener) {
-                listener.certificate = Some(certificate.clone());
-                listener.key = Some(key.clone());
-            }
-            if !listener.proxy_protocol_from.is_empty() {
-                listener.proxy_protocol_from.clear();
-                self.notes.push("proxy-protocol-from was left out".to_owned());
-            }
-        }
-        let listeners = &self.configuration.listener;
-        let best = listeners
-            .iter()
-            .find(|listener| listener.tls == ListenerTls::Starttls)
-            .or_else(|| listeners.iter().find(|listener| secure(listener)));
-        best.cloned().ok_or_else(|| Error::Configuration("no listener with TLS".to_owned()))
     }
 
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
@@ -274,6 +270,21 @@ fn sources_of(configuration: &mut Configuration, owner: &mut Owner, notes: &mut 
         mapped.push(text);
     }
     notes.push(format!("sources on loopback: {}", mapped.join(", ")));
+}
+
+/// Mail comes back to the box itself, in the owner's way if there is one.
+fn feedback_of(configuration: &mut Configuration, domains: &[String], owner: &mut Owner, notes: &mut Vec<String>) {
+    let feedback = configuration.feedback.get_or_insert_with(|| {
+        let domain = format!("bounce.{}", domains.first().unwrap_or(&configuration.hostname));
+        notes.push(format!("[feedback] with the domain {domain} was added, so that mail can come back"));
+        Feedback {
+            report_addresses: vec![format!("complaints@{domain}")],
+            domain,
+            trust_networks: Vec::new(),
+            forward_to: None,
+        }
+    });
+    owner.feedback_domain = Some(feedback.domain.clone());
 }
 
 /// The longest time for which a shipped rule stays away.
@@ -384,32 +395,6 @@ fn lane_promise(configuration: &Configuration, words: [&LaneLimits; 2]) -> LaneL
     }
 }
 
-fn credential(configuration: &mut Configuration) -> Result<(String, String), Error> {
-    let mut name = "rehearsal".to_owned();
-    while configuration.credential.iter().any(|credential| credential.name == name) {
-        name.push('-');
-    }
-    let password = crate::content::sum(format!("{:?}{}", std::time::SystemTime::now(), fastrand::u64(..)).as_bytes());
-    let password_hash = postkeep_configuration::hash_password(&password)
-        .map_err(|error| Error::Configuration(format!("cannot hash the campaign's password: {error}")))?;
-    configuration.credential.push(Credential {
-        name: name.clone(),
-        password_hash,
-        sender_domains: vec!["*".to_owned()],
-        stream: None,
-        may_choose_streams: vec!["*".to_owned()],
-        powermta_headers: false,
-    });
-    Ok((name, password))
-}
-
-/// A loopback address with a port that was free a moment ago.
-fn free_address() -> Result<SocketAddr, Error> {
-    TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|listener| listener.local_addr())
-        .map_err(|error| Error::Io(format!("cannot find a free port on 127.0.0.1: {error}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -480,6 +465,23 @@ servers = ["tls://nats.example.com"]
         assert_eq!(prepared.owner.sources.len(), 3);
         assert_eq!(prepared.domains, ["example.test"]);
         assert!(prepared.notes.iter().any(|note| note.contains("s1._domainkey.example.test")));
+    }
+
+    #[test]
+    fn what_comes_back_is_kept_as_it_is_and_added_where_there_is_none() {
+        let (_folder, prepared) = prepared(1.0);
+        let feedback = prepared.configuration.feedback.unwrap();
+        assert_eq!(feedback.domain, "bounce.example.test");
+        assert_eq!(prepared.owner.feedback_domain.as_deref(), Some("bounce.example.test"));
+        assert!(prepared.notes.iter().any(|note| note.starts_with("[feedback]")));
+        let own = format!(
+            "{OWNER}[feedback]\ndomain = \"back.example.test\"\n[[listener]]\naddress = \"0.0.0.0:25\"\ntls = \"none\"\n"
+        );
+        let loaded = postkeep_configuration::load::parse("test", &own, &Options::without_files()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let prepared = prepare(loaded.configuration, folder.path(), 1.0, Duration::from_secs(60)).unwrap();
+        assert_eq!(prepared.owner.feedback_domain.as_deref(), Some("back.example.test"));
+        assert!(!prepared.notes.iter().any(|note| note.starts_with("[feedback]")));
     }
 
     #[test]

@@ -1,32 +1,50 @@
-//! Submits a whole campaign over several connections, and notes every answer.
+//! Submits messages over several connections, by SMTP and by HTTP, and notes
+//! every answer.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::Error;
 use crate::account::Handed;
-use crate::campaign::{Campaign, Plan};
+use crate::campaign::{Message, Way};
 use crate::client::{Client, ClientError, Submission};
-use crate::rulebook::RuleBook;
+use crate::http::{HttpClient, HttpDoor, Said};
 
-/// Submits a plan over so many connections; ends when every message has its answer.
+/// The doors that messages go in by.
+#[derive(Debug, Clone)]
+pub(crate) struct Doors {
+    pub(crate) submission: Submission,
+    pub(crate) http: HttpDoor,
+    /// Header that names the stream.
+    pub(crate) stream_header: Arc<str>,
+}
+
+/// Submits messages over so many connections; ends when each has its answer.
 pub(crate) async fn inject(
-    plan: Plan,
-    book: RuleBook,
-    submission: Submission,
+    messages: impl Iterator<Item = Message> + Send + 'static,
+    doors: Doors,
     connections: usize,
     handed: Arc<Mutex<Handed>>,
 ) -> Result<(), Error> {
-    let header: Arc<str> = plan.stream_header.as_str().into();
-    let campaign = Arc::new(Mutex::new(Campaign::new(plan, &book)));
+    let messages = Arc::new(Mutex::new(messages));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..connections.clamp(1, 100) {
-        tasks.spawn(one_connection(
-            submission.clone(),
-            Arc::clone(&campaign),
-            Arc::clone(&header),
-            Arc::clone(&handed),
-        ));
+        let (messages, doors, handed) = (Arc::clone(&messages), doors.clone(), Arc::clone(&handed));
+        tasks.spawn(async move {
+            let mut line = Line { doors, handed, smtp: None, http: None };
+            loop {
+                let message = messages.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(message) = message else { break };
+                match message.way {
+                    Way::Smtp => line.by_smtp(message).await?,
+                    Way::Http => line.by_http(message).await?,
+                }
+            }
+            if let Some(client) = line.smtp {
+                client.quit().await;
+            }
+            Ok::<(), Error>(())
+        });
     }
     while let Some(result) = tasks.join_next().await {
         result.map_err(|error| Error::Io(format!("a submission ended badly: {error}")))??;
@@ -36,60 +54,97 @@ pub(crate) async fn inject(
 
 /// Tries of one message or connection before giving up.
 const TRIES: u32 = 50;
+/// Wait before a connection is tried again.
+const CONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// Wait before a message is tried again.
+const MESSAGE_PAUSE: Duration = Duration::from_millis(200);
 
-async fn one_connection(
-    submission: Submission,
-    campaign: Arc<Mutex<Campaign>>,
-    header: Arc<str>,
+/// One who submits, with a connection to each door.
+struct Line {
+    doors: Doors,
     handed: Arc<Mutex<Handed>>,
-) -> Result<(), Error> {
-    let mut client = None;
-    loop {
-        let message = campaign.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let Some(message) = message else { break };
-        let content = message.content(&header);
+    smtp: Option<Client>,
+    http: Option<HttpClient>,
+}
+
+impl Line {
+    async fn by_smtp(&mut self, message: Message) -> Result<(), Error> {
+        let content = message.content(&self.doors.stream_header);
         let mut tries = 0;
         loop {
             tries += 1;
-            let open = match client.take() {
+            let open = match self.smtp.take() {
                 Some(open) => Ok(open),
-                None => Client::connect(&submission).await,
+                None => Client::connect(&self.doors.submission).await,
             };
             let mut open = match open {
                 Ok(open) => open,
                 Err(error) if tries >= TRIES => {
-                    return Err(Error::Io(format!("cannot submit to {}: {error}", submission.address)));
+                    return Err(Error::Io(format!("cannot submit to {}: {error}", self.doors.submission.address)));
                 }
                 Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(CONNECT_PAUSE).await;
                     continue;
                 }
             };
-            let result = open.send(&message, &content).await;
-            let mut book = handed.lock().unwrap_or_else(PoisonError::into_inner);
-            match result {
+            match open.send(&message, &content).await {
                 Ok(answer) => {
-                    client = Some(open);
+                    self.smtp = Some(open);
                     let later = |answer: &Result<(), String>| matches!(answer, Err(text) if text.starts_with('4'));
                     // A server that says "later" to everything is asked again; some of it accepted is an answer.
                     if answer.queued.is_none() && answer.recipients.iter().any(later) && tries < TRIES {
-                        drop(book);
-                        tokio::time::sleep(Duration::from_millis(200)).await;
+                        tokio::time::sleep(MESSAGE_PAUSE).await;
                         continue;
                     }
-                    book.answered(message, content.len(), answer);
-                    break;
+                    self.note(|handed| handed.answered(message, content.len(), answer));
+                    return Ok(());
                 }
                 Err(ClientError::Before(_)) if tries < TRIES => {}
                 Err(_) => {
-                    book.unanswered(message);
-                    break;
+                    self.note(|handed| handed.unanswered(message));
+                    return Ok(());
                 }
             }
         }
     }
-    if let Some(client) = client {
-        client.quit().await;
+
+    async fn by_http(&mut self, message: Message) -> Result<(), Error> {
+        let content = message.content(&self.doors.stream_header);
+        for tries in 1.. {
+            let open = match self.http.take() {
+                Some(open) => Ok(open),
+                None => HttpClient::connect(&self.doors.http).await,
+            };
+            let mut open = match open {
+                Ok(open) => open,
+                Err(error) if tries >= TRIES => {
+                    return Err(Error::Io(format!("cannot submit to {}: {error}", self.doors.http.address)));
+                }
+                Err(_) => {
+                    tokio::time::sleep(CONNECT_PAUSE).await;
+                    continue;
+                }
+            };
+            // The key makes a repetition harmless, also after a connection that broke without an answer.
+            match open.send(&message, &content).await {
+                Ok(Said::Answer(answer)) => {
+                    self.http = Some(open);
+                    self.note(|handed| handed.answered(message, content.len(), answer));
+                    return Ok(());
+                }
+                Ok(Said::Later(_)) if tries < TRIES => {
+                    self.http = Some(open);
+                    tokio::time::sleep(MESSAGE_PAUSE).await;
+                }
+                Err(_) if tries < TRIES => {}
+                Ok(Said::Later(_)) | Err(_) => break,
+            }
+        }
+        self.note(|handed| handed.unanswered(message));
+        Ok(())
     }
-    Ok(())
+
+    fn note(&self, tell: impl FnOnce(&mut Handed)) {
+        tell(&mut self.handed.lock().unwrap_or_else(PoisonError::into_inner));
+    }
 }

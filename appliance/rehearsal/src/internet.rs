@@ -3,24 +3,28 @@
 //! loopback: sending addresses are 127.1.x.y, MX hosts 127.2.x.y.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
 use crate::Error;
 use crate::certificates::Authority;
+use crate::chance::Chance;
+use crate::client::Submission;
+use crate::comeback::{Comebacks, Returned};
 use crate::judge::{Judge, Promise};
 use crate::ledger::Ledger;
 use crate::mailbox::{Mailboxes, Moment};
-use crate::names::{LOOPBACK_V6, Names, Zone, loopback};
+use crate::names::{Names, Zone};
+use crate::policy_host::PolicyHost;
 use crate::receiver::{Door, TlsTally, serve};
-use crate::rulebook::{Host, Limits, Mood, NamesMood, Provider, Replies, RuleBook, Site};
+use crate::rulebook::{Host, Limits, Mood, NamesMood, Provider, Replies, RuleBook, Site, Tlsa};
 use crate::signature::{self, Verifier};
 
+mod layout;
 mod shared;
 
 pub(crate) use shared::Shared;
@@ -30,10 +34,10 @@ use shared::{Floor, lock};
 pub const HOME: &str = "home";
 /// Host of that provider.
 const HOME_HOST: &str = "return.rehearsal.test";
-/// Second octet of the MX hosts' addresses.
-const HOSTS_BLOCK: u8 = 2;
-/// Tries to find a port that is free at every address.
-const PORT_TRIES: u32 = 20;
+/// Host that takes what comes back to the owner's `[feedback] domain`.
+const FEEDBACK_HOST: &str = "mail-in.rehearsal.test";
+/// Address of that host: the daemon's own listener, at the port of all MX hosts.
+pub const FEEDBACK_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 3, 0, 1));
 
 /// What the simulated internet must know about the owner.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +50,8 @@ pub struct Owner {
     pub keys: Vec<(String, String)>,
     /// Sending addresses, each with the source's name and its EHLO name.
     pub sources: Vec<(IpAddr, String, String)>,
+    /// Domain of the return paths that the product takes back itself.
+    pub feedback_domain: Option<String>,
     /// What is promised, by the product's provider name; `""` is every other lane.
     pub promises: HashMap<String, Promise>,
 }
@@ -89,6 +95,7 @@ pub struct Internet {
     shared: Arc<Shared>,
     names: Names,
     authority: Authority,
+    policy_host: PolicyHost,
     port: u16,
     tasks: Vec<AbortHandle>,
 }
@@ -108,7 +115,20 @@ impl Internet {
             zone.address(ehlo, *address);
             zone.reverse(*address, ehlo)?;
         }
-        let hosts = lay_out(&book, &mut zone)?;
+        if let Some(domain) = options.owner.feedback_domain.as_ref().filter(|domain| {
+            // Reports to the owner's own senders go home, whatever else comes to that domain.
+            !options.owner.return_domains.iter().any(|home| home.eq_ignore_ascii_case(domain))
+        }) {
+            zone.mx(domain, 10, FEEDBACK_HOST)?;
+            zone.address(FEEDBACK_HOST, FEEDBACK_ADDRESS);
+        }
+        let hosts = layout::lay_out(&book, &mut zone)?;
+        let policy_host = PolicyHost::start(layout::policies(&book, &mut zone), &authority).await?;
+        let (port, listeners) = layout::listen(&hosts, options.port).await?;
+        let mut identities = Vec::with_capacity(hosts.len());
+        for spot in &hosts {
+            identities.push(layout::identify(spot, port, &authority, &mut zone)?);
+        }
         let names = Names::start(zone, options.names).await?;
         let verifier = Verifier::start(names.address(), options.owner.signing_domains.clone(), options.verify_every)?;
         let promises = book
@@ -122,7 +142,6 @@ impl Internet {
                 Some((place, promise.clone()))
             })
             .collect();
-        let (port, listeners) = listen(&hosts, options.port).await?;
         let providers: Vec<Arc<Provider>> = book.provider.into_iter().map(Arc::new).collect();
         let shared = Arc::new(Shared {
             start: Instant::now(),
@@ -138,20 +157,21 @@ impl Internet {
             verifier,
             sources: options.owner.sources.iter().map(|(address, name, _)| (*address, name.clone())).collect(),
             next: AtomicU64::new(1),
+            comebacks: Comebacks::new(options.owner.feedback_domain.clone(), Chance::new(options.seed)),
         });
         let mut tasks = Vec::new();
         for (place, listener) in listeners {
-            let Some(spot) = hosts.get(place) else { continue };
+            let (Some(spot), Some(tls)) = (hosts.get(place), identities.get(place)) else { continue };
             let door = Arc::new(Door {
                 shared: Arc::clone(&shared),
                 provider: spot.provider,
                 site: spot.site,
                 host: spot.host.clone(),
-                tls: authority.server(&spot.host.name, spot.host.certificate)?,
+                tls: tls.clone(),
             });
             tasks.push(tokio::spawn(serve(listener, door)).abort_handle());
         }
-        Ok(Self { shared, names, authority, port, tasks })
+        Ok(Self { shared, names, authority, policy_host, port, tasks })
     }
 
     /// Where the simulated DNS answers.
@@ -162,6 +182,41 @@ impl Internet {
     /// Questions that the simulated DNS was asked.
     pub fn questions(&self) -> u64 {
         self.names.questions()
+    }
+
+    /// The key of the simulated DNS, as a file of trust anchors has it.
+    pub fn trust_anchor(&self) -> &str {
+        self.names.anchor()
+    }
+
+    /// Port of the host of MTA-STS policies.
+    pub fn policy_port(&self) -> u16 {
+        self.policy_host.port()
+    }
+
+    /// MTA-STS policies that were fetched.
+    pub fn policies_fetched(&self) -> u64 {
+        self.policy_host.fetched()
+    }
+
+    /// From now on mailboxes send back what they send back, to the owner's door for it.
+    pub fn open_comebacks(&mut self, door: Submission) {
+        if let Some(task) = self.shared.comebacks.open(door) {
+            self.tasks.push(task);
+        }
+    }
+
+    /// Waits until everything that was to come back was taken or refused, for `patience` at most.
+    pub async fn comebacks_settled(&self, patience: std::time::Duration) {
+        let until = Instant::now() + patience;
+        while self.shared.comebacks.waiting() > 0 && Instant::now() < until {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+
+    /// What came back so far.
+    pub fn comebacks(&self) -> Vec<Returned> {
+        self.shared.comebacks.done()
     }
 
     /// Port of every MX host.
@@ -249,12 +304,14 @@ fn home_of(owner: &Owner) -> Provider {
         site: vec![Site {
             domains: owner.return_domains.clone(),
             names: NamesMood::Mx,
+            policy: None,
             host: vec![Host {
                 name: HOME_HOST.to_owned(),
                 preference: 10,
                 certificate: crate::rulebook::Certificate::Trusted,
                 ipv6: false,
                 dead: false,
+                tlsa: Tlsa::None,
             }],
         }],
         limits: Limits::default(),
@@ -262,88 +319,4 @@ fn home_of(owner: &Owner) -> Provider {
         replies: Replies::default(),
         capabilities: ["PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "SIZE 52428800"].map(str::to_owned).to_vec(),
     }
-}
-
-/// One host with its place and addresses.
-struct Spot {
-    provider: usize,
-    site: usize,
-    host: Host,
-    addresses: Vec<IpAddr>,
-}
-
-/// Gives every host its address and writes MX and address records.
-fn lay_out(book: &RuleBook, zone: &mut Zone) -> Result<Vec<Spot>, Error> {
-    let mut spots: Vec<Spot> = Vec::new();
-    for (provider, entry) in book.provider.iter().enumerate() {
-        for (site, set) in entry.site.iter().enumerate() {
-            for domain in &set.domains {
-                match set.names {
-                    NamesMood::NoSuchDomain => continue,
-                    NamesMood::NullMx => zone.mx(domain, 0, "")?,
-                    // The host carries the domain's own name and so has its address.
-                    NamesMood::AddressOnly => {}
-                    NamesMood::Mx | NamesMood::FailsFirst | NamesMood::SilentFirst => {
-                        for host in &set.host {
-                            zone.mx(domain, host.preference, &host.name)?;
-                        }
-                        zone.mood(domain, set.names);
-                    }
-                }
-            }
-            for host in &set.host {
-                let number = u16::try_from(spots.len()).map_err(|_| Error::RuleBook("too many hosts".to_owned()))?;
-                let mut addresses = vec![IpAddr::V4(loopback(HOSTS_BLOCK, number))];
-                if host.ipv6 {
-                    if spots.iter().any(|spot| spot.host.ipv6) {
-                        return Err(Error::RuleBook(format!(
-                            "{} asks for ipv6, but loopback has one IPv6 address, and another host has it",
-                            host.name
-                        )));
-                    }
-                    addresses.push(LOOPBACK_V6);
-                }
-                for address in &addresses {
-                    zone.address(&host.name, *address);
-                }
-                spots.push(Spot { provider, site, host: host.clone(), addresses });
-            }
-        }
-    }
-    Ok(spots)
-}
-
-/// Binds every living host at one port.
-async fn listen(hosts: &[Spot], port: u16) -> Result<(u16, Vec<(usize, TcpListener)>), Error> {
-    let mut trouble = String::new();
-    for _ in 0..if port == 0 { PORT_TRIES } else { 1 } {
-        let mut taken = port;
-        let mut listeners = Vec::new();
-        let mut complete = true;
-        'hosts: for (place, spot) in hosts.iter().enumerate().filter(|(_, spot)| !spot.host.dead) {
-            for address in &spot.addresses {
-                match TcpListener::bind((*address, taken)).await {
-                    Ok(listener) => {
-                        if taken == 0 {
-                            taken = listener.local_addr().map_or(0, |address| address.port());
-                        }
-                        listeners.push((place, listener));
-                    }
-                    // A machine without IPv6 still rehearses.
-                    Err(error) if address.is_ipv6() && error.kind() == std::io::ErrorKind::AddrNotAvailable => {
-                        log::warn!("{}: no IPv6 on this machine", spot.host.name);
-                    }
-                    Err(error) => {
-                        trouble = format!("cannot listen at {address} port {taken}: {error}");
-                        complete = false;
-                        break 'hosts;
-                    }
-                }
-            }
-        }
-        if complete {
-            return Ok((taken, listeners));
-        }
-    }
-    Err(Error::Io(format!("{trouble}; is another rehearsal running? Choose another port")))
 }

@@ -117,6 +117,8 @@ impl Answer {
 pub struct Final {
     /// The reply and what follows.
     pub answer: Answer,
+    /// The return path; empty: the null sender.
+    pub sender: String,
     /// Recipients the provider has taken responsibility for, whether or not it says so.
     pub accepted: Vec<String>,
 }

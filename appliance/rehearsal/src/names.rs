@@ -1,23 +1,29 @@
 //! The simulated DNS: an authoritative server on loopback, by UDP and TCP,
 //! that knows the providers' MX hosts, the owner's signing keys and the way
-//! home for reports. What it answers is a table; its moods are data.
+//! home for reports. What it answers is a table; its moods are data. Who asks
+//! for signatures (RFC 4035) gets them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hickory_server::net::runtime::Time;
+use hickory_server::proto::ProtoError;
 use hickory_server::proto::op::{Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, AAAA, MX, PTR, SOA, TXT};
+use hickory_server::proto::rr::rdata::tlsa::{CertUsage, Matching, Selector};
+use hickory_server::proto::rr::rdata::{A, AAAA, MX, PTR, SOA, TLSA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::net::{TcpListener, UdpSocket};
 
+use self::signing::ZoneKey;
 use crate::Error;
 use crate::rulebook::NamesMood;
+
+mod signing;
 
 /// Seconds for which answers may be kept.
 const LIFE: u32 = 300;
@@ -45,7 +51,8 @@ pub enum Reply {
 #[derive(Debug, Default)]
 pub struct Zone {
     records: HashMap<(String, RecordType), Vec<RData>>,
-    names: HashSet<String>,
+    /// Names that exist, with the types that each has.
+    names: HashMap<String, Vec<RecordType>>,
     moods: HashMap<String, (NamesMood, u32)>,
 }
 
@@ -55,10 +62,13 @@ impl Zone {
         // Every name above exists too (RFC 8020).
         let mut above = name.as_str();
         while let Some((_, parent)) = above.split_once('.') {
-            self.names.insert(parent.to_owned());
+            self.names.entry(parent.to_owned()).or_default();
             above = parent;
         }
-        self.names.insert(name.clone());
+        let types = self.names.entry(name.clone()).or_default();
+        if !types.contains(&kind) {
+            types.push(kind);
+        }
         let list = self.records.entry((name, kind)).or_default();
         if !list.contains(&data) {
             list.push(data);
@@ -84,6 +94,12 @@ impl Zone {
     pub fn txt(&mut self, name: &str, text: &str) {
         let strings = text.as_bytes().chunks(255).map(|chunk| String::from_utf8_lossy(chunk).into_owned()).collect();
         self.add(name, RecordType::TXT, RData::TXT(TXT::new(strings)));
+    }
+
+    /// A TLSA record `3 1 1` for a host at a port: the SHA-256 of its key (RFC 7672 §3.1.1).
+    pub fn tlsa(&mut self, host: &str, port: u16, digest: Vec<u8>) {
+        let data = TLSA::new(CertUsage::DaneEe, Selector::Spki, Matching::Sha256, digest);
+        self.add(&format!("_{port}._tcp.{host}"), RecordType::TLSA, RData::TLSA(data));
     }
 
     /// The reverse name of a sending address.
@@ -118,11 +134,17 @@ impl Zone {
         }
         if let Some(records) = self.records.get(&(name.clone(), kind)) {
             Reply::Records(records.clone())
-        } else if self.names.contains(&name) {
+        } else if self.names.contains_key(&name) {
             Reply::NoData
         } else {
             Reply::NoSuchName
         }
+    }
+}
+
+impl Zone {
+    fn types(&self, name: &str) -> Vec<RecordType> {
+        self.names.get(&name.trim_end_matches('.').to_ascii_lowercase()).cloned().unwrap_or_default()
     }
 }
 
@@ -138,17 +160,21 @@ pub struct Names {
     address: SocketAddr,
     shutdown: Box<dyn Fn() + Send + Sync>,
     questions: std::sync::Arc<AtomicU64>,
+    anchor: String,
 }
 
 impl Names {
     /// Starts on `address`; port 0 takes any that is free for both UDP and TCP.
-    pub async fn start(zone: Zone, address: SocketAddr) -> Result<Self, Error> {
+    pub async fn start(mut zone: Zone, address: SocketAddr) -> Result<Self, Error> {
         let (udp, tcp) = bind_both(address).await?;
         let address = udp
             .local_addr()
             .map_err(|error| Error::Io(format!("cannot learn the address of the name server: {error}")))?;
         let questions = std::sync::Arc::new(AtomicU64::new(0));
-        let handler = Handler { zone: Mutex::new(zone), questions: std::sync::Arc::clone(&questions) };
+        let key = ZoneKey::new()?;
+        zone.add(".", RecordType::DNSKEY, key.record());
+        let anchor = key.anchor().to_owned();
+        let handler = Handler { key, zone: Mutex::new(zone), questions: std::sync::Arc::clone(&questions) };
         let mut server = hickory_server::Server::new(handler);
         server.register_socket(udp);
         server.register_listener(tcp, Duration::from_secs(10), 32);
@@ -158,7 +184,12 @@ impl Names {
                 log::warn!("the simulated DNS stopped: {error}");
             }
         });
-        Ok(Self { address, shutdown: Box::new(move || token.cancel()), questions })
+        Ok(Self { address, shutdown: Box::new(move || token.cancel()), questions, anchor })
+    }
+
+    /// Its key, as a file of trust anchors has it.
+    pub fn anchor(&self) -> &str {
+        &self.anchor
     }
 
     /// Where it answers, by UDP and TCP.
@@ -196,8 +227,54 @@ async fn bind_both(address: SocketAddr) -> Result<(UdpSocket, TcpListener), Erro
 }
 
 struct Handler {
+    key: ZoneKey,
     zone: Mutex<Zone>,
     questions: std::sync::Arc<AtomicU64>,
+}
+
+/// The sections of an answer.
+#[derive(Default)]
+struct Said {
+    code: ResponseCode,
+    answers: Vec<Record>,
+    authority: Vec<Record>,
+}
+
+impl Handler {
+    /// What to say to a question; `None`: nothing.
+    fn say(&self, name: &Name, kind: RecordType, signed: bool) -> Result<Option<Said>, ProtoError> {
+        let text = name.to_ascii();
+        let (reply, types) = {
+            let mut zone = self.zone.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            (zone.answer(&text, kind), zone.types(&text))
+        };
+        let mut said = Said::default();
+        match reply {
+            Reply::Records(list) => {
+                said.answers = list.into_iter().map(|data| Record::from_rdata(name.clone(), LIFE, data)).collect();
+                if signed {
+                    self.key.sign(&mut said.answers)?;
+                }
+                return Ok(Some(said));
+            }
+            Reply::NoData => {}
+            Reply::NoSuchName => said.code = ResponseCode::NXDomain,
+            Reply::Failure => {
+                said.code = ResponseCode::ServFail;
+                return Ok(Some(said));
+            }
+            Reply::Silence => return Ok(None),
+        }
+        said.authority.push(start_of_authority());
+        if signed {
+            self.key.sign(&mut said.authority)?;
+            said.authority.extend(match said.code {
+                ResponseCode::NXDomain => self.key.no_such_name(NEGATIVE_LIFE)?,
+                _ => self.key.no_data(name, types, NEGATIVE_LIFE)?,
+            });
+        }
+        Ok(Some(said))
+    }
 }
 
 #[async_trait::async_trait]
@@ -208,33 +285,22 @@ impl RequestHandler for Handler {
         metadata.authoritative = true;
         // Stub resolvers ask for recursion; saying yes keeps them content.
         metadata.recursion_available = true;
-        let (name, reply) = match request.request_info() {
-            Ok(info) => {
-                let name = info.query.original().name().clone();
-                let kind = info.query.original().query_type();
-                let text = name.to_ascii();
-                (name, self.zone.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).answer(&text, kind))
-            }
-            Err(_) => (Name::root(), Reply::Failure),
+        let signed = request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
+        let said = match request.request_info() {
+            Ok(info) => self.say(info.query.original().name(), info.query.original().query_type(), signed),
+            Err(_) => Ok(Some(Said { code: ResponseCode::ServFail, ..Said::default() })),
         };
-        let mut answers = Vec::new();
-        let mut authority = Vec::new();
-        match reply {
-            Reply::Records(list) => {
-                answers.extend(list.into_iter().map(|data| Record::from_rdata(name.clone(), LIFE, data)));
-            }
-            Reply::NoData => authority.push(start_of_authority()),
-            Reply::NoSuchName => {
-                metadata.response_code = ResponseCode::NXDomain;
-                authority.push(start_of_authority());
-            }
-            Reply::Failure => metadata.response_code = ResponseCode::ServFail,
-            Reply::Silence => return info_of(metadata),
-        }
+        let said = said.unwrap_or_else(|error| {
+            log::warn!("the simulated DNS cannot sign: {error}");
+            Some(Said { code: ResponseCode::ServFail, ..Said::default() })
+        });
+        let Some(Said { code, answers, authority }) = said else { return info_of(metadata) };
+        metadata.response_code = code;
         let mut builder = MessageResponseBuilder::from_message_request(request);
         let edns = request.edns.as_ref().map(|asked| {
             let mut edns = hickory_server::proto::op::Edns::new();
             edns.set_max_payload(asked.max_payload().clamp(512, 4096)).set_version(0);
+            edns.set_dnssec_ok(signed);
             edns
         });
         if let Some(edns) = &edns {
@@ -324,6 +390,66 @@ mod tests {
             assert!(error.is_no_records_found() && !error.is_nx_domain(), "{error}");
         }
         assert!(names.questions() > 0);
+    }
+
+    /// The oracle is hickory's validator, with the zone's key as its only trust anchor.
+    #[tokio::test]
+    async fn a_validating_resolver_believes_records_no_data_and_no_such_name_and_nothing_of_another_key() {
+        use hickory_resolver::net::{DnsError, NetError};
+        use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
+        let mut zone = zone();
+        zone.tlsa("gmail-smtp-in.l.google.com", 25, vec![7; 32]);
+        let names = Names::start(zone, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let other = Names::start(Zone::default(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let validating = |anchor: &str| {
+            let file = folder.path().join("anchor");
+            std::fs::write(&file, anchor).unwrap();
+            let anchors = TrustAnchors::from_file(&file).unwrap();
+            let mut connection = ConnectionConfig::udp();
+            connection.port = names.address().port();
+            let server = NameServerConfig::new(names.address().ip(), true, vec![connection]);
+            TokioResolver::builder_with_config(
+                ResolverConfig::from_parts(None, vec![], vec![server]),
+                TokioRuntimeProvider::default(),
+            )
+            .with_trust_anchor(std::sync::Arc::new(anchors))
+            .build()
+            .unwrap()
+        };
+        let resolver = validating(names.anchor());
+        for (name, kind) in [
+            ("gmail.test.", RecordType::MX),
+            ("gmail-smtp-in.l.google.com.", RecordType::A),
+            ("_25._tcp.gmail-smtp-in.l.google.com.", RecordType::TLSA),
+            (".", RecordType::DNSKEY),
+        ] {
+            let answer = resolver.lookup(name, kind).await.unwrap();
+            let records = answer.answers().iter().filter(|record| record.record_type() == kind);
+            assert!(
+                records.clone().count() > 0 && records.clone().all(|record| record.proof == Proof::Secure),
+                "{name}"
+            );
+        }
+        for (name, exists) in
+            [("gmail.test.", true), ("test.", true), ("nosuch.test.", false), ("_25._tcp.mx.nosuch.", false)]
+        {
+            let error = resolver.lookup(name, RecordType::TLSA).await.unwrap_err();
+            let NetError::Dns(DnsError::NoRecordsFound(none)) = &error else { panic!("{name}: {error:?}") };
+            assert_eq!(none.response_code == ResponseCode::NXDomain, !exists, "{name}");
+            let denials = none.authorities.as_deref().unwrap_or_default();
+            let denials = denials.iter().filter(|record| record.record_type() != RecordType::RRSIG);
+            assert!(
+                denials.clone().count() == 2 && denials.clone().all(|record| record.proof == Proof::Secure),
+                "{name}"
+            );
+        }
+        // The trust anchor of another zone: nothing is proven.
+        let stranger = validating(other.anchor());
+        let proven = stranger.lookup("gmail.test.", RecordType::MX).await;
+        assert!(
+            proven.is_err() || proven.is_ok_and(|answer| answer.answers().iter().all(|r| r.proof != Proof::Secure))
+        );
     }
 
     #[test]

@@ -336,16 +336,17 @@ impl Visit {
             (session.finish(&mut mailboxes, message.len()), eight_bit)
         };
         let mut receipts = Vec::new();
+        let message = Bytes::from(message);
         if !end.accepted.is_empty() {
-            let message = Bytes::from(message);
             receipts = self.note(door, &end.accepted, &message, eight_bit, now);
-            self.shared.verify(door.provider, message).await;
+            self.shared.verify(door.provider, message.clone()).await;
         }
         let replied = end.answer.reply.is_some();
         let then = self.answer(end.answer).await?;
         self.flush().await?;
-        if replied {
+        if replied && !receipts.is_empty() {
             self.shared.replied(&receipts);
+            self.shared.come_back(door.provider, &end.accepted, &end.sender, &message).await;
         }
         Ok(then)
     }

@@ -44,6 +44,17 @@ pub struct Event {
     /// Own reason.
     #[serde(default)]
     pub reason: Option<String>,
+    /// What protected a delivery.
+    #[serde(default)]
+    pub tls: Option<EventTls>,
+}
+
+/// Protection inside an event.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct EventTls {
+    /// What the connection was held to.
+    #[serde(default)]
+    pub policy: Option<String>,
 }
 
 /// A reply inside an event.

@@ -87,6 +87,14 @@ pub struct Provider {
     pub capabilities: Vec<String>,
 }
 
+impl Provider {
+    /// The site that serves the domain of an address.
+    pub fn site_of(&self, address: &str) -> Option<&Site> {
+        let (_, domain) = address.rsplit_once('@')?;
+        self.site.iter().find(|site| site.domains.iter().any(|name| name.eq_ignore_ascii_case(domain)))
+    }
+}
+
 fn everything() -> Vec<String> {
     ["PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES", "SIZE 52428800"]
         .map(str::to_owned)
@@ -102,9 +110,77 @@ pub struct Site {
     /// What DNS says about the domains.
     #[serde(default)]
     pub names: NamesMood,
+    /// The domains' MTA-STS policy (RFC 8461), if they have one.
+    #[serde(default)]
+    pub policy: Option<StsPolicy>,
     /// The hosts.
     #[serde(default)]
     pub host: Vec<Host>,
+}
+
+impl Site {
+    /// Whether a sender that keeps to DANE and MTA-STS, as far as it says so, may hand mail to a host of the site.
+    pub fn may_receive(&self, host: &str, dane: bool, mta_sts: bool) -> bool {
+        let Some(host) = self.host.iter().find(|known| known.name == host) else { return false };
+        match host.tlsa {
+            Tlsa::OtherKey if dane => return false,
+            // All of the simulated DNS is signed, so the records say enough (RFC 8461 §2).
+            Tlsa::Matching if dane => return true,
+            _ => {}
+        }
+        let Some(policy) = self.policy.as_ref().filter(|policy| mta_sts && policy.mode == StsMode::Enforce) else {
+            return true;
+        };
+        host.certificate == Certificate::Trusted && policy.allows(&host.name)
+    }
+
+    /// Whether mail to a host of the site needs TLS.
+    pub fn needs_tls(&self, host: &str, dane: bool, mta_sts: bool) -> bool {
+        let has_records = self.host.iter().any(|known| known.name == host && known.tlsa != Tlsa::None);
+        let enforces = self.policy.as_ref().is_some_and(|policy| policy.mode == StsMode::Enforce);
+        (dane && has_records) || (mta_sts && enforces)
+    }
+}
+
+/// The MTA-STS policy of a site's domains.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct StsPolicy {
+    /// What it demands.
+    #[serde(default)]
+    pub mode: StsMode,
+    /// Hosts that it names; `*.` stands for one label.
+    pub mx: Vec<String>,
+}
+
+impl StsPolicy {
+    /// The file that the domains publish (RFC 8461 §3.2).
+    pub fn text(&self) -> String {
+        let mode = match self.mode {
+            StsMode::Enforce => "enforce",
+            StsMode::Testing => "testing",
+        };
+        let hosts: String = self.mx.iter().map(|host| format!("mx: {host}\r\n")).collect();
+        format!("version: STSv1\r\nmode: {mode}\r\n{hosts}max_age: 86400\r\n")
+    }
+
+    fn allows(&self, host: &str) -> bool {
+        self.mx.iter().any(|pattern| match pattern.strip_prefix("*.") {
+            Some(parent) => host.split_once('.').is_some_and(|(_, rest)| rest == parent),
+            None => pattern == host,
+        })
+    }
+}
+
+/// What a policy demands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum StsMode {
+    /// Mail must not go elsewhere, nor unprotected.
+    #[default]
+    Enforce,
+    /// Nothing but reports.
+    Testing,
 }
 
 /// What DNS says about a site's domains.
@@ -144,6 +220,22 @@ pub struct Host {
     /// Nothing listens there.
     #[serde(default)]
     pub dead: bool,
+    /// TLSA records (RFC 7672).
+    #[serde(default)]
+    pub tlsa: Tlsa,
+}
+
+/// TLSA records of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tlsa {
+    /// It has none.
+    #[default]
+    None,
+    /// `3 1 1` of its own key.
+    Matching,
+    /// `3 1 1` of a key that it does not have.
+    OtherKey,
 }
 
 fn ten() -> u16 {
@@ -209,6 +301,12 @@ pub struct Mood {
     pub lost_reply: f64,
     /// Attempts refused after the data as unwanted.
     pub rejected_content: f64,
+    /// Recipients that are accepted and then sent back with a report that nobody has the address (RFC 3464).
+    pub bounce_later: f64,
+    /// Recipients that call the mail spam, which their provider reports (RFC 5965).
+    pub complain: f64,
+    /// Recipients whose mailbox answers by itself (RFC 3834).
+    pub auto_reply: f64,
     /// Wait before the greeting, never divided.
     pub slow_greeting: units::Duration,
     /// Wait before each reply to RCPT and to the data, never divided.
@@ -230,6 +328,9 @@ impl Default for Mood {
             drop_in_data: 0.0,
             lost_reply: 0.0,
             rejected_content: 0.0,
+            bounce_later: 0.0,
+            complain: 0.0,
+            auto_reply: 0.0,
             slow_greeting: units::Duration::ZERO,
             slow_reply: units::Duration::ZERO,
             unknown_source_wait: units::Duration::ZERO,
@@ -334,6 +435,31 @@ mod tests {
                 assert!(kinds.contains(&text[..1]), "{}: {text:?}", provider.name);
             }
         }
+    }
+
+    #[test]
+    fn nobody_may_deliver_to_impostors_and_everybody_elsewhere() {
+        for provider in RuleBook::shipped().unwrap().provider {
+            for site in &provider.site {
+                for host in &site.host {
+                    let impostor = provider.name == "impostors";
+                    assert_eq!(site.may_receive(&host.name, true, true), !impostor, "{}", host.name);
+                    assert!(site.may_receive(&host.name, false, false));
+                    assert!(!impostor || site.needs_tls(&host.name, true, true));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_policy_reads_as_rfc_8461_writes_it_and_its_star_is_one_label() {
+        let policy = StsPolicy { mode: StsMode::Testing, mx: vec!["mx.a.test".to_owned(), "*.b.test".to_owned()] };
+        assert_eq!(
+            policy.text(),
+            "version: STSv1\r\nmode: testing\r\nmx: mx.a.test\r\nmx: *.b.test\r\nmax_age: 86400\r\n"
+        );
+        assert!(policy.allows("mx.a.test") && policy.allows("one.b.test"));
+        assert!(!policy.allows("b.test") && !policy.allows("two.one.b.test") && !policy.allows("x.mx.a.test"));
     }
 
     #[test]

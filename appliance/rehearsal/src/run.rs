@@ -11,12 +11,14 @@ use postkeep_configuration::Configuration;
 
 use crate::Error;
 use crate::account::Handed;
-use crate::campaign::Plan;
+use crate::campaign::{Campaign, Plan};
 use crate::client::Submission;
 use crate::daemon::{self, Daemon};
 use crate::derive::{Ready, prepare};
-use crate::inject::inject;
+use crate::http::HttpDoor;
+use crate::inject::{Doors, inject};
 use crate::internet::{Internet, InternetOptions};
+use crate::learnt::{self, CameBack};
 use crate::progress::Watching;
 use crate::rulebook::RuleBook;
 use crate::scratch::Scratch;
@@ -78,6 +80,8 @@ impl Options {
 pub struct Addresses {
     /// Submission, with user and password.
     pub submission: Submission,
+    /// The HTTP door, with a token.
+    pub http: HttpDoor,
     /// PEM file of the authority that signed the submission listener's certificate.
     pub authority: PathBuf,
     /// The simulated DNS, UDP and TCP.
@@ -108,6 +112,8 @@ impl std::fmt::Display for Addresses {
         if let Some((user, password)) = &self.submission.credential {
             writeln!(out, "user        {user}\npassword    {password}")?;
         }
+        writeln!(out, "HTTP        https://{} (certificate for {})", self.http.address, self.http.host)?;
+        writeln!(out, "token       {}", self.http.token)?;
         writeln!(out, "authority   {}", self.authority.display())?;
         writeln!(out, "control     {}", self.control.display())?;
         if let Some(metrics) = self.metrics {
@@ -134,6 +140,16 @@ struct Stage {
     scratch: Scratch,
 }
 
+impl Stage {
+    fn doors(&self) -> Doors {
+        Doors {
+            submission: self.ready.submission.clone(),
+            http: self.ready.http.clone(),
+            stream_header: self.configuration.intake.stream_header.as_str().into(),
+        }
+    }
+}
+
 /// Rehearses a configuration and says how it fared. Broken promises are in the summary, not in the error.
 pub async fn rehearse(options: Options) -> Result<Summary, Error> {
     let mut stage = set_up(&options).await?;
@@ -148,6 +164,7 @@ struct Rehearsed {
     handed: Arc<Mutex<Handed>>,
     watch: Watch,
     submitted: Duration,
+    came_back: CameBack,
 }
 
 impl Rehearsed {
@@ -158,7 +175,13 @@ impl Rehearsed {
         // Time for anything that comes too late or twice.
         tokio::time::sleep(Duration::from_millis(500)).await;
         watch.progress.end();
-        Ok(Self { handed, watch, submitted: submitted? })
+        let submitted = submitted?;
+        let (mut came_back, suppressed) =
+            learnt::learn(&stage.internet, &stage.ready.control, &stage.configuration).await?;
+        let first = Campaign::new(plan(options, stage), &stage.book);
+        let again = learnt::second_wave(first, options.seed, &suppressed);
+        learnt::send_again(&mut came_back, again, stage.doors(), &stage.internet, &mut watch).await?;
+        Ok(Self { handed, watch, submitted, came_back })
     }
 
     async fn summary(
@@ -171,7 +194,7 @@ impl Rehearsed {
         internet.verifier().settle().await;
         self.watch.read();
         let handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut summary = sum_up(internet, configuration, &handed, &mut self.watch);
+        let mut summary = sum_up(internet, configuration, &handed, &mut self.watch, self.came_back.clone());
         summary.notes = notes;
         summary.seed = options.seed;
         summary.hurry = options.hurry;
@@ -189,9 +212,8 @@ async fn campaign(
     started: Instant,
 ) -> Result<Duration, Error> {
     let mut submission = Box::pin(inject(
-        plan(options, stage),
-        stage.book.clone(),
-        stage.ready.submission.clone(),
+        Campaign::new(plan(options, stage), &stage.book),
+        stage.doors(),
         options.connections,
         Arc::clone(handed),
     ));
@@ -259,6 +281,7 @@ pub async fn serve(options: Options, mut tell: impl FnMut(News<'_>)) -> Result<(
     let mut stage = set_up(&options).await?;
     tell(News::Up(&Addresses {
         submission: stage.ready.submission.clone(),
+        http: stage.ready.http.clone(),
         authority: stage.scratch.path.join("authority.pem"),
         names: stage.internet.names(),
         port: stage.internet.port(),
@@ -326,7 +349,7 @@ async fn set_up(options: &Options) -> Result<Stage, Error> {
             "{domain} is a domain of the rehearsal's rule book; it cannot be the sender's"
         )));
     }
-    let internet = Internet::start(InternetOptions {
+    let mut internet = Internet::start(InternetOptions {
         seed: options.seed,
         book: book.clone(),
         hurry: options.hurry,
@@ -337,6 +360,7 @@ async fn set_up(options: &Options) -> Result<Stage, Error> {
     })
     .await?;
     let ready = prepared.connect(&internet)?;
+    internet.open_comebacks(ready.comebacks.clone());
     let daemon = Daemon::start(&binary, &ready.file, &scratch.path).await?;
     Ok(Stage {
         internet,

@@ -8,6 +8,7 @@ use postkeep_configuration::{Configuration, OutboundTls};
 use crate::account::{Accepted, Account, Fate, Handed};
 use crate::internet::Internet;
 use crate::judge::Promise;
+use crate::learnt::CameBack;
 use crate::mailbox::Reason;
 use crate::rulebook::{NamesMood, Provider};
 use crate::summary::{Counts, Dkim, ProviderSummary, Summary};
@@ -20,6 +21,7 @@ pub(crate) fn sum_up(
     configuration: &Configuration,
     handed: &Handed,
     watch: &mut Watch,
+    came_back: CameBack,
 ) -> Summary {
     let (account, converted, mut samples) = internet.with_ledger(|ledger| {
         watch.reports.update(ledger);
@@ -30,6 +32,7 @@ pub(crate) fn sum_up(
     });
     let mut summary = Summary {
         messages: handed.messages(),
+        messages_by_http: handed.by_http(),
         refused: handed.refused(),
         uncertain: handed.uncertain(),
         deferred: watch.records.deferrals(),
@@ -42,6 +45,9 @@ pub(crate) fn sum_up(
     };
     samples.extend(account.unexpected.iter().take(5).map(|(_, text)| text.clone()));
     samples.extend(account.unjustified_named.iter().take(5).cloned());
+    let unprotected = unprotected(internet, configuration);
+    samples.extend(unprotected.values().flatten().take(5).cloned());
+    samples.extend(came_back.samples.iter().cloned());
     samples.extend(internet.verifier().samples().into_iter().take(5));
     samples
         .extend(account.open.iter().take(5).map(|recipient| format!("{recipient} has no end and was never deferred")));
@@ -55,7 +61,8 @@ pub(crate) fn sum_up(
     summary.samples = samples;
     let home = internet.home();
     for (place, rules) in internet.providers().iter().enumerate() {
-        let part = part(internet, &account, watch, place, rules);
+        let mut part = part(internet, &account, watch, place, rules);
+        part.counts.policy_violations = unprotected.get(&place).map_or(0, |list| list.len() as u64);
         if let Some(faults) = part.reasons.get(&Reason::ProtocolFault) {
             summary.protocol_faults += faults;
         }
@@ -80,7 +87,11 @@ pub(crate) fn sum_up(
         ed25519: signatures.ed25519,
     };
     summary.violations = internet.with_judge(|judge| judge.violations().to_vec());
-    summary.kept = summary.counts.kept();
+    summary.tls.policies = watch.records.policies().clone();
+    summary.tls.held_back = watch.records.held_back();
+    summary.tls.policies_fetched = internet.policies_fetched();
+    summary.kept = summary.counts.kept() && came_back.kept();
+    summary.came_back = came_back;
     let promises: BTreeMap<usize, Promise> = internet
         .with_judge(|judge| (0..home).filter_map(|place| Some((place, judge.promise(place)?.clone()))).collect());
     let findings: Vec<Finding<'_>> = internet
@@ -122,6 +133,7 @@ fn part(internet: &Internet, account: &Account, watch: &Watch, place: usize, rul
             unavoidable_duplicates: duplicates.unavoidable,
             limit_violations: tally.violations,
             dkim_failures: internet.signatures(place).failed,
+            policy_violations: 0,
             corrupted: internet.with_ledger(|ledger| ledger.corrupted_at(place)) + unexpected,
         },
         deferred: deferrals(rules, &watch.records),
@@ -147,6 +159,33 @@ fn add(sum: &mut Counts, part: &Counts) {
     sum.limit_violations += part.limit_violations;
     sum.dkim_failures += part.dkim_failures;
     sum.corrupted += part.corrupted;
+    sum.policy_violations += part.policy_violations;
+}
+
+/// Deliveries that DANE or MTA-STS forbids, by provider, each as a sentence.
+fn unprotected(internet: &Internet, configuration: &Configuration) -> BTreeMap<usize, Vec<String>> {
+    let (dane, mta_sts) = (configuration.delivery.dane, configuration.mta_sts.enabled);
+    let mut found: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    internet.with_ledger(|ledger| {
+        for (id, recipient, acceptances) in ledger.all() {
+            for acceptance in acceptances {
+                let Some(site) =
+                    internet.providers().get(acceptance.provider).and_then(|rules| rules.site_of(recipient))
+                else {
+                    continue;
+                };
+                let forbidden = !site.may_receive(&acceptance.host, dane, mta_sts);
+                if forbidden || (!acceptance.tls && site.needs_tls(&acceptance.host, dane, mta_sts)) {
+                    let how = if acceptance.tls { "by TLS" } else { "in the clear" };
+                    found.entry(acceptance.provider).or_default().push(format!(
+                        "message {id} for {recipient} was given to {} {how}, against DANE or MTA-STS",
+                        acceptance.host
+                    ));
+                }
+            }
+        }
+    });
+    found
 }
 
 /// Octets that headers and signatures may add on the way.
@@ -161,8 +200,7 @@ fn justified(internet: &Internet, accepted: &Accepted) -> bool {
         return true;
     }
     let Some(rules) = internet.providers().get(accepted.provider) else { return true };
-    let domain = accepted.recipient.rsplit_once('@').map_or("", |(_, domain)| domain);
-    let site = rules.site.iter().find(|site| site.domains.iter().any(|name| name.eq_ignore_ascii_case(domain)));
+    let site = rules.site_of(&accepted.recipient);
     if site.is_none_or(|site| matches!(site.names, NamesMood::NullMx | NamesMood::NoSuchDomain)) {
         return true;
     }

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::judge::Violation;
+use crate::learnt::CameBack;
 use crate::mailbox::Reason;
 
 /// Counts of recipients and broken promises.
@@ -35,6 +36,8 @@ pub struct Counts {
     pub dkim_failures: u64,
     /// Messages that arrived altered, unasked for, or against what the sender was told.
     pub corrupted: u64,
+    /// Deliveries where DANE or MTA-STS forbids them: to the wrong host, or in the clear.
+    pub policy_violations: u64,
 }
 
 impl Counts {
@@ -46,11 +49,12 @@ impl Counts {
             && self.limit_violations == 0
             && self.dkim_failures == 0
             && self.corrupted == 0
+            && self.policy_violations == 0
     }
 }
 
 /// How connections and messages were protected.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Tls {
     /// Handshakes that worked.
     pub sessions: u64,
@@ -60,6 +64,12 @@ pub struct Tls {
     pub deliveries: u64,
     /// Deliveries in the clear.
     pub clear_deliveries: u64,
+    /// Deliveries by `tls.policy` of the product's records; `clear`: without TLS.
+    pub policies: BTreeMap<String, u64>,
+    /// Recipients whose mail was put off because it could not be protected as DANE or MTA-STS demands.
+    pub held_back: u64,
+    /// MTA-STS policies that were fetched.
+    pub policies_fetched: u64,
 }
 
 /// Signatures looked at.
@@ -107,6 +117,8 @@ pub struct Summary {
     pub counts: Counts,
     /// Messages accepted at submission.
     pub messages: u64,
+    /// Of those: handed over by HTTP, the others by SMTP.
+    pub messages_by_http: u64,
     /// Recipients refused at submission.
     pub refused: u64,
     /// Recipients handed over without an answer.
@@ -125,6 +137,8 @@ pub struct Summary {
     pub tls: Tls,
     /// Signatures.
     pub dkim: Dkim,
+    /// What came back and was learnt.
+    pub came_back: CameBack,
     /// Questions that the simulated DNS was asked.
     pub dns_questions: u64,
     /// Length of the rehearsal, from the first submission to the last delivery.
@@ -184,8 +198,14 @@ impl fmt::Display for Summary {
         let rate = self.counts.delivered as f64 / self.seconds.max(0.001);
         writeln!(
             out,
-            "\n{} recipients in {} messages, seed {}, {:.1} s (submitted in {:.1} s), {rate:.0} deliveries/s over all",
-            self.counts.accepted, self.messages, self.seed, self.seconds, self.submission_seconds
+            "\n{} recipients in {} messages ({} by SMTP, {} by HTTP), seed {}, {:.1} s (submitted in {:.1} s), {rate:.0} deliveries/s over all",
+            self.counts.accepted,
+            self.messages,
+            self.messages - self.messages_by_http,
+            self.messages_by_http,
+            self.seed,
+            self.seconds,
+            self.submission_seconds
         )?;
         writeln!(
             out,
@@ -198,6 +218,14 @@ impl fmt::Display for Summary {
             self.tls.deliveries + self.tls.clear_deliveries,
             self.tls.failed_handshakes
         )?;
+        let policies: Vec<String> = self.tls.policies.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        writeln!(
+            out,
+            "held to: {}; {} recipients held back by DANE or MTA-STS",
+            policies.join(", "),
+            self.tls.held_back
+        )?;
+        came_back(out, &self.came_back)?;
         if self.refused + self.uncertain > 0 {
             writeln!(out, "at submission: {} recipients refused, {} without an answer", self.refused, self.uncertain)?;
         }
@@ -216,7 +244,7 @@ impl fmt::Display for Summary {
         let counts = &self.counts;
         writeln!(
             out,
-            "\n{}: {} unaccounted, {} returned without a reason, {} duplicates ({} more that SMTP cannot avoid), {} limits broken, {} bad signatures, {} corrupted",
+            "\n{}: {} unaccounted, {} returned without a reason, {} duplicates ({} more that SMTP cannot avoid), {} limits broken, {} bad signatures, {} corrupted, {} against a policy, {} not learnt, {} written to all the same",
             if self.kept { "Every promise was kept" } else { "A promise was broken" },
             counts.unaccounted,
             counts.unjustified_bounces,
@@ -224,9 +252,32 @@ impl fmt::Display for Summary {
             counts.unavoidable_duplicates,
             counts.limit_violations,
             counts.dkim_failures,
-            counts.corrupted
+            counts.corrupted,
+            counts.policy_violations,
+            self.came_back.not_learnt + self.came_back.refused + self.came_back.wrongly_suppressed,
+            self.came_back.second_wave - self.came_back.second_wave_suppressed.min(self.came_back.second_wave)
         )
     }
+}
+
+fn came_back(out: &mut fmt::Formatter<'_>, back: &CameBack) -> fmt::Result {
+    writeln!(
+        out,
+        "came back: {} bounces, {} complaints, {} automatic replies, {} not taken",
+        back.bounces, back.complaints, back.auto_replies, back.refused
+    )?;
+    let reasons: Vec<String> = back.suppressions.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    writeln!(
+        out,
+        "suppressions learnt: {} of {} bounces, {} of {} complaints; the list has {}; second wave: {} of {} suppressed",
+        back.learnt_bounces,
+        back.bounces,
+        back.learnt_complaints,
+        back.complaints,
+        if reasons.is_empty() { "nothing".to_owned() } else { reasons.join(", ") },
+        back.second_wave_suppressed,
+        back.second_wave
+    )
 }
 
 fn row(
@@ -242,7 +293,8 @@ fn row(
         + counts.dkim_failures
         + counts.corrupted
         + counts.unaccounted
-        + counts.unjustified_bounces;
+        + counts.unjustified_bounces
+        + counts.policy_violations;
     write!(out, "{name:<12}")?;
     for number in [
         counts.accepted,

@@ -58,6 +58,23 @@ pub fn verdict(summary: &Summary, findings: &[Finding<'_>]) -> Vec<String> {
     if counts.corrupted > 0 {
         sentences.push(format!("{} messages arrived altered or where they should not", counts.corrupted));
     }
+    if counts.policy_violations > 0 {
+        sentences.push(format!("{} deliveries broke DANE or MTA-STS", counts.policy_violations));
+    }
+    let back = &summary.came_back;
+    if back.refused + back.not_learnt + back.wrongly_suppressed > 0 {
+        sentences.push(format!(
+            "of what came back {} were not taken and {} not learnt; {} recipients were suppressed for an automatic reply",
+            back.refused, back.not_learnt, back.wrongly_suppressed
+        ));
+    }
+    if back.second_wave_suppressed < back.second_wave || back.second_wave_delivered > 0 {
+        sentences.push(format!(
+            "{} recipients who bounced or complained were written to again, {} of them reached",
+            back.second_wave.saturating_sub(back.second_wave_suppressed),
+            back.second_wave_delivered
+        ));
+    }
     for finding in findings {
         about(finding, &mut sentences);
     }

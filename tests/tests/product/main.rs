@@ -19,6 +19,7 @@ mod obstacles;
 mod powermta;
 mod protection;
 mod queue;
+mod rehearsal;
 mod reload;
 mod replies;
 mod reports;

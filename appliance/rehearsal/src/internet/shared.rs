@@ -11,6 +11,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::comeback::Comebacks;
 use crate::judge::{Judge, LaneKey};
 use crate::ledger::{Ledger, Receipt};
 use crate::mailbox::{Mailboxes, Moment};
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(super) verifier: Verifier,
     pub(super) sources: HashMap<IpAddr, String>,
     pub(super) next: AtomicU64,
+    pub(super) comebacks: Comebacks,
 }
 
 /// Who is connected, and the judge who counts them.
@@ -123,6 +125,12 @@ impl Shared {
 
     pub(crate) async fn verify(&self, provider: usize, message: Bytes) {
         self.verifier.submit(provider, message).await;
+    }
+
+    /// A message was accepted and answered: some of its recipients send something back.
+    pub(crate) async fn come_back(&self, provider: usize, recipients: &[String], sender: &str, message: &[u8]) {
+        let Some(rules) = self.providers.get(provider) else { return };
+        self.comebacks.note(rules, recipients, sender, message).await;
     }
 
     pub(crate) fn replied(&self, receipts: &[Receipt]) {

@@ -24,6 +24,7 @@ pub struct Session {
 
 #[derive(Debug, Default)]
 struct Transaction {
+    sender: String,
     recipients: Vec<String>,
     commands: u32,
     drop_in_data: bool,
@@ -181,7 +182,7 @@ impl Session {
                 return if closes { answer.and(Then::Close) } else { answer };
             }
         }
-        self.mail = Some(Transaction::default());
+        self.mail = Some(Transaction { sender: address.to_owned(), ..Transaction::default() });
         Answer::say("250 2.1.0 Ok")
     }
 
@@ -307,7 +308,7 @@ impl Session {
     pub fn finish(&mut self, mailboxes: &mut Mailboxes, size: usize) -> Final {
         let rules = Arc::clone(&mailboxes.rules);
         let delay = rules.mood.slow_reply.as_std();
-        let refuse = |answer| Final { answer, accepted: Vec::new() };
+        let refuse = |answer| Final { answer, sender: String::new(), accepted: Vec::new() };
         let Some(mail) = self.mail.take() else {
             return refuse(Answer::say("503 5.5.1 Need MAIL first"));
         };
@@ -327,9 +328,9 @@ impl Session {
         if mail.lost_reply {
             mailboxes.count(Reason::LostReply, "accepted, connection dropped before the reply");
             let answer = Answer { reply: None, delay: Duration::ZERO, then: Then::Drop };
-            return Final { answer, accepted: mail.recipients };
+            return Final { answer, sender: mail.sender, accepted: mail.recipients };
         }
         let text = fill(&rules.replies.accepted, &self.host.name, self.source, "");
-        Final { answer: Answer::say(text).after(delay), accepted: mail.recipients }
+        Final { answer: Answer::say(text).after(delay), sender: mail.sender, accepted: mail.recipients }
     }
 }

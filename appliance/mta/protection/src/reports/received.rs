@@ -113,7 +113,8 @@ fn json_report(octets: &[u8]) -> Result<Received, ReceivedError> {
             }
         }
     }
-    serde_json::from_value(report).map(Received).map_err(unreadable)
+    let json = serde_json::to_vec(&report).map_err(unreadable)?;
+    TlsReport::parse_json(&json).map(Received).map_err(|error| ReceivedError::Unreadable(in_words(error)))
 }
 
 fn in_words(error: mail_auth::report::Error) -> String {

@@ -165,18 +165,6 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
                 continue;
             }
         };
-        if let Some(cached) = demand.policy.as_deref().filter(|cached| !cached.policy.allows(&host.name)) {
-            let detail = protection::not_allowed(cached, &host.name);
-            // With DNSSEC for the MX records and TLSA records of the host, DANE says more than the policy.
-            let may_be_dane = batch.route.secure && configuration.delivery.dane && addresses.secure;
-            if !may_be_dane {
-                engine.count_failure(&demand, None, host, ResultType::ValidationFailure, &detail);
-                if demand.enforced().is_some() {
-                    obstacles.policy.get_or_insert((detail, Journey::default()));
-                    continue;
-                }
-            }
-        }
         let tlsa = match engine.tlsa_of(&resolver, &configuration, host, &addresses, tls).await {
             Ok(tlsa) => tlsa,
             Err(detail) => {
@@ -193,11 +181,17 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
             demand.indifferent = engine.is_indifferent(batch).await;
         }
         let tlsa = tlsa.filter(|_| !demand.indifferent);
-        let is_dane = tlsa.as_ref().is_some_and(|tlsa| tlsa.records.iter().any(postkeep_delivery::Tlsa::is_usable));
-        if let Some(cached) = demand.enforced().filter(|cached| !is_dane && !cached.policy.allows(&host.name)) {
+        // With DNSSEC for the MX records and TLSA records of the host that can be used, DANE says more than the policy
+        // (RFC 8461 §2); with DNSSEC for the MX records alone, the policy stands.
+        let is_dane = batch.route.secure
+            && tlsa.as_ref().is_some_and(|tlsa| tlsa.records.iter().any(postkeep_delivery::Tlsa::is_usable));
+        if let Some(cached) = demand.policy.as_deref().filter(|cached| !is_dane && !cached.policy.allows(&host.name)) {
             let detail = protection::not_allowed(cached, &host.name);
-            obstacles.policy.get_or_insert((detail, Journey::default()));
-            continue;
+            engine.count_failure(&demand, tlsa.as_ref(), host, ResultType::ValidationFailure, &detail);
+            if demand.enforced().is_some() {
+                obstacles.policy.get_or_insert((detail, Journey::default()));
+                continue;
+            }
         }
         let mut tries_here = 0;
         let mut failed_here = None;
