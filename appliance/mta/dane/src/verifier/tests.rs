@@ -111,7 +111,7 @@ fn garbage_is_rejected_and_does_no_harm() {
     assert!(verifier.verify(std::slice::from_ref(&record), &[], &[&chain.leaf]).is_err());
     assert!(verifier.verify(std::slice::from_ref(&record), &["a\0b"], &[&chain.leaf]).is_err());
     let garbage = Tlsa { usage: 2, selector: 0, matching: 0, data: vec![0x30; 40].into() };
-    assert!(verifier.verify(&[garbage.clone()], &names, &[&chain.leaf]).is_err());
+    assert!(verifier.verify(std::slice::from_ref(&garbage), &names, &[&chain.leaf]).is_err());
     assert!(verifier.verify(&[garbage, record], &names, &[&chain.leaf]).is_ok(), "the good one counts");
     assert!(verifier.verify(&[], &names, &[&chain.leaf]).is_err());
 }
