@@ -14,7 +14,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use postkeep_intake::Gatekeeper;
+use postkeep_intake::{Click, Gatekeeper};
 
 use crate::door::Shared;
 use crate::messages::Client;
@@ -67,8 +67,12 @@ pub(crate) async fn unsubscribe<G: Gatekeeper>(
     // In a task of its own: a client that hangs up does not take back what it asked for.
     let done = tokio::spawn(async move { shared.gatekeeper.unsubscribe(&token, client.address).await });
     match done.await {
-        Ok(Ok(true)) => page(StatusCode::OK, "Unsubscribed", "<p>You will get no more mail of this kind.</p>"),
-        Ok(Ok(false)) => unknown(),
+        Ok(Ok(Click::Done)) => page(StatusCode::OK, "Unsubscribed", "<p>You will get no more mail of this kind.</p>"),
+        Ok(Ok(Click::UnderWay)) => {
+            let text = "<p>You will get no more mail of this kind, but for one that is arriving at this moment.</p>";
+            page(StatusCode::ACCEPTED, "Unsubscribed", text)
+        }
+        Ok(Ok(Click::Unknown)) => unknown(),
         Ok(Err(_)) | Err(_) => {
             let text = "<p>This could not be kept just now. Please try again in a minute.</p>";
             let mut response = page(StatusCode::SERVICE_UNAVAILABLE, "Not unsubscribed", text);

@@ -102,6 +102,17 @@ pub struct Returned {
     pub eight_bit: bool,
 }
 
+/// What came of a click on a link of one-click unsubscribe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Click {
+    /// It is no link of the box's.
+    Unknown,
+    /// No more mail arrives.
+    Done,
+    /// No more mail is sent; one that is being delivered at this moment may still arrive.
+    UnderWay,
+}
+
 /// Something that a client was refused, with the reply that it got.
 #[derive(Debug, Clone, Copy)]
 pub struct Refused<'a> {
@@ -178,11 +189,10 @@ pub trait Gatekeeper: Send + Sync + 'static {
         false
     }
 
-    /// Carries out what a link of one-click unsubscribe stands for. Answers when it is durable; `false`: it is no
-    /// link of the box's.
-    fn unsubscribe(&self, token: &str, peer: SocketAddr) -> impl Future<Output = Result<bool, Reply>> + Send {
+    /// Carries out what a link of one-click unsubscribe stands for. Answers when it is durable.
+    fn unsubscribe(&self, token: &str, peer: SocketAddr) -> impl Future<Output = Result<Click, Reply>> + Send {
         let _ = (token, peer);
-        async { Ok(false) }
+        async { Ok(Click::Unknown) }
     }
 
     /// A client was refused; for records and counters. Must not block.

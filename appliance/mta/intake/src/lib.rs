@@ -15,6 +15,6 @@ mod tables;
 mod transport;
 
 pub use doors::{CloseSummary, Doors, DoorsError};
-pub use gatekeeper::{Gatekeeper, NotKept, Once, Refused, Returned, Submission, TlsSummary};
+pub use gatekeeper::{Click, Gatekeeper, NotKept, Once, Refused, Returned, Submission, TlsSummary};
 pub use postkeep_smtp::server::Stage;
 pub use tables::{TablesError, server_tls};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use postkeep_intake::{Gatekeeper, NotKept, Once, Refused, Returned, Submission};
+use postkeep_intake::{Click, Gatekeeper, NotKept, Once, Refused, Returned, Submission};
 use postkeep_smtp::Address;
 use postkeep_smtp::reply::Reply;
 use postkeep_spool::{MessageId, NewMessage, Operation, SubmitError, Ticket};
@@ -208,7 +208,7 @@ impl Gatekeeper for Engine {
         self.0.suppression.tokens().open_unsubscribe(token).is_some()
     }
 
-    async fn unsubscribe(&self, token: &str, peer: SocketAddr) -> Result<bool, Reply> {
+    async fn unsubscribe(&self, token: &str, peer: SocketAddr) -> Result<Click, Reply> {
         self.0.unsubscribe(token, peer).await
     }
 

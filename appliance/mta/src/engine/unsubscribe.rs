@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use postkeep_configuration::{OneClick as Policy, UnsubscribeScope};
+use postkeep_intake::Click;
 use postkeep_intake::admission::one_click::{self, ONE_CLICK};
 use postkeep_intake::admission::{OneClick, one_click::Pair};
 use postkeep_smtp::Reply;
@@ -110,8 +111,8 @@ impl Inner {
     }
 
     /// See [`postkeep_intake::Gatekeeper::unsubscribe`].
-    pub(super) async fn unsubscribe(&self, token: &str, peer: SocketAddr) -> Result<bool, Reply> {
-        let Some(mail) = self.suppression.tokens().open_unsubscribe(token) else { return Ok(false) };
+    pub(super) async fn unsubscribe(&self, token: &str, peer: SocketAddr) -> Result<Click, Reply> {
+        let Some(mail) = self.suppression.tokens().open_unsubscribe(token) else { return Ok(Click::Unknown) };
         // Links outlive the table that they came from.
         let scope = self.configuration.load().unsubscribe.as_ref().map(|settings| settings.scope).unwrap_or_default();
         let scope = match (scope, &mail.list) {
@@ -135,7 +136,7 @@ impl Inner {
         };
         let outcome = self.suppression.record(vec![step.clone()]).await.map_err(failed)?;
         // It is known now and changes nothing; only deliveries under way are waited for, and not for ever.
-        let _ = tokio::time::timeout(DELIVERIES_UNDER_WAY, self.suppression.change(vec![step])).await;
+        let waited = tokio::time::timeout(DELIVERIES_UNDER_WAY, self.suppression.change(vec![step])).await;
         if outcome.added > 0 {
             let scope = scope.to_string();
             self.records.write(
@@ -153,7 +154,7 @@ impl Inner {
             );
             self.metrics.outcome(Event::Unsubscribed, "", "", &mail.stream, 1);
         }
-        Ok(true)
+        Ok(if waited.is_ok() { Click::Done } else { Click::UnderWay })
     }
 }
 

@@ -259,3 +259,64 @@ pub(super) fn texts(records: &[Record]) -> Vec<Vec<u8>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use hickory_resolver::proto::op::Query;
+    use hickory_resolver::proto::rr::rdata::{A, CNAME, SOA};
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_str(text).unwrap()
+    }
+
+    fn record(owner: &str, data: RData, proof: Proof) -> Record {
+        let mut record = Record::from_rdata(name(owner), 60, data);
+        record.proof = proof;
+        record
+    }
+
+    fn address(owner: &str, proof: Proof) -> Record {
+        record(owner, RData::A(A::new(192, 0, 2, 1)), proof)
+    }
+
+    fn look(records: Vec<Record>) -> Result<Found, NetError> {
+        let asked = name("mx.example.");
+        let answer = Lookup::new_with_max_ttl(Query::query(asked.clone(), RecordType::A), records);
+        found(&answer, &asked, RecordType::A, true)
+    }
+
+    #[test]
+    fn records_of_another_name_are_no_answer_however_well_they_are_signed() {
+        assert!(look(vec![address("attacker.example.", Proof::Secure)]).is_err());
+        let both =
+            look(vec![address("attacker.example.", Proof::Secure), address("mx.example.", Proof::Insecure)]).unwrap();
+        assert_eq!((both.records.len(), both.secure), (1, false));
+        assert!(look(vec![address("MX.example.", Proof::Secure)]).unwrap().secure);
+    }
+
+    #[test]
+    fn an_alias_is_followed_and_counts_for_what_its_own_signature_is_worth() {
+        for (proof, secure) in [(Proof::Secure, true), (Proof::Insecure, false)] {
+            let alias = record("mx.example.", RData::CNAME(CNAME(name("host.example."))), proof);
+            let found = look(vec![alias, address("host.example.", Proof::Secure)]).unwrap();
+            assert_eq!((found.secure, found.alias), (secure, Some(name("host.example."))));
+        }
+        let circle = record("mx.example.", RData::CNAME(CNAME(name("mx.example."))), Proof::Secure);
+        assert!(look(vec![circle]).is_err());
+    }
+
+    #[test]
+    fn only_the_zone_of_a_name_can_say_that_the_name_is_not_signed() {
+        let start = |owner: &str, proof| {
+            let soa = SOA::new(name("ns.example."), name("hostmaster.example."), 1, 2, 3, 4, 5);
+            [record(owner, RData::SOA(soa), proof)]
+        };
+        assert!(is_unsigned(&start("example.", Proof::Insecure), &name("mx.example.")));
+        assert!(!is_unsigned(&start("attacker.test.", Proof::Insecure), &name("mx.example.")));
+        assert!(!is_unsigned(&start("example.", Proof::Bogus), &name("mx.example.")));
+    }
+}
