@@ -15,7 +15,7 @@ use std::time::Instant;
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use postkeep_configuration::{Configuration, DomainPattern};
-use postkeep_dane::Tlsa;
+use postkeep_dane::{Tlsa, Usable};
 use postkeep_smtp::reply::Reply;
 use thiserror::Error;
 
@@ -82,6 +82,13 @@ pub struct TlsaSet {
     pub records: Vec<Tlsa>,
     /// The TLSA base domain: the name that they stand at, less port and protocol (RFC 7672 §2.2.2).
     pub base: Box<str>,
+}
+
+impl TlsaSet {
+    /// Whether one of the records can vouch for a certificate.
+    pub fn authenticates(&self) -> bool {
+        Usable::of(&self.records) == Usable::Authenticated
+    }
 }
 
 /// Asks the DNS.

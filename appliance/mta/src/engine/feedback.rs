@@ -4,15 +4,14 @@
 //! return path that only this box makes, or a header of the returned mail. What strangers claim about other
 //! addresses is recorded and changes nothing.
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use postkeep_configuration::{Feedback, LearntScope};
 use postkeep_feedback::{Details, Finding, Kind, classify_with_details};
 use postkeep_intake::Returned;
 use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient, TlsRequest};
 use postkeep_smtp::{Address, Reply, header};
-use postkeep_spool::{MessageId, NewMessage, Operation};
-use postkeep_suppression::{Addition, LongToken, Origin, Reason, Scope, ShortToken, Standings, Step, Who};
+use postkeep_spool::MessageId;
+use postkeep_suppression::{Addition, LongToken, Origin, Reason, Scope, ShortToken, Step, Who};
 
 use super::Inner;
 use super::gatekeeper::refusal;
@@ -223,17 +222,7 @@ impl Inner {
             header_length: returned.header_length as u32,
             body_hash: None,
         };
-        let prefix = Bytes::from(prefix);
-        let accept = Operation::Accept(NewMessage {
-            id,
-            received: seconds(now),
-            metadata: metadata.encode(),
-            body: [prefix.clone(), returned.content.clone()],
-            recipients: 1,
-        });
-        self.spool.submit([accept]).await.map_err(|error| refusal(&error))?;
-        self.enqueue(Message::new(id, seconds(now), metadata, prefix, returned.content.clone()), &Standings::new());
-        Ok(())
+        self.keep_own(id, now, metadata, prefix.into(), returned.content.clone()).await.map_err(|error| refusal(&error))
     }
 
     fn write_feedback(

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use postkeep_intake::{Click, Gatekeeper, NotKept, Once, Refused, Returned, Submission};
 use postkeep_smtp::Address;
 use postkeep_smtp::reply::Reply;
 use postkeep_spool::{MessageId, NewMessage, Operation, SubmitError, Ticket};
+use postkeep_suppression::Standings;
 
-use super::Engine;
 use super::repeats::{self, Reserved};
 use super::unsubscribe::{self, Standing};
+use super::{Engine, Inner};
 use crate::clock::{self, Micros, seconds};
 use crate::message::Message;
 use crate::metadata::Metadata;
@@ -153,6 +155,29 @@ impl Engine {
             tokio::spawn(async move { engine.settle_suppressed(id, taken, &suppressed).await });
         }
         Ok(submission.id)
+    }
+}
+
+impl Inner {
+    /// Keeps a message of the box's own for one recipient, and queues it.
+    pub(super) async fn keep_own(
+        &self,
+        id: MessageId,
+        now: Micros,
+        metadata: Metadata,
+        prefix: Bytes,
+        content: Bytes,
+    ) -> Result<(), SubmitError> {
+        let accept = Operation::Accept(NewMessage {
+            id,
+            received: seconds(now),
+            metadata: metadata.encode(),
+            body: [prefix.clone(), content.clone()],
+            recipients: 1,
+        });
+        self.spool.submit([accept]).await?;
+        self.enqueue(Message::new(id, seconds(now), metadata, prefix, content), &Standings::new());
+        Ok(())
     }
 }
 

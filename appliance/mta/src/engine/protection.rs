@@ -15,6 +15,7 @@ use postkeep_protection::reports::{Applied, Failure, ResultType};
 use postkeep_protection::sts::{self, Answer, Cache, CachedPolicy, Mode, Policy, Standing, Store};
 use postkeep_smtp::envelope::TlsRequest;
 use postkeep_smtp::reply::Reply;
+use postkeep_spool::MessageId;
 use std::time::Duration;
 
 use super::Inner;
@@ -90,7 +91,15 @@ impl Inner {
 
     /// Whether the sender of a batch wants it delivered whatever TLS is like (`TLS-Required: No`, RFC 8689 §4.1).
     pub(super) async fn is_indifferent(&self, batch: &Batch) -> bool {
-        self.load(batch).await.is_ok_and(|message| message.metadata.envelope.tls == TlsRequest::NotRequired)
+        let message = match (&batch.message, batch.entries.first()) {
+            (Some(message), _) => Arc::clone(message),
+            (None, Some(entry)) => match self.read_without_body(MessageId(entry.message)).await {
+                Ok(message) => message,
+                Err(_) => return false,
+            },
+            (None, None) => return false,
+        };
+        message.metadata.envelope.tls == TlsRequest::NotRequired
     }
 
     /// The policy of a domain that counts now, as far as it has been learnt.

@@ -18,12 +18,9 @@ use postkeep_protection::https::Request;
 use postkeep_protection::reports::{self, Applied, Day, Document, Failure, Place, Sender};
 use postkeep_smtp::envelope::{BodyKind, Envelope, Recipient, TlsRequest};
 use postkeep_smtp::{Address, header};
-use postkeep_spool::{NewMessage, Operation};
-use postkeep_suppression::Standings;
 
 use super::Inner;
 use crate::clock::{self, seconds};
-use crate::message::Message;
 use crate::metadata::Metadata;
 
 /// Counts are written out, and reports that are due are sent, this often.
@@ -273,16 +270,7 @@ impl Inner {
             true => Bytes::from_static(b"TLS-Required: No\r\n"),
             false => Bytes::from(format!("TLS-Required: No\r\nDate: {date}\r\n")),
         };
-        let accept = Operation::Accept(NewMessage {
-            id,
-            received: seconds(now),
-            metadata: metadata.encode(),
-            body: [prefix.clone(), content.clone()],
-            recipients: 1,
-        });
-        self.spool.submit([accept]).await.map_err(|error| error.to_string())?;
-        self.enqueue(Message::new(id, seconds(now), metadata, prefix, content), &Standings::new());
-        Ok(())
+        self.keep_own(id, now, metadata, prefix, content).await.map_err(|error| error.to_string())
     }
 
     async fn post_report(&self, document: &Document, url: &str) -> Result<(), String> {

@@ -48,24 +48,33 @@ struct Demand {
     policy: Option<Arc<CachedPolicy>>,
     /// As configured.
     configured: OutboundTls,
-    /// The sender wants it delivered in any case.
-    indifferent: bool,
+    /// The sender wants it delivered in any case; `None`: nothing has depended on it yet.
+    indifferent: Option<bool>,
 }
 
 impl Demand {
     fn enforced(&self) -> Option<&CachedPolicy> {
-        self.policy.as_deref().filter(|cached| cached.policy.mode == Mode::Enforce && !self.indifferent)
+        self.policy.as_deref().filter(|cached| cached.policy.mode == Mode::Enforce && !self.skips_policies())
+    }
+
+    /// Whether policies are not looked at, as far as that is known.
+    fn skips_policies(&self) -> bool {
+        self.indifferent.unwrap_or(false)
+    }
+
+    /// Asks the message, once.
+    async fn is_indifferent(&mut self, engine: &Inner, batch: &Batch) -> bool {
+        match self.indifferent {
+            Some(known) => known,
+            None => *self.indifferent.insert(engine.is_indifferent(batch).await),
+        }
     }
 
     /// What is asked of the handshake with a host that has these TLSA records.
-    fn tls(&self, promise: Option<&Promise>) -> OutboundTls {
+    fn tls(&self, tlsa: Option<&TlsaSet>) -> OutboundTls {
         match self.enforced() {
             // The host's own records say more than an authority.
-            Some(_)
-                if promise.is_none_or(|promise| !promise.records.iter().any(postkeep_delivery::Tlsa::is_usable)) =>
-            {
-                OutboundTls::Verified
-            }
+            Some(_) if !tlsa.is_some_and(TlsaSet::authenticates) => OutboundTls::Verified,
             _ => self.configured,
         }
     }
@@ -140,9 +149,9 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
         .unwrap_or(configuration.delivery.tls);
     let domain = engine.domain_of(batch);
     let policy = if batch.route.fixed || tls == OutboundTls::None { None } else { engine.policy_of(&domain) };
-    let mut demand = Demand { domain, policy, configured: tls, indifferent: false };
+    let mut demand = Demand { domain, policy, configured: tls, indifferent: None };
     if demand.policy.is_some() {
-        demand.indifferent = engine.is_indifferent(batch).await;
+        demand.is_indifferent(engine, batch).await;
     }
     let resolver = engine.resolver.load_full();
     let connector = engine.connector.load_full();
@@ -169,22 +178,20 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
             Ok(tlsa) => tlsa,
             Err(detail) => {
                 engine.count_failure(&demand, None, host, ResultType::DnssecInvalid, &detail);
-                if !engine.is_indifferent(batch).await {
+                if !demand.is_indifferent(engine, batch).await {
                     obstacles.policy = Some((detail, Journey::default()));
                     continue;
                 }
-                demand.indifferent = true;
                 None
             }
         };
-        if tlsa.is_some() && !demand.indifferent {
-            demand.indifferent = engine.is_indifferent(batch).await;
-        }
-        let tlsa = tlsa.filter(|_| !demand.indifferent);
+        let tlsa = match tlsa {
+            Some(tlsa) if !demand.is_indifferent(engine, batch).await => Some(tlsa),
+            _ => None,
+        };
         // With DNSSEC for the MX records and TLSA records of the host that can be used, DANE says more than the policy
         // (RFC 8461 §2); with DNSSEC for the MX records alone, the policy stands.
-        let is_dane = batch.route.secure
-            && tlsa.as_ref().is_some_and(|tlsa| tlsa.records.iter().any(postkeep_delivery::Tlsa::is_usable));
+        let is_dane = batch.route.secure && tlsa.as_ref().is_some_and(TlsaSet::authenticates);
         if let Some(cached) = demand.policy.as_deref().filter(|cached| !is_dane && !cached.policy.allows(&host.name)) {
             let detail = protection::not_allowed(cached, &host.name);
             engine.count_failure(&demand, tlsa.as_ref(), host, ResultType::ValidationFailure, &detail);
@@ -291,7 +298,7 @@ async fn attempt(
             names: std::iter::once(tlsa.base.clone()).chain(further).collect(),
         })
     });
-    let tls = held.demand.tls(promise.as_deref());
+    let tls = held.demand.tls(held.tlsa);
     let provider = engine.provider(place.lane);
     let rules = provider.as_deref().and_then(|name| configuration.provider.get(name));
     let mut tls_fault = (tls == OutboundTls::Opportunistic && promise.is_none())
@@ -349,7 +356,7 @@ async fn connect(
         host: Some(target.host.as_str().into()),
         address: Some(target.address),
         configured: held.demand.configured,
-        indifferent: held.demand.indifferent,
+        indifferent: held.demand.skips_policies(),
         source_address: target.bind,
         started: clock::now(),
         ..Journey::default()
@@ -386,7 +393,7 @@ async fn connect(
                 }
                 _ => None,
             };
-            if let Some(cached) = demand.policy.as_deref().filter(|_| !demand.indifferent) {
+            if let Some(cached) = demand.policy.as_deref().filter(|_| !demand.skips_policies()) {
                 journey.protection = protection::by_policy(cached, &journey);
             }
             engine.count_session(&demand.domain, &applied, missed);
