@@ -4,7 +4,6 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,9 +12,7 @@ use hyper::Request;
 use hyper::header::{HOST, HeaderValue};
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -31,26 +28,10 @@ type Failure = Box<dyn StdError + Send + Sync>;
 pub(crate) struct Client(TlsConnector);
 
 impl Client {
-    /// Trusts the public roots, or those of a file instead.
+    /// Trusts the public roots and those of a file.
     pub(crate) fn new(extra_roots: Option<&Path>) -> Result<Self, String> {
-        let mut roots = RootCertStore::empty();
-        match extra_roots {
-            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            Some(path) => {
-                let failed = |error: String| format!("[acme] extra-roots: {}: {error}", path.display());
-                for root in CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))? {
-                    let root = root.map_err(|error| failed(error.to_string()))?;
-                    roots.add(root).map_err(|error| failed(error.to_string()))?;
-                }
-            }
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        let client = postkeep_trust::client(extra_roots).map_err(|error| format!("[acme] extra-roots: {error}"))?;
+        Ok(Self(TlsConnector::from(client)))
     }
 
     async fn ask(self, mut request: Request<BodyWrapper<Bytes>>) -> Result<BytesResponse, Failure> {

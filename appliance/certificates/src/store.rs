@@ -1,9 +1,9 @@
 //! What is kept in the folder of `[acme]`: the account, the certificate with its key in one file so that they always
 //! fit each other, and how renewal stands. Each file is replaced whole, after it is on the disk.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::renewal::Renewal;
@@ -79,22 +79,15 @@ impl Store {
         }
     }
 
-    /// Nobody sees half a file, not after a crash either.
     fn write(&self, name: &str, text: &str) -> Result<(), StoreError> {
-        let (path, half) = (self.folder.join(name), self.folder.join(format!("{name}.half")));
-        let written = || -> io::Result<()> {
-            let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&half)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&half, &path)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        written().map_err(|error| StoreError { path: path.clone(), error })
+        let path = self.folder.join(name);
+        postkeep_files::replace(&path, text.as_bytes()).map_err(|error| StoreError { path, error })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

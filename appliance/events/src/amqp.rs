@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use crate::cursor::Cursor;
 use crate::event::{Event, filled};
 use crate::runner::{Failure, Sink};
-use crate::{secret_line, tls};
+use crate::secret_line;
 
 /// How long the broker may take for a batch.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ impl Amqp {
             uri.authority.userinfo.password = secret_line(file)?;
         }
         let is_tls = uri.scheme == AMQPScheme::AMQPS;
-        let tls = is_tls.then(|| tls::configuration(settings.extra_roots.as_deref())).transpose()?;
+        let tls = is_tls.then(|| postkeep_trust::client(settings.extra_roots.as_deref())).transpose()?;
         let (exchange, routing_key) = (settings.exchange.clone(), settings.routing_key.clone());
         Ok(Self { uri, exchange, routing_key, tls, open: None })
     }

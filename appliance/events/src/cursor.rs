@@ -1,8 +1,7 @@
-//! How far a receiver of events has got, on disk: written beside, synced and renamed, so that a crash
-//! leaves the old place or the new one.
+//! How far a receiver of events has got, on disk: a crash leaves the old place or the new one.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -103,15 +102,7 @@ impl Cursor {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        let half = self.path.with_extension("half");
-        let mut file = File::create(&half)?;
-        file.write_all(&serde_json::to_vec(&self.saved)?)?;
-        file.sync_data()?;
-        fs::rename(&half, &self.path)?;
-        if let Some(folder) = self.path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
-        Ok(())
+        postkeep_files::replace(&self.path, &serde_json::to_vec(&self.saved)?)
     }
 }
 

@@ -16,7 +16,6 @@ mod privacy;
 mod reader;
 mod runner;
 mod status;
-mod tls;
 mod webhook;
 
 use std::io;

@@ -14,7 +14,7 @@ use rustls::ClientConfig;
 use crate::cursor::Cursor;
 use crate::event::{Event, filled};
 use crate::runner::{Failure, Sink};
-use crate::{secret_line, tls};
+use crate::secret_line;
 
 /// How long servers may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ impl Nats {
             subject: settings.subject.clone(),
             user: settings.user.clone(),
             password: settings.password.as_deref().map(secret_line).transpose()?,
-            tls: is_tls.then(|| tls::configuration(settings.extra_roots.as_deref())).transpose()?,
+            tls: is_tls.then(|| postkeep_trust::client(settings.extra_roots.as_deref())).transpose()?,
             context: None,
         })
     }

@@ -3,9 +3,8 @@
 //! Beside the fields that hold addresses, the receiver's words and what reports say are looked through,
 //! since they often repeat the address.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 
 use postkeep_configuration::LocalPart;
@@ -145,11 +144,7 @@ fn key(file: &Path) -> io::Result<[u8; 32]> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             fs::File::open("/dev/urandom")?.read_exact(&mut key)?;
-            let half = file.with_extension("half");
-            let mut new = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&half)?;
-            new.write_all(&key)?;
-            new.sync_all()?;
-            fs::rename(&half, file)?;
+            postkeep_files::replace(file, &key)?;
         }
         Err(error) => return Err(error),
     }

@@ -27,7 +27,6 @@ use tokio_rustls::TlsConnector;
 use crate::cursor::Cursor;
 use crate::event::Event;
 use crate::runner::{Failure, Sink};
-use crate::tls;
 
 /// Octets of an answer that are read.
 const ANSWER_LIMIT: usize = 64 * 1024;
@@ -56,7 +55,7 @@ impl Webhook {
         let is_https = uri.scheme_str() == Some("https");
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
-        let tls = is_https.then(|| tls::configuration(settings.extra_roots.as_deref())).transpose()?;
+        let tls = is_https.then(|| postkeep_trust::client(settings.extra_roots.as_deref())).transpose()?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret(&settings.secret)?);
         Ok(Self { uri, host, port, tls, key, timeout: settings.timeout.as_std(), connection: None })
     }

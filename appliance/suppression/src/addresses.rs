@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::change::Place;
 use crate::entry::Entry;
 use crate::journal::{self, Detail, Found, Position};
-use crate::list::{SECRET_FILE, write_new};
+use crate::list::SECRET_FILE;
 use crate::scopes::Scopes;
 use crate::seal::{Identity, SealError};
 
@@ -140,6 +140,6 @@ pub fn restore_secret(folder: &Path, identities: &[Identity]) -> Result<PathBuf,
     })?;
     let secret = known.ok_or(SealError::NotOurs)?;
     let path = folder.join(SECRET_FILE);
-    write_new(folder, &path, secret.octets())?;
+    postkeep_files::replace(&path, secret.octets())?;
     Ok(path)
 }

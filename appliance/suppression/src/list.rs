@@ -33,7 +33,6 @@ use crate::secret::{Key, Secret};
 use crate::token::Tokens;
 
 pub use opening::OpenError;
-pub(crate) use opening::write_new;
 use opening::{CatchUpError, catch_up, lock, put_aside, recipients, secret};
 
 /// Requests that may wait for the keeper; the next ones wait for a place.

@@ -26,7 +26,7 @@ pub struct Acme {
     #[serde(default = "directory")]
     #[schemars(extend("x-type" = "path"))]
     pub directory: PathBuf,
-    /// PEM file with the roots that the authority's own HTTPS is held against, for a private one; absent: the public ones.
+    /// PEM file with more roots that the authority's own HTTPS may be held against, for a private one.
     #[serde(default)]
     #[schemars(extend("x-type" = "path"))]
     pub extra_roots: Option<PathBuf>,

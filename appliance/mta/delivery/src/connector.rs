@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use postkeep_dane::Tlsa;
 use postkeep_smtp::capabilities::Capabilities;
 use postkeep_smtp::client::Stage;
 use postkeep_smtp::reply::Reply;
+use postkeep_trust::RootsError;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -158,13 +158,8 @@ impl OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectorError {
     /// The file of extra roots.
-    #[error("cannot read trusted roots from {path:?}: {why}; give a PEM file of CA certificates as extra-roots")]
-    ExtraRoots {
-        /// As configured.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
+    #[error("[delivery] extra-roots: {0}")]
+    ExtraRoots(#[from] RootsError),
     /// The TLS library.
     #[error("cannot set up TLS: {0}")]
     Tls(String),

@@ -12,11 +12,9 @@ use postkeep_dane::{Fault as DaneFault, Match, Usable, Verifier};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, ProtocolVersion, RootCertStore, SignatureScheme,
-    SupportedProtocolVersion,
+    CertificateError, ClientConfig, DigitallySignedStruct, ProtocolVersion, SignatureScheme, SupportedProtocolVersion,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -74,10 +72,7 @@ pub(crate) struct Tls {
 impl Tls {
     /// Loads the built-in roots of Mozilla and those in `extra_roots`, a PEM file.
     pub(crate) fn new(extra_roots: Option<&Path>) -> Result<Self, ConnectorError> {
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        if let Some(path) = extra_roots {
-            add_roots(&mut roots, path)?;
-        }
+        let roots = postkeep_trust::roots(extra_roots)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .build()
@@ -224,19 +219,6 @@ fn configuration(
         .with_no_client_auth();
     configuration.resumption = Resumption::in_memory_sessions(RESUMED_HOSTS);
     Ok(Arc::new(configuration))
-}
-
-fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), ConnectorError> {
-    let failed = |why: String| ConnectorError::ExtraRoots { path: path.to_owned(), why };
-    let before = roots.len();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))? {
-        let certificate = certificate.map_err(|error| failed(error.to_string()))?;
-        roots.add(certificate).map_err(|error| failed(error.to_string()))?;
-    }
-    if roots.len() == before {
-        return Err(failed("there is no certificate in it".to_owned()));
-    }
-    Ok(())
 }
 
 /// rustls calls the suites of TLS 1.3 `TLS13_…`; the registry does not.

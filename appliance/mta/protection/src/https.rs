@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,9 +10,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
+use postkeep_trust::RootsError;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -75,23 +73,9 @@ impl Client {
     /// Trusts Mozilla's roots and those of a PEM file.
     ///
     /// # Errors
-    /// The file, or TLS cannot be set up; in words.
-    pub fn new(extra_roots: Option<&Path>) -> Result<Self, String> {
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        if let Some(path) = extra_roots {
-            let failed =
-                |error: &dyn std::fmt::Display| format!("cannot read trusted roots from {}: {error}", path.display());
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))? {
-                roots.add(certificate.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
-            }
-        }
-        let configuration =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-                .with_safe_default_protocol_versions()
-                .map_err(|error| error.to_string())?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-        Ok(Self { tls: TlsConnector::from(Arc::new(configuration)) })
+    /// The file.
+    pub fn new(extra_roots: Option<&Path>) -> Result<Self, RootsError> {
+        Ok(Self { tls: TlsConnector::from(postkeep_trust::client(extra_roots)?) })
     }
 
     /// Asks, and gives the body of a `200` (or of any success, for POST).

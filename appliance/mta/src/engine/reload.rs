@@ -58,7 +58,7 @@ impl Parts {
             connector: Connector::new(&configuration.delivery).map_err(|error| ReloadError::Tls(error.to_string()))?,
             resolver: Resolver::new(configuration).map_err(|error| ReloadError::Resolver(error.to_string()))?,
             https: postkeep_protection::https::Client::new(configuration.delivery.extra_roots.as_deref())
-                .map_err(ReloadError::Tls)?,
+                .map_err(|error| ReloadError::Tls(error.to_string()))?,
         })
     }
 }

@@ -151,12 +151,7 @@ fn write(path: &Path, octets: &[u8]) -> io::Result<()> {
         // A reload may have asked for reports.
         fs::create_dir_all(folder)?;
     }
-    let new = path.with_extension("new");
-    let mut file = fs::File::create(&new)?;
-    io::Write::write_all(&mut file, octets)?;
-    file.sync_data()?;
-    fs::rename(&new, path)?;
-    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+    postkeep_files::replace(path, octets)
 }
 
 impl Inner {

@@ -1,7 +1,7 @@
 //! Opening the list: its files, and bringing the index to the end of the journal.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -84,7 +84,7 @@ pub(super) fn secret(folder: &Path, has_journal: bool) -> Result<Secret, OpenErr
         Err(error) if error.kind() == io::ErrorKind::NotFound && has_journal => Err(OpenError::NoSecret(path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             seal::random(&mut octets)?;
-            write_new(folder, &path, &octets).map_err(failed)?;
+            postkeep_files::replace(&path, &octets).map_err(failed)?;
             Ok(Secret::new(octets))
         }
         Err(error) => Err(failed(error)),
@@ -99,20 +99,10 @@ pub(super) fn recipients(folder: &Path, seal_to: &[String]) -> Result<Recipients
     let path = folder.join(IDENTITY_FILE);
     if !path.exists() {
         let identity = Identity::generate();
-        write_new(folder, &path, identity.to_file().as_bytes())
+        postkeep_files::replace(&path, identity.to_file().as_bytes())
             .map_err(|error| OpenError::Disk { path: path.clone(), error })?;
     }
     Ok(Recipients::of(&Identity::read(&path)?))
-}
-
-/// A small file that is there whole or not at all.
-pub(crate) fn write_new(folder: &Path, path: &Path, octets: &[u8]) -> io::Result<()> {
-    let half = path.with_extension("half");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
-    file.write_all(octets)?;
-    file.sync_all()?;
-    fs::rename(&half, path)?;
-    File::open(folder)?.sync_all()
 }
 
 /// The index goes out of the way; nothing is deleted that might be of use.

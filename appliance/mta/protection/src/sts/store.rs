@@ -1,7 +1,7 @@
 //! Policies on disk: one file for each domain, so that a restart does not forget whom mail must be protected to.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -67,12 +67,7 @@ impl Store {
             fetched: cached.fetched,
             policy: (&*cached.policy.text).into(),
         };
-        let new = path.with_extension("new");
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec(&kept)?)?;
-        file.sync_data()?;
-        fs::rename(&new, &path)?;
-        File::open(&self.folder)?.sync_all()
+        postkeep_files::replace(&path, &serde_json::to_vec(&kept)?)
     }
 
     /// Forgets a policy.
