@@ -92,17 +92,16 @@ pub struct Composition {
 impl Composition {
     /// Whether some part has a placeholder.
     pub fn has_placeholders(&self) -> bool {
-        self.texts().any(|text| has_any(text, self.style))
+        let names = self.to.iter().filter_map(|to| to.name.as_deref());
+        let bodies = [self.text.as_deref(), self.html.as_deref()];
+        let mut texts = self.header_texts().chain(names).chain(bodies.into_iter().flatten());
+        texts.any(|text| has_any(text, self.style))
     }
 
-    /// Every text that may hold placeholders.
-    fn texts(&self) -> impl Iterator<Item = &str> {
+    /// Every text of the header that may hold placeholders and is the same for all recipients.
+    fn header_texts(&self) -> impl Iterator<Item = &str> {
         let names = [&self.from].into_iter().chain(&self.reply_to).filter_map(|mailbox| mailbox.name.as_deref());
-        [Some(self.subject.as_str()), self.text.as_deref(), self.html.as_deref()]
-            .into_iter()
-            .flatten()
-            .chain(self.headers.iter().map(|(_, value)| value.as_str()))
-            .chain(names)
+        [self.subject.as_str()].into_iter().chain(self.headers.iter().map(|(_, value)| value.as_str())).chain(names)
     }
 
     /// The message for all recipients.
@@ -118,13 +117,17 @@ impl Composition {
         self.build(std::slice::from_ref(to), own, &format!("{}.{number}", self.message_id.0))
     }
 
-    /// Octets that the texts of one recipient's message have, and a proof that every placeholder has a value. Files
-    /// are the same for all and are not looked at.
-    pub(crate) fn length_for(&self, own: &Values) -> Result<usize, FillError> {
-        // As text: what is escaped or taken out for HTML and headers changes little, and nothing here.
-        self.texts().try_fold(0, |length, text| {
-            let filled = fill(text, As::Html, self.style, own, &self.values)?;
-            Ok(length + filled.len())
+    /// About how many octets the texts of one recipient's message have in a mail, and a proof that it can be built:
+    /// every text is filled as [`Self::message_for`] does it. Files are the same for all and are not looked at.
+    pub(crate) fn weight_for(&self, to: &Mailbox, own: &Values) -> Result<usize, FillError> {
+        let bodies = [(&self.text, As::Text), (&self.html, As::Html)];
+        let bodies = bodies.into_iter().filter_map(|(text, into)| Some((text.as_deref()?, into)));
+        let headers = self.header_texts().chain(to.name.as_deref()).map(|text| (text, As::Header));
+        headers.chain(bodies).try_fold(0, |sum, (text, into)| {
+            let filled = fill(text, into, self.style, own, &self.values)?;
+            // Quoted-printable makes three octets of one that is no ASCII.
+            let wide = filled.bytes().filter(|octet| !octet.is_ascii() || *octet == b'=').count();
+            Ok(sum + filled.len() + 2 * wide)
         })
     }
 

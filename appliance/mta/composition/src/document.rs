@@ -47,24 +47,24 @@ pub struct Document(Bytes);
 
 impl Document {
     /// Stores a composition for these recipients. The texts of every one are filled once, so that none
-    /// can fail later; the message of the one with the longest is given back with the document. Takes time for
+    /// can fail later; the message of the one with the largest is given back with the document. Takes time for
     /// many recipients: not for the threads of a runtime.
     ///
     /// # Errors
     /// A value is missing, or it is too large to be stored.
     pub fn new(composition: &Composition, recipients: &[Recipient]) -> Result<(Self, Vec<u8>), DocumentError> {
         let missing = |number, missing| DocumentError::Missing { number, missing };
-        let (mut longest, mut most) = (0, 0);
-        for (number, recipient) in recipients.iter().enumerate() {
-            let length = composition.length_for(&recipient.values).map_err(|name| missing(number, name))?;
-            if length > most {
-                (longest, most) = (number, length);
+        let (mut heaviest, mut most) = (0, 0);
+        for (number, one) in recipients.iter().enumerate() {
+            let weight = composition.weight_for(&one.mailbox, &one.values).map_err(|name| missing(number, name))?;
+            if weight > most {
+                (heaviest, most) = (number, weight);
             }
         }
-        let largest = match recipients.get(longest) {
+        let largest = match recipients.get(heaviest) {
             Some(one) => {
-                let message = composition.message_for(&one.mailbox, &one.values, longest);
-                message.map_err(|name| missing(longest, name))?
+                let message = composition.message_for(&one.mailbox, &one.values, heaviest);
+                message.map_err(|name| missing(heaviest, name))?
             }
             None => Vec::new(),
         };
@@ -175,10 +175,65 @@ mod tests {
         let mut recipients = recipients(3);
         recipients[1].values.clear();
         let error = Document::new(&composition(), &recipients).unwrap_err();
-        assert_eq!(error.to_string(), "recipient 1: there is no value for {{name}}");
+        assert_eq!(error.to_string(), "recipient 1: there is no value for the placeholder name");
+    }
+
+    #[test]
+    fn what_one_recipients_header_cannot_hold_is_found_though_others_have_more_text() {
+        let long = |length: usize| Values::from([("name".to_owned(), "x".repeat(length))]);
+        let with_name = |name: &str, values: Values| Recipient {
+            mailbox: Mailbox { name: Some(name.into()), address: "r@example.org".into() },
+            values,
+        };
+        let mut composition = composition();
+        composition.text = Some("{{body}}".into());
+        composition.values.insert("body".into(), String::new());
+        let heavy = {
+            let mut values = long(1);
+            values.insert("body".into(), "long ".repeat(10_000));
+            with_name("Heavy", values)
+        };
+        // No value for the name, a word too long for a line, and more than a header holds.
+        for (light, told) in [
+            (with_name("{{missing}}", long(1)), "placeholder missing"),
+            (with_name("Light", long(901)), "a word of more than 900"),
+            (with_name("Light", Values::from([("name".to_owned(), "word ".repeat(2000))])), "longer than 8192"),
+        ] {
+            let error = Document::new(&composition, &[heavy.clone(), light]).unwrap_err().to_string();
+            assert!(error.starts_with("recipient 1: ") && error.contains(told), "{error}");
+        }
+        let (document, largest) = Document::new(&composition, &[with_name("Light", long(900)), heavy]).unwrap();
+        assert!(largest.len() > 50_000);
+        let light = document.message(0).unwrap();
+        assert!(light.split(|octet| *octet == b'\n').all(|line| line.len() <= 999), "998 octets and the line end");
     }
 
     proptest! {
+        /// Once a document is made none of its messages can fail, whatever the parts and values are.
+        #[test]
+        fn every_message_of_a_document_can_be_built(
+            subject in "[a{}n ]{0,20}",
+            name in proptest::option::of("[a{}n ]{0,20}"),
+            header in "[ax{}n ü]{0,20}",
+            values in proptest::collection::vec("[a ü<]{0,2000}", 1..4),
+        ) {
+            let composition = Composition {
+                subject, headers: vec![("X-Any".into(), header)], ..composition()
+            };
+            let recipients: Vec<Recipient> = values.into_iter().map(|value| Recipient {
+                mailbox: Mailbox { name: name.clone(), address: "r@example.org".into() },
+                values: [("name".to_owned(), value.clone()), ("a".to_owned(), value.clone()), ("n".to_owned(), value)].into(),
+            }).collect();
+            if let Ok((document, _)) = Document::new(&composition, &recipients) {
+                for number in 0..recipients.len() {
+                    let message = document.message(number);
+                    prop_assert!(message.is_ok(), "{message:?}");
+                    let message = message.unwrap_or_default();
+                    prop_assert!(message.split(|octet| *octet == b'\n').all(|line| line.len() <= 999));
+                }
+            }
+        }
+
         #[test]
         fn damaged_documents_are_refused_without_panic(cut in 0usize..2000, place in 0usize..2000, octet: u8) {
             let (document, _) = Document::new(&composition(), &recipients(5)).unwrap();

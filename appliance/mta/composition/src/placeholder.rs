@@ -12,17 +12,23 @@ pub type Values = BTreeMap<String, String>;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FillError {
     /// A placeholder without a value.
-    #[error("there is no value for {{{{{0}}}}}")]
+    #[error("there is no value for the placeholder {0}")]
     Missing(String),
     /// A value again and again makes a text of any length.
     #[error("the text is longer than {0} octets with its values")]
     TooLong(usize),
+    /// A header is folded between words; what has none cannot be.
+    #[error("a header has a word of more than {0} octets with its values")]
+    LongWord(usize),
 }
 
 /// Longest text with its values, in octets.
 const LONGEST_TEXT: usize = 32 << 20;
 /// Longest header value with its values, in octets.
 const LONGEST_HEADER: usize = 8 << 10;
+
+/// Longest word in a header, in octets: a line has 998 (RFC 5322 §2.1.1), with the name of the field before it.
+const LONGEST_WORD: usize = 900;
 
 /// How a value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +147,7 @@ pub(crate) fn fill<'a>(
     common: &Values,
 ) -> Result<Cow<'a, str>, FillError> {
     if !has_any(text, style) {
-        return Ok(Cow::Borrowed(text));
+        return with_short_words(Cow::Borrowed(text), into);
     }
     let mut out = String::with_capacity(text.len() + 64);
     for piece in pieces(text, style) {
@@ -162,7 +168,14 @@ pub(crate) fn fill<'a>(
             return Err(FillError::TooLong(most));
         }
     }
-    Ok(Cow::Owned(out))
+    with_short_words(Cow::Owned(out), into)
+}
+
+/// A text that can be folded, if it is for a header. What is not ASCII is written in encoded words, which are short.
+fn with_short_words(text: Cow<'_, str>, into: Into) -> Result<Cow<'_, str>, FillError> {
+    let is_long =
+        into == Into::Header && text.is_ascii() && text.split([' ', '\t']).any(|word| word.len() > LONGEST_WORD);
+    if is_long { Err(FillError::LongWord(LONGEST_WORD)) } else { Ok(text) }
 }
 
 fn escape(value: &str, out: &mut String) {
