@@ -3,9 +3,11 @@
 //!
 //! Principles: an answer about a source never speaks about a recipient; where one of the two codes
 //! says "later" and the other "never", it is later (the message's own expiry bounds the wait); no
-//! message bounces for what happened before its own transaction began.
+//! message bounces for what happened before its own transaction began; nobody is suppressed for words
+//! that leave a doubt, whatever code stands with them.
 
 pub mod class;
+mod doubt;
 mod rulebook;
 
 use std::sync::Arc;

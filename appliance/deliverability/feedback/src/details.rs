@@ -55,7 +55,7 @@ mod tests {
             Version: 1\r\nReporting-MTA: dns; mail.example.com\r\nSource-IP: 192.0.2.1\r\nReported-Domain: example.net\r\n\
             --b\r\nContent-Type: message/rfc822\r\n\r\nFrom: <somespammer@example.net>\r\nReturn-Path: <a@example.net>\r\n\
             Subject: Earn money\r\n\r\nSpam\r\n--b--\r\n";
-        let details = Opened::new(report).map(|opened| read(&opened)).expect("a message");
+        let details = Opened::new(report, None).map(|opened| read(&opened)).expect("a message");
         assert_eq!(
             details,
             Details {

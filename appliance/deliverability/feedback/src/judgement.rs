@@ -2,10 +2,14 @@
 
 use std::sync::LazyLock;
 
+use postkeep_deliverability::provider::ProviderTable;
 use postkeep_deliverability::reply::{Reaction, RuleBook, Scope, Stage, Subject, judge_by_codes, may_mean_user};
 use postkeep_smtp::reply::{EnhancedCode, Reply};
 use regex::Regex;
 
+use crate::address::{names_another, without};
+use crate::codes;
+use crate::words::spoken;
 use crate::{Finding, Kind};
 
 /// Octets of a reason that are kept.
@@ -20,38 +24,48 @@ pub(crate) struct Evidence<'a> {
     pub said: &'a str,
     /// It is a diagnostic: the receiver's own words.
     pub is_quoted: bool,
-    /// The command that was refused, as the words of the report tell.
+    /// The diagnostic is the reporting host's own, and no answer to it.
+    pub is_local: bool,
+    /// The command that was refused, as the words of the report about this recipient tell.
     pub stage: Option<Stage>,
     /// What was said is about this recipient, and not about several together.
     pub is_own: bool,
+    /// There is no other recipient in the report.
+    pub is_only: bool,
     /// A mail server speaks, and not a person.
-    pub is_machine: bool,
+    pub is_attested: bool,
+    /// The words speak of waiting or of another attempt.
+    pub is_waiting: bool,
     /// The `Status` field.
     pub status_field: Option<&'a str>,
     /// It is a delivery status notification.
     pub is_report: bool,
+    /// Whose host spoke, where that is said.
+    pub remote_host: Option<&'a str>,
+    /// Other addresses of the recipient.
+    pub aliases: &'a [&'a str],
+    /// The addresses of who wrote the message that came back.
+    pub senders: &'a [String],
 }
 
-static STATUS: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r"(?:^|[^0-9.])([245])\.([0-9]{1,3})\.([0-9]{1,3})(?:$|[^0-9.]|\.(?:\s|$))").ok());
-static CODE: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r"(?:^|[\s:;<>()'\x22#\[=])([245][0-5][0-9])(?:$|[\s\-:;,)>'\x22])").ok());
-static COMMAND: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r"(?i)(?:after|to|our|command:?|sent|>>>|during)\s*(?:the )?(?:end of |initial |your )?(data|rcpt|mail from|mail|ehlo|helo|connect)\b|(?m:^(DATA|RCPT TO|MAIL FROM)\b)").ok()
+static PROVIDERS: LazyLock<Option<ProviderTable>> = LazyLock::new(|| ProviderTable::shipped().ok());
+/// The host that speaks, in the words of Postfix, Exim and others.
+static HOST: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r"(?i)(?:\b(?:host|server|to|by|at|from)\s+|\()([a-z0-9-]+(?:\.[a-z0-9-]+)+)\.?\s*(?:\(?\[[0-9a-f.:]+\]|:? ?said)").ok()
 });
 
 /// The finding.
 pub(crate) fn judge(recipient: Option<String>, evidence: &Evidence<'_>, book: &RuleBook) -> Finding {
     let said = one_line(evidence.said);
-    let field = evidence.status_field.and_then(first_status);
-    let own = first_status(&said);
+    let field = evidence.status_field.and_then(codes::status);
+    let own = codes::status(&said);
     // The receiver's own code says more than the reporter's summary of it, unless it is about another attempt.
     let status = match (own, field) {
-        (Some(own), Some(field)) if is_vague(own) && !is_vague(field) => Some(field),
+        (Some(own), Some(field)) if codes::is_vague(own) && !codes::is_vague(field) => Some(field),
         (own, field) => own.or(field),
     };
-    let code = first_code(&said).filter(|code| *code >= 400 || evidence.kind == Kind::None);
-    let stage = stage_of(&said).or(evidence.stage);
+    let code = codes::code(&said).filter(|code| *code >= 400 || evidence.kind == Kind::None);
+    let stage = codes::stage_of(&said).or(evidence.stage);
 
     let mut kind = evidence.kind;
     if kind == Kind::Bounce
@@ -62,13 +76,18 @@ pub(crate) fn judge(recipient: Option<String>, evidence: &Evidence<'_>, book: &R
         kind = Kind::None;
     }
     // What an address is called says nothing about it.
-    let words = recipient.as_deref().map_or_else(|| said.clone(), |recipient| without(&said, recipient));
-    let subject = Subject { stage: None, code, status, text: &words, provider: None };
-    let rule = book.find(&subject);
-    let fallback = fallback(code, status);
+    let words = recipient.as_deref().map_or_else(|| said.clone(), |recipient| without(&said, recipient).into_owned());
+    let subject = Subject { stage, code, status, text: &words, provider: provider(evidence) };
+    let spoken = if evidence.is_quoted { said.clone() } else { one_line(&spoken(evidence.said)) };
+    let mut rule = book.find(&subject);
+    // What a report says around the receiver's words can make a full mailbox of them, and no unknown user.
+    if rule.is_some_and(|rule| rule.reaction == Reaction::Suppress || rule.class == "bad-domain") {
+        let words = recipient.as_deref().map_or_else(|| spoken.clone(), |own| without(&spoken, own).into_owned());
+        rule = book.find(&Subject { text: &words, ..subject }).or(rule);
+    }
     let (mut class, scope, reaction) = match rule {
         Some(rule) => (rule.class, rule.scope, rule.reaction),
-        None => fallback,
+        None => fallback(code, status),
     };
     let is_after_content = matches!(stage, Some(Stage::Data | Stage::Final));
     let is_about_user = matches!(class, "bad-mailbox" | "mailbox-moved");
@@ -83,24 +102,15 @@ pub(crate) fn judge(recipient: Option<String>, evidence: &Evidence<'_>, book: &R
     if is_filter {
         class = "mailbox-filtered";
     }
-    // A report with neither a code of the receiver's nor a status of its own is hearsay.
-    let is_hearsay = evidence.is_report
-        && !matches!(class, "bad-domain" | "domain-takes-no-mail")
-        && status.is_none_or(|status| status.subject != 1)
-        && (field.is_none() || (evidence.is_quoted && code.is_none()));
-    let is_permanent =
-        kind == Kind::Bounce && code.is_none_or(|code| code >= 500) && status.is_none_or(|status| status.class == 5);
-    // Who reports has looked the domain up; a receiver that speaks of one may mean the sender's.
-    let is_no_domain = class == "bad-domain" && !is_after_content;
-    // Prose without a code is a mail server's word, or nobody's.
-    let is_attested = evidence.is_report || code.is_some() || status.is_some() || evidence.is_machine;
-    let suppress = is_permanent
-        && is_attested
-        && evidence.is_own
-        && (reaction == Reaction::Suppress || is_no_domain)
+    let found = Found { class, reaction, stage, code, status, own };
+    let suppress = kind == Kind::Bounce
         && !is_filter
-        && !is_hearsay
-        && recipient.is_some();
+        && !is_hearsay(&found, field, evidence)
+        && found.is_permanent()
+        && found.is_certain(evidence, recipient.as_deref(), &words)
+        && recipient
+            .as_deref()
+            .is_some_and(|recipient| !is_in_doubt(recipient, evidence, &spoken, book));
     if kind == Kind::None {
         class = "delivered";
     }
@@ -109,6 +119,8 @@ pub(crate) fn judge(recipient: Option<String>, evidence: &Evidence<'_>, book: &R
             (Some(code), _) => u16::from(code >= 500) + 4,
             (None, Kind::Delay) => 4,
             (None, Kind::None) => 2,
+            // Exim gives up so what was refused for the time being, and nothing else.
+            (None, Kind::Bounce) if said.contains("retry timeout exceeded") => 4,
             _ => 5,
         };
         Some(format!("{class}.0.0"))
@@ -124,9 +136,85 @@ pub(crate) fn judge(recipient: Option<String>, evidence: &Evidence<'_>, book: &R
     }
 }
 
-/// `x.0.0` says nothing, and neither does "expired" about why.
-fn is_vague(status: EnhancedCode) -> bool {
-    (status.subject, status.detail) == (0, 0)
+/// What the rule book and the codes say.
+struct Found {
+    class: &'static str,
+    reaction: Reaction,
+    stage: Option<Stage>,
+    code: Option<u16>,
+    status: Option<EnhancedCode>,
+    /// The status in the receiver's own words.
+    own: Option<EnhancedCode>,
+}
+
+impl Found {
+    fn is_permanent(&self) -> bool {
+        // 53x is about who logs in, 50x about the language of SMTP.
+        self.code.is_none_or(|code| code >= 500 && !matches!(code, 502..=504 | 530..=539))
+            && self.status.is_none_or(|status| status.class == 5)
+    }
+
+    /// Nobody has the address, or there is no such domain, if what was said is about this recipient.
+    fn is_certain(&self, evidence: &Evidence<'_>, recipient: Option<&str>, words: &str) -> bool {
+        match self.class {
+            // Who reports has looked the domain up; a receiver that speaks of one may mean the sender's, unless it
+            // names the recipient's.
+            "bad-domain" => {
+                let is_routing = self.status.is_none_or(|status| matches!(status.subject, 0 | 1 | 4));
+                let domain = recipient.and_then(|address| address.rsplit_once('@')).map(|(_, domain)| domain);
+                let is_named = || {
+                    let words = words.to_ascii_lowercase();
+                    let says_so = words.contains("recipient domain") || words.contains("recipient's domain");
+                    domain.is_some_and(|domain| words.contains(&domain.to_ascii_lowercase()))
+                        || says_so && self.own.is_some_and(|own| (own.subject, own.detail) == (1, 2))
+                };
+                is_routing && (self.stage.is_none() || (self.stage == Some(Stage::Rcpt) && is_named()))
+            }
+            // It may be opened again, and a report comes late.
+            "mailbox-disabled" => false,
+            _ if self.reaction != Reaction::Suppress => false,
+            "bad-mailbox" | "mailbox-moved" => match self.stage {
+                None | Some(Stage::Rcpt) => true,
+                // The answer to the content is the same for all recipients: it has to name its one, with the very code.
+                Some(Stage::Data | Stage::Final) => {
+                    let is_code = self.own.is_some_and(|own| (own.class, own.subject, own.detail) == (5, 1, 1));
+                    let is_named = recipient.is_some_and(|address| without(evidence.said, address) != evidence.said);
+                    is_code && (evidence.is_only || is_named)
+                }
+                Some(_) => false,
+            },
+            _ => matches!(self.stage, None | Some(Stage::Rcpt)),
+        }
+    }
+}
+
+/// A report with neither a code of the receiver's nor a status of its own.
+fn is_hearsay(found: &Found, field: Option<EnhancedCode>, evidence: &Evidence<'_>) -> bool {
+    evidence.is_report
+        && !matches!(found.class, "bad-domain" | "domain-takes-no-mail")
+        && found.status.is_none_or(|status| status.subject != 1)
+        && (field.is_none() || (evidence.is_quoted && found.code.is_none() && !evidence.is_local))
+}
+
+/// Somebody else may be meant, or nobody knows yet, or it is no mail server that speaks.
+fn is_in_doubt(recipient: &str, evidence: &Evidence<'_>, spoken: &str, book: &RuleBook) -> bool {
+    if !evidence.is_attested || !evidence.is_own || evidence.is_waiting {
+        return true;
+    }
+    let own: Vec<&str> = evidence.aliases.iter().copied().chain([recipient]).collect();
+    // Prose without a code mentions many; whom it is about has been looked for already.
+    let is_said = evidence.is_quoted || codes::has_code(spoken);
+    // Whoever has moved is named with where to.
+    let has_moved = spoken.to_ascii_lowercase().contains("replaced by");
+    (is_said && !has_moved && names_another(spoken, &own, evidence.senders)) || book.doubt(spoken).is_some()
+}
+
+/// Whose host spoke: some texts mean what they say only there.
+fn provider(evidence: &Evidence<'_>) -> Option<&'static str> {
+    let table = PROVIDERS.as_ref()?;
+    let in_words = || HOST.as_ref()?.captures(evidence.said)?.get(1).map(|host| host.as_str());
+    let host = evidence.remote_host.or_else(in_words)?;
+    table.provider_of_host(host).map(|provider| &*provider.name)
 }
 
 fn fallback(code: Option<u16>, status: Option<EnhancedCode>) -> (&'static str, Scope, Reaction) {
@@ -135,55 +223,6 @@ fn fallback(code: Option<u16>, status: Option<EnhancedCode>) -> (&'static str, S
     reply.enhanced = status;
     let verdict = judge_by_codes(Stage::Rcpt, &reply);
     (verdict.class, verdict.scope, verdict.reaction)
-}
-
-pub(crate) fn stage_of(text: &str) -> Option<Stage> {
-    let pattern = COMMAND.as_ref()?;
-    let found = pattern.captures_iter(text).last()?;
-    let word = found.get(1).or_else(|| found.get(2))?.as_str().to_ascii_lowercase();
-    Some(match word.split(' ').next().unwrap_or_default() {
-        "data" => Stage::Data,
-        "rcpt" => Stage::Rcpt,
-        "mail" => Stage::Mail,
-        "ehlo" | "helo" => Stage::Ehlo,
-        _ => Stage::Connect,
-    })
-}
-
-/// Whether somebody's code stands in the text.
-pub(crate) fn has_code(text: &str) -> bool {
-    first_code(text).is_some_and(|code| code >= 400) || first_status(text).is_some()
-}
-
-fn first_status(text: &str) -> Option<EnhancedCode> {
-    let mut vague = None;
-    for found in STATUS.as_ref()?.captures_iter(text) {
-        let part = |number: usize| found.get(number).and_then(|part| part.as_str().parse::<u16>().ok());
-        let (Some(class), Some(subject), Some(detail)) = (part(1), part(2), part(3)) else { continue };
-        let status = EnhancedCode::new(u8::try_from(class).unwrap_or(5), subject, detail);
-        if !is_vague(status) {
-            return Some(status);
-        }
-        vague.get_or_insert(status);
-    }
-    vague
-}
-
-fn first_code(text: &str) -> Option<u16> {
-    CODE.as_ref()?.captures(text)?.get(1)?.as_str().parse().ok()
-}
-
-/// The text with an address taken out, in upper and lower case.
-fn without(text: &str, address: &str) -> String {
-    let (lower, address) = (text.to_ascii_lowercase(), address.to_ascii_lowercase());
-    let mut out = String::with_capacity(text.len());
-    let mut from = 0;
-    for (at, found) in lower.match_indices(&address) {
-        out.push_str(text.get(from..at).unwrap_or_default());
-        from = at + found.len();
-    }
-    out.push_str(text.get(from..).unwrap_or_default());
-    out
 }
 
 fn one_line(text: &str) -> String {

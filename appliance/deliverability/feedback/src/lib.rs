@@ -5,22 +5,28 @@
 //! too), automatic replies (RFC 3834), notifications of Amazon SES, and the prose of mail servers that know none of these. What a
 //! finding means is asked of the rule book. Nothing in a message makes this panic; depth, parts and sizes are bounded.
 //!
-//! Suppression is the careful answer: it is said only where a receiver's own words and codes leave no doubt
-//! that nobody has the address. A block, a full or closed mailbox, or a refusal after the content never does.
+//! Suppression is the careful answer: it is said only where a mail server speaks, about this recipient and nobody
+//! else, in words and codes that leave no doubt that nobody has the address. A block, a full or closed mailbox, a
+//! refusal of the sender, or of the content, never does; what people, lists and automatic replies write never does.
 
+mod address;
 mod automatic;
+mod codes;
 mod details;
 mod judgement;
 mod notification;
 mod opened;
 mod prose;
 mod report;
+mod sender;
 mod status;
+mod words;
 
 use postkeep_deliverability::reply::RuleBook;
 use serde::Serialize;
 
 use opened::Opened;
+use sender::Sender;
 
 /// Largest message that is read whole; of a larger one, its beginning.
 pub const LARGEST: usize = 4 << 20;
@@ -96,6 +102,16 @@ pub struct Details {
     pub subject: Option<String>,
 }
 
+/// What every reader reads.
+#[derive(Debug, Clone, Copy)]
+struct Material<'a> {
+    opened: &'a Opened,
+    sender: Sender,
+    /// The words for people.
+    words: &'a str,
+    book: &'a RuleBook,
+}
+
 impl Finding {
     fn nothing() -> Self {
         Self {
@@ -112,18 +128,21 @@ impl Finding {
 
 /// Takes a message apart. At least one finding; one of [`Kind::None`] when it is nothing of the sort.
 pub fn classify(message: &[u8], book: &RuleBook) -> Vec<Finding> {
-    classify_with_details(message, book).0
+    classify_with_details(message, None, book).0
 }
 
-/// The same, with what the report says beside its findings.
-pub fn classify_with_details(message: &[u8], book: &RuleBook) -> (Vec<Finding>, Details) {
-    let Some(opened) = Opened::new(message.get(..LARGEST).unwrap_or(message)) else {
+/// The same, with what the report says beside its findings. `return_path`: the sender in the envelope that the
+/// message came in, `""` for the null one; absent when only the message is at hand.
+pub fn classify_with_details(message: &[u8], return_path: Option<&str>, book: &RuleBook) -> (Vec<Finding>, Details) {
+    let Some(opened) = Opened::new(message.get(..LARGEST).unwrap_or(message), return_path) else {
         return (vec![Finding::nothing()], Details::default());
     };
-    let readers: [fn(&Opened, &RuleBook) -> Vec<Finding>; 6] =
+    let words = words::words(&opened);
+    let material = Material { sender: Sender::of(&opened, &words), opened: &opened, words: &words, book };
+    let readers: [fn(&Material<'_>) -> Vec<Finding>; 6] =
         [report::read, status::read, notification::read, prose::read_named, automatic::read, prose::read];
     let mut findings =
-        readers.iter().map(|read| read(&opened, book)).find(|findings| !findings.is_empty()).unwrap_or_default();
+        readers.iter().map(|read| read(&material)).find(|findings| !findings.is_empty()).unwrap_or_default();
     findings.truncate(MOST_FINDINGS);
     if findings.is_empty() {
         findings.push(Finding::nothing());

@@ -1,11 +1,14 @@
 //! Notifications of Amazon SES by mail: the event as JSON, alone or inside a notification of SNS.
 
-use postkeep_deliverability::reply::RuleBook;
 use serde::Deserialize;
 
+use crate::address::first_address;
 use crate::judgement::{Evidence, judge};
-use crate::opened::{Opened, PartKind};
-use crate::{Finding, Kind};
+use crate::opened::PartKind;
+use crate::{Finding, Kind, Material};
+
+/// Who sends such notifications.
+const HOSTS: [&str; 2] = ["amazonaws.com", "amazonses.com"];
 
 #[derive(Deserialize)]
 struct Envelope {
@@ -56,33 +59,47 @@ struct Recipient {
 }
 
 /// The recipients of an event; nothing when it is none.
-pub(crate) fn read(opened: &Opened, book: &RuleBook) -> Vec<Finding> {
+pub(crate) fn read(material: &Material<'_>) -> Vec<Finding> {
+    let opened = material.opened;
+    // An event in a letter is an example that somebody shows.
+    let host = opened.header("from").and_then(first_address).unwrap_or_default().to_ascii_lowercase();
+    if !HOSTS.iter().any(|known| host.strip_suffix(known).is_some_and(|rest| rest.ends_with(['@', '.']))) {
+        return Vec::new();
+    }
     let Some(event) = opened.of(PartKind::Text).find_map(event) else { return Vec::new() };
     let mut findings = Vec::new();
-    let mut add = |kind: Kind, address: String, said: &str, status: Option<&str>| {
+    let mut add = |kind: Kind, is_waiting: bool, address: String, said: &str, status: Option<&str>| {
         let evidence = Evidence {
             kind,
             said,
             is_quoted: !said.is_empty(),
+            is_local: false,
             stage: None,
             is_own: true,
-            is_machine: true,
+            is_only: true,
+            is_attested: true,
+            is_waiting,
             status_field: status,
             is_report: true,
+            remote_host: None,
+            aliases: &[],
+            senders: &[],
         };
-        findings.push(judge(Some(address), &evidence, book));
+        findings.push(judge(Some(address), &evidence, material.book));
     };
     if let Some(bounce) = event.bounce {
-        let kind = if bounce.bounce_type.eq_ignore_ascii_case("transient") { Kind::Delay } else { Kind::Bounce };
+        // Amazon has given up, also where the cause may pass; that it may is what a 4 says.
+        let is_transient = bounce.bounce_type.eq_ignore_ascii_case("transient");
         for recipient in bounce.bounced_recipients {
             let said = recipient.diagnostic_code.unwrap_or_default();
             let said = said.split_once(';').map_or(said.as_str(), |(_, rest)| rest.trim());
-            add(kind, recipient.email_address, said, recipient.status.as_deref());
+            let status = recipient.status.as_deref().or(is_transient.then_some("4.0.0"));
+            add(Kind::Bounce, is_transient, recipient.email_address, said, status);
         }
     }
     if let Some(delivery) = event.delivery {
         for address in delivery.recipients {
-            add(Kind::None, address, &delivery.smtp_response, None);
+            add(Kind::None, false, address, &delivery.smtp_response, None);
         }
     }
     if let Some(complaint) = event.complaint {

@@ -4,12 +4,16 @@ use std::borrow::Cow;
 
 use mail_parser::{Message, MessageParser, MimeHeaders, PartType};
 
+use crate::address::addresses;
+
 /// Nesting of messages that is followed.
 const DEPTH: usize = 4;
 /// Parts looked at.
 const MOST_PARTS: usize = 200;
 /// Octets of one part's text that are looked at.
 const LONGEST_TEXT: usize = 256 << 10;
+/// What some editors put in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What a part is, as far as reports know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,20 +38,22 @@ pub(crate) struct Part {
 /// The opened message.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    /// Header fields in order: lower-case name, unfolded and decoded value.
+    /// Header fields in order: lower-case name, unfolded value; the subject is decoded.
     headers: Vec<(String, String)>,
     pub parts: Vec<Part>,
     /// `Content-Type` of the whole, lower case, with its parameters.
     pub content_type: String,
     /// The own header of the message that came back, where it is attached as a message.
     attached: Option<String>,
+    /// The return path of the envelope, where whoever took the message in knows it.
+    envelope_path: Option<String>,
 }
 
 impl Opened {
     /// `None` when there is no header to speak of.
-    pub(crate) fn new(octets: &[u8]) -> Option<Self> {
+    pub(crate) fn new(octets: &[u8], envelope_path: Option<&str>) -> Option<Self> {
         let octets = unix_line_ends(octets);
-        let octets = without_envelope_line(&octets);
+        let octets = without_envelope_line(octets.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&octets));
         let message = MessageParser::default().parse(octets)?;
         let headers = fields(&message);
         if headers.is_empty() {
@@ -60,7 +66,13 @@ impl Opened {
             .unwrap_or_default();
         let mut parts = Vec::new();
         collect(&message, 0, &mut parts);
-        Some(Self { headers, parts, content_type, attached: attached_header(&message) })
+        Some(Self {
+            headers,
+            parts,
+            content_type,
+            attached: attached_header(&message),
+            envelope_path: envelope_path.map(str::to_owned),
+        })
     }
 
     /// The first field of that name; lower case.
@@ -71,6 +83,23 @@ impl Opened {
     /// Every field of that name.
     pub(crate) fn headers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         self.headers.iter().filter(move |(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The names of the fields that a test is true of; lower case.
+    pub(crate) fn headers_named(&self, test: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
+        self.headers.iter().map(|(name, _)| name.as_str()).filter(move |name| test(name))
+    }
+
+    /// The return path as the envelope says, else as the header; absent: nobody knows.
+    pub(crate) fn return_path(&self) -> Option<&str> {
+        self.envelope_path.as_deref().or_else(|| self.header("return-path"))
+    }
+
+    /// The addresses of who wrote what came back.
+    pub(crate) fn senders(&self) -> Vec<String> {
+        let returned = ["return-path", "from", "sender"].iter().filter_map(|name| self.attached_header(name));
+        let own = ["to", "delivered-to"].iter().flat_map(|name| self.headers(name)).map(str::to_owned);
+        returned.chain(own).flat_map(|value| addresses(&value)).collect()
     }
 
     /// The parts of that kind.
@@ -86,9 +115,12 @@ impl Opened {
         }
     }
 
-    /// A field of the returned message's header.
+    /// A field of the returned message's header; what stands in its body is none.
     pub(crate) fn returned_header(&self, name: &str) -> Option<String> {
-        self.of(PartKind::Returned).find_map(|text| field_in(text, name))
+        self.of(PartKind::Returned).find_map(|text| {
+            let header = text.trim_start_matches('\n').split("\n\n").next().unwrap_or_default();
+            field_in(header, name)
+        })
     }
 }
 
@@ -136,7 +168,11 @@ fn fields(message: &Message<'_>) -> Vec<(String, String)> {
         .headers_raw()
         .map(|(name, value)| {
             let unfolded = value.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-            (name.trim().to_ascii_lowercase(), unfolded.trim().to_owned())
+            let name = name.trim().to_ascii_lowercase();
+            // Addresses stay as they are: decoded, a display name could pass for one.
+            let is_encoded = name == "subject" && unfolded.contains("=?");
+            let value = if is_encoded { message.subject().unwrap_or(&unfolded) } else { &unfolded };
+            (name, value.trim().to_owned())
         })
         .collect()
 }
@@ -161,8 +197,12 @@ fn collect(message: &Message<'_>, depth: usize, out: &mut Vec<Part>) {
         match (&part.body, special) {
             (PartType::Message(inner), special) => {
                 // What claims to be a report and is parsed as a message is read as it stands.
-                let raw = String::from_utf8_lossy(inner.raw_message.as_ref());
+                let raw = String::from_utf8_lossy(inner.raw_message());
                 push(out, special.unwrap_or(PartKind::Returned), &raw);
+            }
+            // A boundary that is not said, or never comes: what is there is read as it stands.
+            (PartType::Multipart(parts), _) if parts.is_empty() => {
+                push(out, PartKind::Text, &String::from_utf8_lossy(part.contents()));
             }
             (PartType::Multipart(_), _) => {}
             (_, Some(kind)) => push(out, kind, &String::from_utf8_lossy(part.contents())),

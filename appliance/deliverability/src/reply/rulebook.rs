@@ -11,10 +11,12 @@ use postkeep_smtp::reply::{EnhancedCode, Reply};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
+use super::doubt::{self, Doubt};
 use super::{Reaction, Scope, Verdict, class, settled};
 
 /// The shipped files, in the order in which they are tried.
-const SHIPPED: [(&str, &str); 6] = [
+const SHIPPED: [(&str, &str); 7] = [
+    ("doubts.toml", include_str!("../../rules/doubts.toml")),
     ("google.toml", include_str!("../../rules/google.toml")),
     ("yahoo.toml", include_str!("../../rules/yahoo.toml")),
     ("microsoft.toml", include_str!("../../rules/microsoft.toml")),
@@ -74,10 +76,11 @@ pub struct RuleError {
     pub problem: String,
 }
 
-/// All rules.
-#[derive(Debug, Clone)]
+/// All rules, and what leaves a doubt whatever they say.
+#[derive(Debug, Clone, Default)]
 pub struct RuleBook {
     rules: Vec<Compiled>,
+    doubts: Vec<Doubt>,
 }
 
 #[derive(Debug, Clone)]
@@ -106,6 +109,8 @@ struct StatusPattern {
 struct File {
     #[serde(default)]
     rule: Vec<Written>,
+    #[serde(default)]
+    doubt: Vec<doubt::Written>,
 }
 
 /// A rule as it stands in a file.
@@ -150,7 +155,7 @@ impl RuleBook {
     /// # Errors
     /// A fault of the program.
     pub fn shipped() -> Result<Self, RuleError> {
-        let mut book = Self { rules: Vec::new() };
+        let mut book = Self::default();
         for (name, text) in SHIPPED {
             book.add(name, text)?;
         }
@@ -162,7 +167,7 @@ impl RuleBook {
     /// # Errors
     /// A file cannot be read, or a rule in it cannot be used.
     pub fn with_files(files: &[PathBuf], hold_scale: f64) -> Result<Self, RuleError> {
-        let mut book = Self { rules: Vec::new() };
+        let mut book = Self::default();
         for file in files {
             book.add(&file.display().to_string(), &read(file)?)?;
         }
@@ -183,6 +188,14 @@ impl RuleBook {
         let error = |problem: String| RuleError { file: file.to_owned(), problem };
         let parsed: File = toml::from_str(text).map_err(|problem| error(problem.to_string()))?;
         let file: Arc<str> = file.into();
+        for written in parsed.doubt {
+            let name = written.name.clone();
+            let doubt = Doubt::compile(written).map_err(|problem| error(format!("doubt {name:?}: {problem}")))?;
+            if self.doubts.iter().any(|known| known.name == doubt.name) {
+                return Err(error(format!("doubt {name:?} is there twice: give each its own name")));
+            }
+            self.doubts.push(doubt);
+        }
         for written in parsed.rule {
             let name = written.name.clone();
             let compiled = compile(written, &file).map_err(|problem| error(format!("rule {name:?}: {problem}")))?;
@@ -200,6 +213,13 @@ impl RuleBook {
         self.rules.iter().find(|rule| rule.fits(subject, &text)).map(|rule| &rule.rule)
     }
 
+    /// The name of what in these words leaves a doubt that nobody has the address: then nobody is suppressed
+    /// for them, whatever rule and code say so.
+    pub fn doubt(&self, text: &str) -> Option<&str> {
+        let text = doubt::bare(&without_addresses(cut(text)));
+        self.doubts.iter().find(|doubt| doubt.is_in(&text)).map(|doubt| &*doubt.name)
+    }
+
     /// Judges a reply that refused something at this stage.
     pub fn judge(&self, stage: Stage, reply: &Reply, provider: Option<&str>) -> Verdict {
         let text = one_line(reply);
@@ -212,7 +232,13 @@ impl RuleBook {
         };
         let fallback = super::judge_by_codes(stage, reply);
         match self.find(&subject) {
-            Some(rule) => settled(rule, stage, reply, fallback),
+            Some(rule) => {
+                let mut verdict = settled(rule, stage, reply, fallback);
+                if verdict.reaction == Reaction::Suppress && self.doubt(&text).is_some() {
+                    verdict.reaction = Reaction::Bounce;
+                }
+                verdict
+            }
             None => fallback,
         }
     }
@@ -224,7 +250,7 @@ impl RuleBook {
 
     /// Holds every rule against its own examples. The faults, one sentence each; empty when all is well.
     pub fn check(&self) -> Vec<String> {
-        let mut faults = Vec::new();
+        let mut faults: Vec<String> = self.doubts.iter().flat_map(Doubt::check).collect();
         for rule in &self.rules {
             let (file, name) = (&rule.file, &rule.rule.name);
             if rule.examples.is_empty() {
@@ -458,7 +484,7 @@ mod tests {
             source = "a test"
             checked = "2026-11-26"
         "#;
-        let mut book = RuleBook { rules: Vec::new() };
+        let mut book = RuleBook::default();
         let error = book.add("own.toml", text).unwrap_err();
         assert!(error.to_string().contains("own.toml: rule \"x\": suppress is for the scope recipient"), "{error}");
     }
@@ -489,7 +515,7 @@ mod tests {
                 .chain([line])
                 .map(|line| format!("{line}\n"))
                 .collect();
-            let mut book = RuleBook { rules: Vec::new() };
+            let mut book = RuleBook::default();
             let error = book.add("own.toml", &text).unwrap_err().to_string();
             assert!(error.starts_with("own.toml: ") && error.contains(expected), "{line}: {error}");
         }

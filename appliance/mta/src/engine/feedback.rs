@@ -95,10 +95,12 @@ impl Inner {
             return Err(Reply::new(550, (5, 1, 1), "no such address here"));
         };
         let (book, content) = (self.replies.load_full(), returned.content.clone());
+        let return_path = returned.sender.as_ref().map_or(String::new(), |sender| sender.as_str().to_owned());
         // Some reports are large, and some are made to be slow.
-        let (findings, details) = tokio::task::spawn_blocking(move || classify_with_details(&content, &book))
-            .await
-            .map_err(|_| Reply::new(451, (4, 3, 0), "the report could not be read; try again later"))?;
+        let (findings, details) =
+            tokio::task::spawn_blocking(move || classify_with_details(&content, Some(&return_path), &book))
+                .await
+                .map_err(|_| Reply::new(451, (4, 3, 0), "the report could not be read; try again later"))?;
         let tokens = self.suppression.tokens();
         let mails: Vec<LongToken> =
             token_texts(&returned.content).filter_map(|text| tokens.open_long(text)).take(MOST_TOKENS).collect();
