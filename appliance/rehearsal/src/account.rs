@@ -5,200 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::campaign::{Message, Way};
-use crate::client::Answered;
+use crate::handed::{Accepted, Handed};
 use crate::ledger::Ledger;
-use crate::records::Event;
-
-/// A recipient the product has answered `250` for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted {
-    /// The message's mark.
-    pub id: String,
-    /// The recipient.
-    pub recipient: String,
-    /// Place of the provider in the rule book.
-    pub provider: usize,
-    /// No report can come: null sender, or `NOTIFY=NEVER`.
-    pub silent: bool,
-    /// An address of the message needs SMTPUTF8.
-    pub utf8: bool,
-    /// Octets of the content as submitted.
-    pub size: usize,
-}
-
-/// What the campaign knows about what it handed over.
-#[derive(Debug, Default)]
-pub struct Handed {
-    accepted: Vec<Accepted>,
-    messages: u64,
-    by_http: u64,
-    refused: u64,
-    refusals: HashMap<String, u64>,
-    /// Handed over without an answer: may or may not be there.
-    uncertain: HashSet<(String, String)>,
-}
-
-/// Most different refusal texts kept; some name the recipient, and the second wave counts them all.
-const TEXTS: usize = 100_000;
-
-impl Handed {
-    /// Notes an answer.
-    pub fn answered(&mut self, message: Message, size: usize, answer: Answered) {
-        let queued = answer.queued.is_some();
-        self.messages += u64::from(queued);
-        self.by_http += u64::from(queued && message.way == Way::Http);
-        let null_sender = message.sender.is_none();
-        for (to, answer) in message.to.into_iter().zip(answer.recipients) {
-            match answer {
-                Ok(()) if queued => self.accepted.push(Accepted {
-                    id: message.id.clone(),
-                    recipient: to.address,
-                    provider: to.provider,
-                    silent: null_sender || to.never_notify,
-                    utf8: message.utf8,
-                    size,
-                }),
-                Ok(()) => self.refused += 1,
-                Err(text) => {
-                    self.refused += 1;
-                    if self.refusals.len() < TEXTS || self.refusals.contains_key(&text) {
-                        *self.refusals.entry(text).or_default() += 1;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Notes a message that got no answer.
-    pub fn unanswered(&mut self, message: Message) {
-        self.uncertain.extend(message.to.into_iter().map(|to| (message.id.clone(), to.address)));
-    }
-
-    /// Recipients accepted so far.
-    pub fn accepted(&self) -> &[Accepted] {
-        &self.accepted
-    }
-
-    /// Messages accepted.
-    pub fn messages(&self) -> u64 {
-        self.messages
-    }
-
-    /// Of the messages accepted: by HTTP.
-    pub fn by_http(&self) -> u64 {
-        self.by_http
-    }
-
-    /// Recipients refused.
-    pub fn refused(&self) -> u64 {
-        self.refused
-    }
-
-    /// Recipients without an answer.
-    pub fn uncertain(&self) -> u64 {
-        self.uncertain.len() as u64
-    }
-
-    /// Refusal texts with their counts, most frequent first.
-    pub fn refusals(&self) -> Vec<(&str, u64)> {
-        let mut list: Vec<_> = self.refusals.iter().map(|(text, count)| (text.as_str(), *count)).collect();
-        list.sort_by(|one, other| other.1.cmp(&one.1).then(one.0.cmp(other.0)));
-        list
-    }
-}
-
-/// What the product's records say, by recipient (every campaign recipient has one message).
-#[derive(Debug, Default)]
-pub struct RecordFacts {
-    ended: HashMap<String, Ended>,
-    deferrals: HashMap<String, u64>,
-    /// Deferrals by recipient domain.
-    by_domain: HashMap<String, u64>,
-    attempts_failed: u64,
-    /// Deliveries by what their connections were held to; `clear`: without TLS.
-    policies: BTreeMap<String, u64>,
-    /// Recipients whose mail was put off because it could not be protected as it must be.
-    held_back: HashSet<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    Bounced,
-    Expired,
-    Suppressed,
-}
-
-impl RecordFacts {
-    /// Takes in an event.
-    pub fn take(&mut self, event: Event) {
-        let suppressed = event.reason.as_deref().is_some_and(|reason| reason.contains("suppress"));
-        if event.event == "delivered" {
-            let policy = event.tls.as_ref().map_or("clear", |tls| tls.policy.as_deref().unwrap_or("none"));
-            *self.policies.entry(policy.to_owned()).or_default() += 1;
-        }
-        match (event.event.as_str(), event.recipient) {
-            ("attempted", _) => self.attempts_failed += 1,
-            ("deferred", Some(recipient)) => {
-                if let Some((_, domain)) = recipient.rsplit_once('@') {
-                    *self.by_domain.entry(domain.to_ascii_lowercase()).or_default() += 1;
-                }
-                if event.stage.as_deref() == Some("policy") {
-                    self.held_back.insert(recipient.clone());
-                }
-                *self.deferrals.entry(recipient).or_default() += 1;
-            }
-            ("bounced", Some(recipient)) => {
-                self.ended.insert(recipient, if suppressed { Ended::Suppressed } else { Ended::Bounced });
-            }
-            ("expired", Some(recipient)) => {
-                self.ended.insert(recipient, Ended::Expired);
-            }
-            ("suppressed", Some(recipient)) => {
-                self.ended.insert(recipient, Ended::Suppressed);
-            }
-            ("removed", Some(recipient)) if suppressed => {
-                self.ended.insert(recipient, Ended::Suppressed);
-            }
-            _ => {}
-        }
-    }
-
-    /// Deliveries by what their connections were held to (`tls.policy`); `clear`: without TLS.
-    pub fn policies(&self) -> &BTreeMap<String, u64> {
-        &self.policies
-    }
-
-    /// Recipients whose mail was put off at least once because it could not be protected as it must be.
-    pub fn held_back(&self) -> u64 {
-        self.held_back.len() as u64
-    }
-
-    /// Whether mail for the recipient ended as suppressed.
-    pub fn was_suppressed(&self, recipient: &str) -> bool {
-        self.ended.get(recipient) == Some(&Ended::Suppressed)
-    }
-
-    /// Deferrals so far.
-    pub fn deferrals(&self) -> u64 {
-        self.by_domain.values().sum()
-    }
-
-    /// Deferrals of a recipient domain.
-    pub fn deferrals_of(&self, domain: &str) -> u64 {
-        self.by_domain.get(domain).copied().unwrap_or_default()
-    }
-
-    /// Whether the recipient was deferred at least once.
-    pub fn was_deferred(&self, recipient: &str) -> bool {
-        self.deferrals.contains_key(recipient)
-    }
-
-    /// Connection attempts that reached nobody.
-    pub fn attempts_failed(&self) -> u64 {
-        self.attempts_failed
-    }
-}
+use crate::mailbox::Moment;
+use crate::reasons::Cause;
+use crate::records::{Ended, RecordFacts};
 
 /// What became of a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -218,7 +29,7 @@ pub enum Fate {
 /// Reports that came home, by message and recipient.
 #[derive(Debug, Default)]
 pub struct Reports {
-    failed: HashMap<(String, String), Failed>,
+    failed: HashMap<String, HashMap<String, Failed>>,
     read: usize,
     delays: u64,
 }
@@ -228,6 +39,8 @@ struct Failed {
     expired: bool,
     times: u64,
     said: String,
+    /// When the first of them came.
+    at: Moment,
 }
 
 impl Reports {
@@ -239,9 +52,10 @@ impl Reports {
                 "failed" => {
                     // RFC 3463 §3.5: X.4.7, delivery time expired.
                     let expired = home.report.status.ends_with(".4.7");
-                    let key = (home.id.clone(), home.report.recipient.clone());
                     let said = || format!("{} {}", home.report.status, home.report.diagnostic);
-                    self.failed.entry(key).or_insert_with(|| Failed { expired, times: 0, said: said() }).times += 1;
+                    let first = || Failed { expired, times: 0, said: said(), at: home.at };
+                    let of_message = self.failed.entry(home.id.clone()).or_default();
+                    of_message.entry(home.report.recipient.clone()).or_insert_with(first).times += 1;
                 }
                 "delayed" => self.delays += 1,
                 _ => {}
@@ -257,11 +71,11 @@ impl Reports {
 
     /// Reports of failure beyond the first for the same recipient.
     pub fn doubled(&self) -> u64 {
-        self.failed.values().map(|failed| failed.times.saturating_sub(1)).sum()
+        self.failed.values().flat_map(HashMap::values).map(|failed| failed.times.saturating_sub(1)).sum()
     }
 
     fn failed(&self, id: &str, recipient: &str) -> Option<&Failed> {
-        self.failed.get(&(id.to_owned(), recipient.to_owned()))
+        self.failed.get(id)?.get(recipient)
     }
 }
 
@@ -270,9 +84,14 @@ pub fn fate(accepted: &Accepted, ledger: &Ledger, reports: &Reports, records: &R
     if !ledger.acceptances(&accepted.id, &accepted.recipient).is_empty() {
         return Fate::Delivered;
     }
-    let recorded = records.ended.get(&accepted.recipient).copied();
+    let recorded = records.ended(&accepted.recipient);
     if let Some(failed) = reports.failed(&accepted.id, &accepted.recipient) {
-        return if failed.expired || recorded == Some(Ended::Expired) { Fate::Expired } else { Fate::Bounced };
+        return match recorded {
+            Some(Ended::Suppressed) => Fate::Suppressed,
+            Some(Ended::Expired) => Fate::Expired,
+            _ if failed.expired => Fate::Expired,
+            _ => Fate::Bounced,
+        };
     }
     match recorded {
         Some(Ended::Suppressed) => Fate::Suppressed,
@@ -317,10 +136,16 @@ pub struct Account {
     pub contradictions: u64,
     /// Delivered although nobody was told that it was accepted.
     pub unexpected: Vec<(usize, String)>,
-    /// Returned although no receiver refused for good, by provider; with a sentence on the first few.
+    /// Returned although no receiver refused for good, by provider.
     pub unjustified: HashMap<usize, u64>,
-    /// Those sentences.
-    pub unjustified_named: Vec<String>,
+    /// Expired although nothing kept the mail from its receiver, by provider.
+    pub unjustified_expiries: HashMap<usize, u64>,
+    /// Why the others expired.
+    pub causes: BTreeMap<Cause, u64>,
+    /// Reports about recipients of whom none was wanted (`NOTIFY=NEVER`) or could be (null sender).
+    pub unasked: u64,
+    /// Sentences about the first of all these.
+    pub named: Vec<String>,
     /// Of those of whom nothing final is known: were deferred, so that they may still be waiting.
     pub open_deferred: u64,
     /// The first recipients of whom nothing final is known and who were never deferred.
@@ -329,24 +154,33 @@ pub struct Account {
     pub tls: (u64, u64),
 }
 
-/// Most recipients named in [`Account::open`] and [`Account::unexpected`].
+/// Most recipients named in [`Account::open`], [`Account::named`] and [`Account::unexpected`].
 const NAMED: usize = 20;
 
+/// What the simulated internet knows of reasons.
+pub trait Why {
+    /// Whether something there bounces mail for the recipient.
+    fn bounces(&self, accepted: &Accepted) -> bool;
+
+    /// What kept mail for the recipient until it expired; `at`: when, if that is known.
+    fn expires(&self, accepted: &Accepted, at: Option<Moment>) -> Option<Cause>;
+}
+
 impl Account {
-    /// Draws up the account. `justified` says whether a bounce of a recipient has a reason that the simulated internet knows of.
-    pub fn of(
-        handed: &Handed,
-        ledger: &Ledger,
-        reports: &Reports,
-        records: &RecordFacts,
-        justified: impl Fn(&Accepted) -> bool,
-    ) -> Self {
+    /// Draws up the account.
+    pub fn of(handed: &Handed, ledger: &Ledger, reports: &Reports, records: &RecordFacts, reasons: &impl Why) -> Self {
         let mut account = Self::default();
-        let mut known: HashSet<(&str, &str)> = HashSet::with_capacity(handed.accepted.len());
-        for accepted in &handed.accepted {
+        let mut known: HashSet<(&str, &str)> = HashSet::with_capacity(handed.accepted().len());
+        for accepted in handed.accepted() {
             known.insert((&accepted.id, &accepted.recipient));
             let fate = fate(accepted, ledger, reports, records);
             *account.fates.entry((accepted.provider, fate)).or_default() += 1;
+            let report = reports.failed(&accepted.id, &accepted.recipient);
+            if accepted.silent && report.is_some() {
+                account.unasked += 1;
+                account.name(|| format!("a report about {} was sent, which nobody wanted", accepted.recipient));
+            }
+            let said = || report.map_or("", |report| &report.said);
             match fate {
                 Fate::Open => {
                     let deferred = records.was_deferred(&accepted.recipient);
@@ -356,16 +190,24 @@ impl Account {
                         account.open.push(accepted.recipient.clone());
                     }
                 }
-                Fate::Bounced if !justified(accepted) => {
+                Fate::Bounced if !reasons.bounces(accepted) => {
                     *account.unjustified.entry(accepted.provider).or_default() += 1;
-                    if account.unjustified_named.len() < NAMED {
-                        let said = reports.failed(&accepted.id, &accepted.recipient).map_or("", |failed| &failed.said);
-                        account
-                            .unjustified_named
-                            .push(format!("{} was returned, but no receiver refused it: {said}", accepted.recipient));
-                    }
+                    account.name(|| {
+                        format!("{} was returned, but no receiver refused it: {}", accepted.recipient, said())
+                    });
                 }
-                Fate::Delivered if reports.failed(&accepted.id, &accepted.recipient).is_some() => {
+                Fate::Expired => match reasons.expires(accepted, report.map(|report| report.at)) {
+                    Some(cause) => *account.causes.entry(cause).or_default() += 1,
+                    None => {
+                        *account.unjustified_expiries.entry(accepted.provider).or_default() += 1;
+                        account
+                            .name(|| format!("{} expired, but no receiver put it off: {}", accepted.recipient, said()));
+                    }
+                },
+                Fate::Suppressed => {
+                    account.name(|| format!("{} was suppressed, of whom nothing was known", accepted.recipient));
+                }
+                Fate::Delivered if report.is_some() => {
                     // After a lost reply the sender may honestly believe that it failed.
                     let told = ledger
                         .acceptances(&accepted.id, &accepted.recipient)
@@ -385,8 +227,7 @@ impl Account {
             for acceptance in acceptances {
                 if acceptance.tls { account.tls.0 += 1 } else { account.tls.1 += 1 }
             }
-            let uncertain = handed.uncertain.contains(&(id.to_owned(), recipient.to_owned()));
-            if !uncertain && !known.contains(&(id, recipient)) {
+            if !known.contains(&(id, recipient)) && !handed.is_uncertain(id, recipient) {
                 account.unexpected.push((
                     first.provider,
                     format!("message {id} arrived for {recipient}, for whom it was not accepted"),
@@ -394,6 +235,12 @@ impl Account {
             }
         }
         account
+    }
+
+    fn name(&mut self, sentence: impl FnOnce() -> String) {
+        if self.named.len() < NAMED {
+            self.named.push(sentence());
+        }
     }
 
     /// Recipients of a provider with that fate.
@@ -407,13 +254,13 @@ mod tests {
     use super::*;
     use crate::content::Report;
     use crate::ledger::Acceptance;
+    use crate::records::Event;
     use std::time::Duration;
 
     fn acceptance(replied: bool) -> Acceptance {
         Acceptance {
             provider: 0,
             host: "mx".to_owned(),
-            source: [127, 1, 0, 1].into(),
             tls: true,
             at: Duration::ZERO,
             replied: replied.then_some(Duration::ZERO),
@@ -427,10 +274,23 @@ mod tests {
     fn report(recipient: &str, status: &str) -> Report {
         Report {
             recipient: recipient.to_owned(),
-            original: None,
             action: "failed".to_owned(),
             status: status.to_owned(),
             diagnostic: String::new(),
+        }
+    }
+
+    /// Has the same answer to everything.
+    struct Always(bool);
+
+    impl Why for Always {
+        fn bounces(&self, _: &Accepted) -> bool {
+            self.0
+        }
+
+        fn expires(&self, _: &Accepted, at: Option<Moment>) -> Option<Cause> {
+            assert_eq!(at, Some(Duration::from_secs(7)));
+            self.0.then_some(Cause::PutOff)
         }
     }
 
@@ -475,20 +335,17 @@ mod tests {
 
     #[test]
     fn lost_doubled_contradicted_and_unexpected_mail_shows_in_the_account() {
-        let mut handed = Handed {
-            accepted: ["lost@x.test", "twice@x.test", "both@x.test"].map(|name| accepted(name, false)).to_vec(),
-            ..Handed::default()
-        };
-        handed.uncertain.insert(("r1".to_owned(), "perhaps@x.test".to_owned()));
+        let handed =
+            Handed::with(["lost@x.test", "twice@x.test", "both@x.test"].map(|name| accepted(name, false)).to_vec());
         let mut ledger = Ledger::default();
-        for name in ["twice@x.test", "twice@x.test", "both@x.test", "perhaps@x.test", "stranger@x.test"] {
+        for name in ["twice@x.test", "twice@x.test", "both@x.test", "stranger@x.test"] {
             let receipt = ledger.accept("r1", name, acceptance(false));
             ledger.replied(&receipt, Duration::ZERO);
         }
         ledger.report("r1", report("both@x.test", "5.0.0"), Duration::ZERO);
         let mut reports = Reports::default();
         reports.update(&ledger);
-        let account = Account::of(&handed, &ledger, &reports, &RecordFacts::default(), |_| true);
+        let account = Account::of(&handed, &ledger, &reports, &RecordFacts::default(), &Always(true));
         assert_eq!((account.count(0, Fate::Delivered), account.count(0, Fate::Open)), (2, 1));
         assert_eq!(account.open, ["lost@x.test"]);
         assert_eq!(account.duplicates[&0], Duplicates { avoidable: 1, unavoidable: 0 });
@@ -497,21 +354,30 @@ mod tests {
     }
 
     #[test]
-    fn a_bounce_that_no_receiver_asked_for_is_not_justified() {
-        let handed = Handed {
-            accepted: ["asked@x.test", "unasked@x.test"].map(|name| accepted(name, false)).to_vec(),
-            ..Handed::default()
-        };
+    fn a_bounce_or_expiry_without_a_reason_and_a_report_that_nobody_wanted_are_found() {
+        let handed = Handed::with(vec![
+            accepted("bounced@x.test", false),
+            accepted("expired@x.test", false),
+            accepted("silent@x.test", true),
+            accepted("suppressed@x.test", false),
+        ]);
         let mut ledger = Ledger::default();
-        for name in ["asked@x.test", "unasked@x.test"] {
-            ledger.report("r1", report(name, "5.1.2"), Duration::ZERO);
+        for (name, status) in [("bounced", "5.1.2"), ("expired", "4.4.7"), ("silent", "5.1.1"), ("suppressed", "5.7.1")]
+        {
+            ledger.report("r1", report(&format!("{name}@x.test"), status), Duration::from_secs(7));
         }
         let mut reports = Reports::default();
         reports.update(&ledger);
-        let justified = |accepted: &Accepted| accepted.recipient == "asked@x.test";
-        let account = Account::of(&handed, &ledger, &reports, &RecordFacts::default(), justified);
-        assert_eq!(account.count(0, Fate::Bounced), 2);
-        assert_eq!(account.unjustified[&0], 1);
-        assert!(account.unjustified_named[0].starts_with("unasked@x.test was returned"));
+        let mut records = RecordFacts::default();
+        records.take(event("suppressed", "suppressed@x.test"));
+        let of = |reasons| Account::of(&handed, &ledger, &reports, &records, &Always(reasons));
+        let (good, bad) = (of(true), of(false));
+        assert_eq!((good.count(0, Fate::Bounced), good.count(0, Fate::Expired)), (2, 1));
+        assert_eq!((good.count(0, Fate::Suppressed), good.unasked), (1, 1));
+        assert_eq!((good.unjustified.len(), good.unjustified_expiries.len()), (0, 0));
+        assert_eq!(good.causes, BTreeMap::from([(Cause::PutOff, 1)]));
+        assert_eq!((bad.unjustified[&0], bad.unjustified_expiries[&0]), (2, 1));
+        assert!(bad.named[0].starts_with("bounced@x.test was returned"), "{:?}", bad.named);
+        assert!(bad.named[1].starts_with("expired@x.test expired, but"), "{:?}", bad.named);
     }
 }

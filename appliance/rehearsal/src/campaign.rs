@@ -8,7 +8,9 @@ use base64::Engine as _;
 use fastrand::Rng;
 
 use crate::chance::Chance;
-use crate::content::{BODY_HEADER, ID_HEADER, MEANING_HEADER, meaning, sum};
+use crate::content::{
+    BODY_HEADER, FIELDS_HEADER, ID_HEADER, MEANING_HEADER, SENDER_HEADER, STREAM_HEADER, fields_mark, meaning, sum,
+};
 use crate::rulebook::RuleBook;
 
 /// What a campaign is made of.
@@ -222,6 +224,11 @@ impl Message {
         self.kind == Kind::EightBit || self.utf8
     }
 
+    /// The stream that it belongs to.
+    pub fn stream_name(&self) -> &str {
+        self.stream.as_deref().unwrap_or("default")
+    }
+
     /// The same message, again, to one of its recipients alone.
     pub fn again(&self, chance: Chance, number: usize, to: &To) -> Self {
         let id = format!("{}-again-{number}", self.id);
@@ -231,8 +238,6 @@ impl Message {
                 format!("bounce+{id}@{domain}")
             }),
             to: vec![to.clone()],
-            // BDAT would send the content ahead of the refusal that is expected, to a server that need not read it.
-            chunking: false,
             way: way(chance, &id, self.sender.is_some() && !self.utf8 && !to.never_notify),
             id,
             ..self.clone()
@@ -269,11 +274,15 @@ impl Message {
         let whole = [head.as_bytes(), b"\r\n", &body].concat();
         let _ = write!(
             head,
-            "{ID_HEADER}: {}\r\n{BODY_HEADER}: {}\r\n{MEANING_HEADER}: {}\r\n\r\n",
+            "{ID_HEADER}: {}\r\n{STREAM_HEADER}: {}\r\n{SENDER_HEADER}: <{}>\r\n{BODY_HEADER}: {}\r\n{MEANING_HEADER}: {}\r\n",
             self.id,
+            self.stream_name(),
+            self.sender.as_deref().unwrap_or_default(),
             sum(&body),
             meaning(&whole)
         );
+        let mark = fields_mark(head.as_bytes(), stream_header);
+        let _ = write!(head, "{FIELDS_HEADER}: {mark}\r\n\r\n");
         let mut content = head.into_bytes();
         content.extend_from_slice(&body);
         content
@@ -374,7 +383,7 @@ fn lines(rng: &mut Rng, size: usize, mut change: impl FnMut(&mut Rng, &mut Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::{header, split};
+    use crate::content::{fields_are_whole, header, split};
 
     fn plan(seed: u64, recipients: u64) -> Plan {
         Plan {
@@ -423,6 +432,8 @@ mod tests {
             assert_eq!(header(head, ID_HEADER).as_deref(), Some(message.id.as_str()));
             assert_eq!(header(head, BODY_HEADER), Some(sum(body)));
             assert_eq!(header(head, MEANING_HEADER), Some(meaning(&content)));
+            let arrived = String::from_utf8_lossy(head).replace("X-Postkeep-Stream: news\r\n", "");
+            assert!(fields_are_whole(arrived.as_bytes(), false), "{arrived}");
             assert!(content.len() < 32_000, "{:?} of {} octets", message.kind, content.len());
         }
         assert_eq!(kinds.len(), 6);

@@ -48,10 +48,10 @@ pub struct Answered {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The connection broke before the content went out: the message is not there, and may be sent again.
+    /// The connection ended before the message could be taken: it is not there, and may be sent again.
     #[error("{0}")]
     Before(String),
-    /// It broke after: nobody knows.
+    /// It ended later: nobody knows.
     #[error("no reply to the content: {0}")]
     Uncertain(String),
 }
@@ -69,6 +69,8 @@ pub struct Client {
     dsn: bool,
     eight_bit: bool,
     utf8: bool,
+    /// The server has said 421 or hung up: nothing more can be sent here.
+    over: bool,
 }
 
 /// A reply: code and text.
@@ -90,6 +92,7 @@ impl Client {
             dsn: false,
             eight_bit: false,
             utf8: false,
+            over: false,
         };
         if to.implicit_tls {
             client = client.secure(to).await?;
@@ -197,9 +200,16 @@ impl Client {
             }
             text.push_str(line.get(4..).unwrap_or_default());
             if line.as_bytes().get(3) != Some(&b'-') {
+                // Whatever it answers, the connection closes (RFC 5321 §3.8).
+                self.over |= code == 421;
                 return Ok((code, text));
             }
         }
+    }
+
+    /// Whether the server has ended the connection, so that the next message needs another.
+    pub fn is_over(&self) -> bool {
+        self.over
     }
 
     /// Sends one message and waits for its answer.
@@ -226,7 +236,8 @@ impl Client {
         }
         let chunked = message.chunking && self.chunking;
         if chunked {
-            // Everything at once: the content follows its command (RFC 3030).
+            // With PIPELINING the chunk need not wait for the replies to RCPT. A server that refuses all recipients still has
+            // to read it, and refuses it after that (RFC 3030 §2).
             mail.push_str(&format!("BDAT {} LAST\r\n", content.len()));
             self.write(mail.as_bytes()).await.map_err(before)?;
             self.write(content).await.map_err(before)?;
@@ -234,34 +245,40 @@ impl Client {
             mail.push_str("DATA\r\n");
             self.write(mail.as_bytes()).await.map_err(before)?;
         }
+        self.flush().await.map_err(before)?;
+        // A server that has said nothing at all has taken nothing; nor has one that takes its leave at MAIL.
+        let sender = self.reply().await.map_err(before)?;
+        if sender.0 == 421 {
+            return Err(ClientError::Before(format!("421 {}", sender.1)));
+        }
         // With BDAT the server may have all of it from here on.
         let lost = |error: io::Error| match chunked {
             true => ClientError::Uncertain(error.to_string()),
             false => ClientError::Before(error.to_string()),
         };
-        self.flush().await.map_err(lost)?;
-        let sender = self.reply().await.map_err(lost)?;
         let mut recipients = Vec::with_capacity(message.to.len());
         for _ in &message.to {
-            let reply = self.reply().await.map_err(lost)?;
+            let reply = match self.reply().await {
+                Ok(reply) => reply,
+                Err(_) if sender.0 != 250 => break,
+                Err(error) => return Err(lost(error)),
+            };
             recipients.push(if reply.0 / 100 == 2 { Ok(()) } else { Err(format!("{} {}", reply.0, reply.1)) });
         }
         if sender.0 != 250 {
-            recipients.fill(Err(format!("{} {}", sender.0, sender.1)));
+            recipients = message.to.iter().map(|_| Err(format!("{} {}", sender.0, sender.1))).collect();
         }
-        if !chunked {
-            let go = self.reply().await.map_err(before)?;
-            if go.0 != 354 {
-                self.reset().await;
-                let refusal = format!("{} {}", go.0, go.1);
-                recipients.iter_mut().filter(|answer| answer.is_ok()).for_each(|answer| *answer = Err(refusal.clone()));
+        let nobody = recipients.iter().all(Result::is_err);
+        let end = if chunked { self.reply().await.map_err(lost) } else { self.data(content).await };
+        let end = match end {
+            Ok(end) => end,
+            // Everybody was refused before: the server's last words are not needed to know that nothing was taken.
+            Err(_) if nobody => {
+                self.over = true;
                 return Ok(Answered { recipients, queued: None });
             }
-            let unknown = |error: io::Error| ClientError::Uncertain(error.to_string());
-            self.write(&stuffed(content)).await.map_err(unknown)?;
-            self.flush().await.map_err(unknown)?;
-        }
-        let end = self.reply().await.map_err(|error| ClientError::Uncertain(error.to_string()))?;
+            Err(error) => return Err(error),
+        };
         if end.0 != 250 {
             self.reset().await;
             let refusal = format!("{} {}", end.0, end.1);
@@ -269,6 +286,18 @@ impl Client {
             return Ok(Answered { recipients, queued: None });
         }
         Ok(Answered { recipients, queued: Some(end.1) })
+    }
+
+    /// After DATA: the content, if it is wanted; the reply that settles it.
+    async fn data(&mut self, content: &[u8]) -> Result<Reply, ClientError> {
+        let go = self.reply().await.map_err(|error| ClientError::Before(error.to_string()))?;
+        if go.0 != 354 {
+            return Ok(go);
+        }
+        let unknown = |error: io::Error| ClientError::Uncertain(error.to_string());
+        self.write(&stuffed(content)).await.map_err(unknown)?;
+        self.flush().await.map_err(unknown)?;
+        self.reply().await.map_err(unknown)
     }
 
     /// Sends content that is no message of the campaign to one recipient; the reply that settled it.
@@ -286,13 +315,18 @@ impl Client {
     }
 
     /// MAIL was taken, so the transaction is open still, and another may follow. A server that has hung up after its
-    /// answer has answered all the same; whoever sends next finds out.
+    /// answer has answered all the same.
     async fn reset(&mut self) {
-        let _ = self.exchange("RSET").await;
+        if !self.over && self.exchange("RSET").await.is_err() {
+            self.over = true;
+        }
     }
 
     /// Says goodbye.
     pub async fn quit(mut self) {
+        if self.over {
+            return;
+        }
         let _ = self.exchange("QUIT").await;
     }
 }

@@ -4,7 +4,7 @@
 //! to the return path, or to the address that `CFBL-Address` names, by SMTP,
 //! as from a stranger.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,11 +16,14 @@ use tokio::task::AbortHandle;
 
 use crate::chance::Chance;
 use crate::client::{Client, Submission};
-use crate::content::{self, ID_HEADER};
+use crate::content::{self, ID_HEADER, SENDER_HEADER, STREAM_HEADER};
+use crate::internet::StreamPromise;
 use crate::rulebook::{Mood, Provider};
 
 /// Reports on their way; more hold up the mailboxes that send them.
 const WAITING: usize = 1024;
+/// Most sentences about what cannot come back.
+const SAMPLES: usize = 5;
 /// Tries of one report.
 const TRIES: u32 = 50;
 /// Wait before the next.
@@ -51,6 +54,17 @@ pub struct Returned {
     pub taken: Result<(), String>,
 }
 
+/// What would have come back, but for a return path that the product does not take back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Astray {
+    /// Of streams that leave return paths alone.
+    pub explained: u64,
+    /// Of others.
+    pub unexplained: u64,
+    /// The first of the others, in words.
+    pub samples: Vec<String>,
+}
+
 /// A report on its way.
 struct Report {
     kind: Kind,
@@ -74,6 +88,7 @@ pub(crate) struct Comebacks {
 #[derive(Default)]
 struct Book {
     waiting: AtomicU64,
+    astray: Mutex<Astray>,
     done: Mutex<VecDeque<Returned>>,
 }
 
@@ -115,23 +130,54 @@ impl Comebacks {
         self.book.done().iter().cloned().collect()
     }
 
+    /// What cannot come back.
+    pub(crate) fn astray(&self) -> Astray {
+        self.book.astray.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A provider has accepted a message with this return path: whoever sends something back, does.
-    pub(crate) async fn note(&self, rules: &Provider, recipients: &[String], sender: &str, message: &[u8]) {
+    pub(crate) async fn note(
+        &self,
+        rules: &Provider,
+        streams: &HashMap<String, StreamPromise>,
+        recipients: &[String],
+        sender: &str,
+        message: &[u8],
+    ) {
         let Some(domain) = &self.domain else { return };
-        // Other return paths belong to others, who are not in the rehearsal.
-        if !sender.rsplit_once('@').is_some_and(|(_, of)| of.eq_ignore_ascii_case(domain)) {
-            return;
-        }
         let (head, _) = content::split(message);
         let Some(id) = content::header(head, ID_HEADER) else { return };
+        // Other return paths belong to others, who are not in the rehearsal.
+        let comes = sender.rsplit_once('@').is_some_and(|(_, of)| of.eq_ignore_ascii_case(domain));
+        // Nothing is sent back to nobody (RFC 5321 §4.5.5).
+        if !comes && content::header(head, SENDER_HEADER).is_none_or(|sent| sent == "<>") {
+            return;
+        }
         for recipient in recipients.iter().filter(|recipient| recipient.is_ascii()) {
             let Some(kind) = kind_of(self.chance, &rules.name, &rules.mood, recipient) else { continue };
+            if !comes {
+                let stream = content::header(head, STREAM_HEADER).unwrap_or_default();
+                self.go_astray(streams.get(&stream).is_some_and(|promise| promise.verp), recipient, sender);
+                continue;
+            }
             let host = rules.site.iter().flat_map(|site| &site.host).map(|host| host.name.as_str()).next();
             let report = written(kind, recipient, sender, head, &id, host.unwrap_or("mx.rehearsal.test"));
             self.book.waiting.fetch_add(1, Ordering::Relaxed);
             if self.queue.send(report).await.is_err() {
                 self.book.waiting.fetch_sub(1, Ordering::Relaxed);
             }
+        }
+    }
+
+    fn go_astray(&self, verp: bool, recipient: &str, sender: &str) {
+        let mut astray = self.book.astray.lock().unwrap_or_else(PoisonError::into_inner);
+        if !verp {
+            astray.explained += 1;
+            return;
+        }
+        astray.unexplained += 1;
+        if astray.samples.len() < SAMPLES {
+            astray.samples.push(format!("{recipient} would have answered, but to {sender}, which is not taken back"));
         }
     }
 }
@@ -166,7 +212,7 @@ async fn send(client: &mut Option<Client>, door: &Submission, report: &Report) -
         };
         match open.submit(&report.sender, &report.to, &report.content).await {
             Ok((code, text)) => {
-                *client = Some(open);
+                *client = (!open.is_over()).then_some(open);
                 match code / 100 {
                     2 => return Ok(()),
                     5 => return Err(format!("{code} {text}")),
@@ -242,6 +288,29 @@ mod tests {
         for (count, share) in counts.into_iter().zip([1000, 2000, 3000]) {
             assert!((share - 200..share + 200).contains(&count), "{count} instead of {share}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_come_back_is_counted_and_excused_only_where_the_stream_leaves_return_paths_alone() {
+        let text = "[[provider]]\nname = \"one\"\nsource = \"x\"\nchecked = \"2026-11-27\"\nweight = 1\n\
+            [[provider.site]]\ndomains = [\"one.test\"]\n[provider.mood]\ncomplain = 1.0\n";
+        let rules = crate::rulebook::RuleBook::parse(text).unwrap().provider.remove(0);
+        let comebacks = Comebacks::new(Some("back.test".to_owned()), Chance::new(1));
+        let streams = HashMap::from([
+            ("verp".to_owned(), StreamPromise { verp: true, ..StreamPromise::default() }),
+            ("plain".to_owned(), StreamPromise::default()),
+        ]);
+        for (stream, sent, arrived) in [
+            ("verp", "a@sender.test", "token@back.test"),
+            ("verp", "a@sender.test", "a@sender.test"),
+            ("plain", "a@sender.test", "a@sender.test"),
+            ("verp", "", ""),
+        ] {
+            let head = format!("{ID_HEADER}: r1\r\n{STREAM_HEADER}: {stream}\r\n{SENDER_HEADER}: <{sent}>\r\n\r\n");
+            comebacks.note(&rules, &streams, &["b@one.test".to_owned()], arrived, head.as_bytes()).await;
+        }
+        let astray = comebacks.astray();
+        assert_eq!((comebacks.waiting(), astray.explained, astray.unexplained), (1, 1, 1), "{astray:?}");
     }
 
     #[test]

@@ -20,6 +20,13 @@ pub const BODY_HEADER: &str = "X-Rehearsal-Body";
 /// Header with the sum of what the body says, whatever its transfer encoding.
 pub const MEANING_HEADER: &str = "X-Rehearsal-Meaning";
 
+/// Header that names the stream that the campaign chose.
+pub const STREAM_HEADER: &str = "X-Rehearsal-Stream";
+/// Header with the return path as submitted.
+pub const SENDER_HEADER: &str = "X-Rehearsal-Sender";
+/// Header with the names of the other header fields and the sums of what they were.
+pub const FIELDS_HEADER: &str = "X-Rehearsal-Fields";
+
 /// SHA-256 in hex, the first 32 digits.
 pub fn sum(bytes: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
@@ -70,6 +77,60 @@ pub fn header(head: &[u8], name: &str) -> Option<String> {
         return Some(String::from_utf8_lossy(value.trim_ascii()).into_owned());
     }
     None
+}
+
+/// Every header field as it is written, with its lines; the name in lower case.
+fn fields(head: &[u8]) -> impl Iterator<Item = (String, &[u8])> {
+    let mut rest = head;
+    std::iter::from_fn(move || {
+        let mut end = 0;
+        loop {
+            end += memchr::memchr(b'\n', rest.get(end..)?)? + 1;
+            if !matches!(rest.get(end), Some(b' ' | b'\t')) {
+                break;
+            }
+        }
+        let (field, after) = rest.split_at(end);
+        rest = after;
+        let name = field.split(|byte| *byte == b':').next().unwrap_or_default();
+        Some((String::from_utf8_lossy(name.trim_ascii_end()).to_ascii_lowercase(), field))
+    })
+}
+
+/// What [`FIELDS_HEADER`] says of a header block: the names and the sum of the fields that nobody may touch, then of those
+/// that change where a body is rightly re-encoded. `without`: a field that is for the server and does not arrive.
+pub fn fields_mark(head: &[u8], without: &str) -> String {
+    let mut groups = [const { Vec::new() }; 2];
+    for (name, _) in fields(head).filter(|(name, _)| !name.eq_ignore_ascii_case(without)) {
+        let [fixed, changing] = &mut groups;
+        let group = if changes(&name) { changing } else { fixed };
+        if !group.contains(&name) {
+            group.push(name);
+        }
+    }
+    groups.map(|names| format!("{}={}", names.join(":"), fields_sum(head, &names))).join(" ")
+}
+
+/// Whether a field belongs to the body's spelling.
+fn changes(name: &str) -> bool {
+    name.starts_with("content-") || name == "mime-version"
+}
+
+fn fields_sum<T: AsRef<str>>(head: &[u8], names: &[T]) -> String {
+    let named = |name: &str| names.iter().any(|known| known.as_ref() == name);
+    let bytes: Vec<&[u8]> = fields(head).filter(|(name, _)| named(name)).map(|(_, field)| field).collect();
+    sum(&bytes.concat())
+}
+
+/// Whether the fields of a header block are those that its mark speaks of; `converted`: the body was rightly re-encoded.
+pub fn fields_are_whole(head: &[u8], converted: bool) -> bool {
+    let Some(mark) = header(head, FIELDS_HEADER) else { return false };
+    let mut groups = mark.split(' ').filter_map(|group| group.split_once('='));
+    let mut whole = |(names, sum): (&str, &str)| {
+        let names: Vec<&str> = names.split(':').collect();
+        fields_sum(head, &names) == sum
+    };
+    groups.next().is_some_and(&mut whole) && (converted || groups.next().is_some_and(&mut whole))
 }
 
 /// A parameter of a structured header such as `boundary` of Content-Type.
@@ -192,8 +253,6 @@ pub fn meaning(message: &[u8]) -> String {
 pub struct Report {
     /// Final recipient, without its type.
     pub recipient: String,
-    /// Original recipient, if named.
-    pub original: Option<String>,
     /// `failed`, `delayed`, `delivered`, `relayed` or `expanded`, in lower case.
     pub action: String,
     /// Enhanced status code.
@@ -228,7 +287,6 @@ fn groups(bytes: &[u8]) -> Vec<Report> {
         if let Some(recipient) = field("Final-Recipient") {
             found.push(Report {
                 recipient: decode_address(&address(recipient)),
-                original: field("Original-Recipient").map(|value| decode_address(&address(value))),
                 action: field("Action").unwrap_or_default().to_ascii_lowercase(),
                 status: field("Status").unwrap_or_default(),
                 diagnostic: field("Diagnostic-Code").unwrap_or_default(),
@@ -278,6 +336,24 @@ mod tests {
         assert_eq!(found[0].recipient, "louisl@larry.slip.umd.edu");
         assert_eq!((found[0].action.as_str(), found[0].status.as_str()), ("failed", "4.0.0"));
         assert!(found[0].diagnostic.contains("426"));
+    }
+
+    #[test]
+    fn a_field_that_is_altered_doubled_or_lost_shows_and_those_that_were_added_do_not() {
+        let head = b"X-Stream: news\r\nFrom: a@b.test\r\nSubject: one\r\n two\r\nMIME-Version: 1.0\r\nContent-Type: text/plain\r\n";
+        let mark = fields_mark(head, "x-stream");
+        let arrived = format!(
+            "Received: from x\r\nDate: now\r\nFrom: a@b.test\r\nSubject: one\r\n two\r\nMIME-Version: 1.0\r\nContent-Type: text/plain\r\n{FIELDS_HEADER}: {mark}\r\n"
+        );
+        assert!(fields_are_whole(arrived.as_bytes(), false), "{mark}");
+        for (what, with) in [("one", "eins"), ("From: a@b.test\r\n", ""), (" two", "\ttwo"), ("Date", "From")] {
+            assert!(!fields_are_whole(arrived.replace(what, with).as_bytes(), true), "{what}");
+        }
+        let encoded = arrived.replace("text/plain", "text/plain\r\nContent-Transfer-Encoding: quoted-printable");
+        assert!(fields_are_whole(encoded.as_bytes(), false), "a field that was not there is not summed");
+        let other = arrived.replace("text/plain", "text/html");
+        assert!(fields_are_whole(other.as_bytes(), true) && !fields_are_whole(other.as_bytes(), false));
+        assert!(!fields_are_whole(b"From: a@b.test\r\n", true));
     }
 
     #[test]

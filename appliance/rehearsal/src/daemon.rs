@@ -18,6 +18,9 @@ const STOP: Duration = Duration::from_secs(45);
 /// Lines of its log that an error shows.
 const TAIL: usize = 12;
 
+/// Wait for it to be gone after it was killed, before its folder goes.
+const KILLED: Duration = Duration::from_secs(2);
+
 /// A running `postkeepd`. It is killed if it is dropped without [`Daemon::stop`].
 pub struct Daemon {
     child: Child,
@@ -78,11 +81,6 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Its process id, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
-    }
-
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
@@ -112,6 +110,19 @@ impl Daemon {
                 STOP.as_secs(),
                 self.log_tail()
             ))),
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // An error says that it has ended.
+        if self.ended().is_some() || self.child.start_kill().is_err() {
+            return;
+        }
+        let until = Instant::now() + KILLED;
+        while self.ended().is_none() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! touches the world outside (addresses, files, DNS, port 25) is turned to
 //! loopback and to a scratch folder. What was changed is said in notes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use std::time::Duration;
 use postkeep_configuration::{
     Configuration, Dnssec, Feedback, LaneLimits, Listener, ListenerTls, Rate, TotalLimits, units,
 };
-use postkeep_deliverability::provider::ProviderTable;
 
 use crate::Error;
 use crate::client::Submission;
 use crate::http::HttpDoor;
 use crate::internet::{Internet, Owner};
-use crate::judge::Promise;
-use crate::keys;
+use crate::keys::{self, Keyring};
 use crate::names::{LOOPBACK_V6, loopback};
 
 use self::doors::{credential, free_address, token};
+use self::promises::{promises, streams};
 
 mod doors;
+mod promises;
 
 /// Second octet of the sending addresses.
 const SOURCES_BLOCK: u8 = 1;
@@ -93,6 +93,8 @@ pub fn prepare(
     feedback_of(&mut configuration, &domains, &mut owner, &mut notes);
     hurried(&mut configuration, hurry, longest, &mut notes);
     owner.promises = promises(&configuration)?;
+    owner.streams = streams(&configuration);
+    owner.keyring = Keyring::of(&configuration);
     let credential = credential(&mut configuration)?;
     let token = token(&mut configuration);
     configuration.include.clear();
@@ -234,9 +236,6 @@ fn keys_of(
             }
         };
         owner.keys.push((format!("{}._domainkey.{}", entry.selector, entry.domain), key.record));
-        if !owner.signing_domains.contains(&entry.domain.to_ascii_lowercase()) {
-            owner.signing_domains.push(entry.domain.to_ascii_lowercase());
-        }
     }
     if !generated.is_empty() {
         notes.push(format!(
@@ -350,48 +349,6 @@ fn hurried(configuration: &mut Configuration, hurry: f64, longest: Duration, not
     }
     if !capped.is_empty() {
         notes.push(format!("mail of {} expires after {longest}, so that the rehearsal ends", capped.join(", ")));
-    }
-}
-
-/// What the configuration promises towards each provider, by its name; `""` is every other lane.
-fn promises(configuration: &Configuration) -> Result<HashMap<String, Promise>, Error> {
-    let table = ProviderTable::new(configuration).map_err(|error| Error::Configuration(error.to_string()))?;
-    let mut promises = HashMap::new();
-    let silent = LaneLimits::default();
-    for provider in table.providers() {
-        let changed = configuration.provider.get(&*provider.name);
-        let lane = lane_promise(configuration, [changed.map_or(&silent, |changed| &changed.lane), &provider.shipped]);
-        let total = changed.map(|changed| changed.total.clone()).unwrap_or_default();
-        promises.insert(provider.name.to_string(), Promise { lane, total });
-    }
-    promises.insert(
-        String::new(),
-        Promise { lane: lane_promise(configuration, [&silent, &silent]), total: TotalLimits::default() },
-    );
-    Ok(promises)
-}
-
-/// The most specific word for each limit: `words` in order, then `[lane]`, then what is built in.
-/// A `[[lane-limit]]` names a site in the product's own way; where one exists, the judge allows the
-/// looser of the two, and leaves rates alone, so as never to blame wrongly.
-fn lane_promise(configuration: &Configuration, words: [&LaneLimits; 2]) -> LaneLimits {
-    let said = |get: &dyn Fn(&LaneLimits) -> Option<u32>, built_in: u32| {
-        let word = words.iter().find_map(|limits| get(limits)).or_else(|| get(&configuration.lane)).unwrap_or(built_in);
-        let special = configuration.lane_limit.iter().filter_map(|limit| get(&limit.limits)).max();
-        Some(special.map_or(word, |special| special.max(word)))
-    };
-    let rate = |get: &dyn Fn(&LaneLimits) -> Option<Rate>| {
-        if configuration.lane_limit.iter().any(|limit| get(&limit.limits).is_some()) {
-            return None;
-        }
-        words.iter().find_map(|limits| get(limits)).or_else(|| get(&configuration.lane))
-    };
-    LaneLimits {
-        connections: said(&|limits| limits.connections, 10),
-        messages_per_connection: said(&|limits| limits.messages_per_connection, 100),
-        recipients_per_transaction: said(&|limits| limits.recipients_per_transaction, 100),
-        connection_rate: rate(&|limits| limits.connection_rate),
-        message_rate: rate(&|limits| limits.message_rate),
     }
 }
 

@@ -21,4 +21,7 @@ pub enum Error {
     /// The daemon.
     #[error("{0}")]
     Daemon(String),
+    /// Somebody ended it.
+    #[error("the rehearsal was stopped before its end")]
+    Stopped,
 }

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::Error;
-use crate::account::Handed;
 use crate::campaign::{Message, Way};
-use crate::client::{Client, ClientError, Submission};
+use crate::client::{Answered, Client, ClientError, Submission};
+use crate::excuses::Excuses;
+use crate::handed::Handed;
 use crate::http::{HttpClient, HttpDoor, Said};
 
 /// The doors that messages go in by.
@@ -17,6 +18,8 @@ pub(crate) struct Doors {
     pub(crate) http: HttpDoor,
     /// Header that names the stream.
     pub(crate) stream_header: Arc<str>,
+    /// What the configuration itself refuses.
+    pub(crate) excuses: Arc<Excuses>,
 }
 
 /// Submits messages over so many connections; ends when each has its answer.
@@ -35,6 +38,7 @@ pub(crate) async fn inject(
             loop {
                 let message = messages.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some(message) = message else { break };
+                line.note(|handed| handed.begin(&message));
                 match message.way {
                     Way::Smtp => line.by_smtp(message).await?,
                     Way::Http => line.by_http(message).await?,
@@ -89,21 +93,19 @@ impl Line {
             };
             match open.send(&message, &content).await {
                 Ok(answer) => {
-                    self.smtp = Some(open);
+                    self.smtp = (!open.is_over()).then_some(open);
                     let later = |answer: &Result<(), String>| matches!(answer, Err(text) if text.starts_with('4'));
                     // A server that says "later" to everything is asked again; some of it accepted is an answer.
                     if answer.queued.is_none() && answer.recipients.iter().any(later) && tries < TRIES {
                         tokio::time::sleep(MESSAGE_PAUSE).await;
                         continue;
                     }
-                    self.note(|handed| handed.answered(message, content.len(), answer));
+                    self.answered(message, &content, answer);
                     return Ok(());
                 }
                 Err(ClientError::Before(_)) if tries < TRIES => {}
-                Err(_) => {
-                    self.note(|handed| handed.unanswered(message));
-                    return Ok(());
-                }
+                // It stays without an answer.
+                Err(_) => return Ok(()),
             }
         }
     }
@@ -129,7 +131,7 @@ impl Line {
             match open.send(&message, &content).await {
                 Ok(Said::Answer(answer)) => {
                     self.http = Some(open);
-                    self.note(|handed| handed.answered(message, content.len(), answer));
+                    self.answered(message, &content, answer);
                     return Ok(());
                 }
                 Ok(Said::Later(_)) if tries < TRIES => {
@@ -137,11 +139,22 @@ impl Line {
                     tokio::time::sleep(MESSAGE_PAUSE).await;
                 }
                 Err(_) if tries < TRIES => {}
-                Ok(Said::Later(_)) | Err(_) => break,
+                // Refused for now, to the end: it is not there.
+                Ok(Said::Later(text)) => {
+                    self.http = Some(open);
+                    let recipients = message.to.iter().map(|_| Err(text.clone())).collect();
+                    self.answered(message, &content, Answered { recipients, queued: None });
+                    break;
+                }
+                Err(_) => break,
             }
         }
-        self.note(|handed| handed.unanswered(message));
         Ok(())
+    }
+
+    fn answered(&self, message: Message, content: &[u8], answer: Answered) {
+        let excused = self.doors.excuses.explain(&message, content);
+        self.note(|handed| handed.answered(message, content.len(), answer, excused));
     }
 
     fn note(&self, tell: impl FnOnce(&mut Handed)) {

@@ -2,7 +2,7 @@
 //! providers, the ledger, the judge and the verifier. Everything lives on
 //! loopback: sending addresses are 127.1.x.y, MX hosts 127.2.x.y.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,10 +14,11 @@ use crate::Error;
 use crate::certificates::Authority;
 use crate::chance::Chance;
 use crate::client::Submission;
-use crate::comeback::{Comebacks, Returned};
+use crate::comeback::{Astray, Comebacks, Returned};
 use crate::judge::{Judge, Promise};
+use crate::keys::Keyring;
 use crate::ledger::Ledger;
-use crate::mailbox::{Mailboxes, Moment};
+use crate::mailbox::Mailboxes;
 use crate::names::{Names, Zone};
 use crate::policy_host::PolicyHost;
 use crate::receiver::{Door, TlsTally, serve};
@@ -44,8 +45,10 @@ pub const FEEDBACK_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 3, 0, 1));
 pub struct Owner {
     /// Domains that reports go to.
     pub return_domains: Vec<String>,
-    /// Domains whose mail must be signed.
-    pub signing_domains: Vec<String>,
+    /// Keys that must sign.
+    pub keyring: Keyring,
+    /// What its streams promise, by name.
+    pub streams: HashMap<String, StreamPromise>,
     /// TXT records: name and text.
     pub keys: Vec<(String, String)>,
     /// Sending addresses, each with the source's name and its EHLO name.
@@ -54,6 +57,15 @@ pub struct Owner {
     pub feedback_domain: Option<String>,
     /// What is promised, by the product's provider name; `""` is every other lane.
     pub promises: HashMap<String, Promise>,
+}
+
+/// What a receiver can see of a stream's promises.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamPromise {
+    /// Its mail has return paths of the product's own.
+    pub verp: bool,
+    /// The addresses that it leaves from.
+    pub sources: HashSet<IpAddr>,
 }
 
 /// How to start a simulated internet.
@@ -130,7 +142,7 @@ impl Internet {
             identities.push(layout::identify(spot, port, &authority, &mut zone)?);
         }
         let names = Names::start(zone, options.names).await?;
-        let verifier = Verifier::start(names.address(), options.owner.signing_domains.clone(), options.verify_every)?;
+        let verifier = Verifier::start(names.address(), options.owner.keyring.clone(), options.verify_every)?;
         let promises = book
             .provider
             .iter()
@@ -158,6 +170,8 @@ impl Internet {
             sources: options.owner.sources.iter().map(|(address, name, _)| (*address, name.clone())).collect(),
             next: AtomicU64::new(1),
             comebacks: Comebacks::new(options.owner.feedback_domain.clone(), Chance::new(options.seed)),
+            streams: options.owner.streams,
+            feedback_domain: options.owner.feedback_domain,
         });
         let mut tasks = Vec::new();
         for (place, listener) in listeners {
@@ -219,6 +233,16 @@ impl Internet {
         self.shared.comebacks.done()
     }
 
+    /// What is on its way back still.
+    pub fn comebacks_waiting(&self) -> u64 {
+        self.shared.comebacks.waiting()
+    }
+
+    /// What would have come back, had the return path been one that the product takes back.
+    pub fn astray(&self) -> Astray {
+        self.shared.comebacks.astray()
+    }
+
     /// Port of every MX host.
     pub fn port(&self) -> u16 {
         self.port
@@ -234,21 +258,9 @@ impl Internet {
         &self.shared.providers
     }
 
-    /// Provider of a recipient domain.
-    pub fn provider_of(&self, domain: &str) -> Option<usize> {
-        self.shared.providers.iter().position(|provider| {
-            provider.site.iter().any(|site| site.domains.iter().any(|name| name.eq_ignore_ascii_case(domain)))
-        })
-    }
-
     /// Place of the provider where reports come home.
     pub fn home(&self) -> usize {
         self.shared.home
-    }
-
-    /// Time since the start.
-    pub fn now(&self) -> Moment {
-        self.shared.now()
     }
 
     /// Reads the ledger.

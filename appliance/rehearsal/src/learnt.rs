@@ -10,10 +10,10 @@ use postkeep_configuration::{Configuration, LearntScope};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::account::Handed;
 use crate::campaign::{Campaign, Message};
 use crate::chance::Chance;
 use crate::comeback::{Kind, Returned};
+use crate::handed::Handed;
 use crate::http::{HttpClient, encoded};
 use crate::inject::{Doors, inject};
 use crate::internet::Internet;
@@ -35,8 +35,12 @@ pub struct CameBack {
     pub complaints: u64,
     /// Automatic replies, taken by the product.
     pub auto_replies: u64,
-    /// Any of these that the product would not take.
+    /// Any of these that the product would not take, or had not taken when the wait for them was over.
     pub refused: u64,
+    /// What would have come back, but the return path was not the product's, in streams whose mail has such.
+    pub astray: u64,
+    /// The same in streams with `verp = false`.
+    pub astray_explained: u64,
     /// Recipients whose bounce is on the suppression list.
     pub learnt_bounces: u64,
     /// Recipients whose complaint is on the suppression list.
@@ -51,6 +55,12 @@ pub struct CameBack {
     pub second_wave: u64,
     /// Of those: refused at the door, or ended, as suppressed.
     pub second_wave_suppressed: u64,
+    /// Of those: refused for another reason.
+    pub second_wave_refused: u64,
+    /// Of those: without an answer.
+    pub second_wave_unanswered: u64,
+    /// Of those: accepted, and not ended as suppressed.
+    pub second_wave_accepted: u64,
     /// Of those: reached, which must not be.
     pub second_wave_delivered: u64,
     /// Sentences about what went wrong.
@@ -62,6 +72,7 @@ impl CameBack {
     /// Whether everything was taken, learnt and kept to.
     pub fn kept(&self) -> bool {
         self.refused == 0
+            && self.astray == 0
             && self.not_learnt == 0
             && self.wrongly_suppressed == 0
             && self.second_wave_delivered == 0
@@ -108,7 +119,18 @@ pub(crate) async fn learn(
     configuration: &Configuration,
 ) -> Result<(CameBack, Vec<Returned>), Error> {
     internet.comebacks_settled(COMING_BACK).await;
-    let mut came_back = CameBack::default();
+    let astray = internet.astray();
+    let mut came_back = CameBack {
+        astray: astray.unexplained,
+        astray_explained: astray.explained,
+        samples: astray.samples,
+        refused: internet.comebacks_waiting(),
+        ..CameBack::default()
+    };
+    if came_back.refused > 0 {
+        let (count, seconds) = (came_back.refused, COMING_BACK.as_secs());
+        came_back.say(|| format!("{count} that came back had not been taken after {seconds} s"));
+    }
     let mut suppressed = Vec::new();
     let mut known = HashSet::new();
     let mut client = HttpClient::control(control)
@@ -184,11 +206,12 @@ pub(crate) fn second_wave(first: Campaign, seed: u64, suppressed: &[Returned]) -
     messages
 }
 
-/// Sends the second wave and sees how it ends.
+/// Sends the second wave and sees how it ends. What has no answer after `patience` has none.
 pub(crate) async fn send_again(
     came_back: &mut CameBack,
     messages: Vec<Message>,
     doors: Doors,
+    patience: Duration,
     internet: &Internet,
     watch: &mut Watch,
 ) -> Result<(), Error> {
@@ -196,31 +219,40 @@ pub(crate) async fn send_again(
         messages.iter().filter_map(|message| Some((message.id.clone(), message.to.first()?.address.clone()))).collect();
     came_back.second_wave = sent.len() as u64;
     let handed = Arc::new(Mutex::new(Handed::default()));
-    inject(messages.into_iter(), doors, 2, Arc::clone(&handed)).await?;
-    let (accepted, refused) = {
+    let submission = inject(messages.into_iter(), doors, 2, Arc::clone(&handed));
+    if let Ok(result) = tokio::time::timeout(patience.max(SECOND_WAVE), submission).await {
+        result?;
+    }
+    let (accepted, suppressed) = {
         let handed = handed.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut refused = 0;
+        let mut suppressed = 0;
         for (text, count) in handed.refusals() {
             if text.contains("suppressed") {
-                refused += count;
+                suppressed += count;
             } else {
+                came_back.second_wave_refused += count;
                 came_back.say(|| format!("the second wave was refused {count} times: {text}"));
             }
         }
-        (handed.accepted().to_vec(), refused)
+        (handed.accepted().to_vec(), suppressed)
     };
     let until = Instant::now() + SECOND_WAVE;
     let ended = loop {
         watch.read();
         let ended = accepted.iter().filter(|accepted| watch.records.was_suppressed(&accepted.recipient)).count();
         if ended == accepted.len() || Instant::now() > until {
-            break ended;
+            break ended as u64;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     // Time for anything that arrives all the same.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    came_back.second_wave_suppressed = refused + ended as u64;
+    came_back.second_wave_suppressed = suppressed + ended;
+    came_back.second_wave_accepted = accepted.len() as u64 - ended;
+    // Also those that the end of the wait has left without a try.
+    came_back.second_wave_unanswered = came_back.second_wave.saturating_sub(
+        came_back.second_wave_suppressed + came_back.second_wave_refused + came_back.second_wave_accepted,
+    );
     let reached: Vec<&(String, String)> = internet.with_ledger(|ledger| {
         sent.iter().filter(|(id, recipient)| !ledger.acceptances(id, recipient).is_empty()).collect()
     });
@@ -249,6 +281,8 @@ mod tests {
         assert!(!CameBack { second_wave_suppressed: 0, ..good.clone() }.kept());
         assert!(!CameBack { not_learnt: 1, ..good.clone() }.kept());
         assert!(!CameBack { refused: 1, ..good.clone() }.kept());
+        assert!(!CameBack { astray: 1, ..good.clone() }.kept());
+        assert!(CameBack { astray_explained: 1, ..good.clone() }.kept());
         assert!(!CameBack { wrongly_suppressed: 1, ..good }.kept());
     }
 }

@@ -3,7 +3,6 @@
 //! what they mean is decided in `account`.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use crate::content::Report;
 use crate::mailbox::Moment;
@@ -15,8 +14,6 @@ pub struct Acceptance {
     pub provider: usize,
     /// MX host.
     pub host: String,
-    /// Where it came from.
-    pub source: IpAddr,
     /// Whether it came through TLS.
     pub tls: bool,
     /// When the final dot was read.
@@ -52,6 +49,9 @@ pub struct Ledger {
     /// Messages whose body was not what the campaign sent, with a word on each of the first few.
     corrupted: Vec<(usize, String)>,
     corrupted_count: HashMap<usize, u64>,
+    /// Messages that came from an address that is not of their stream's pool.
+    astray: HashMap<usize, u64>,
+    astray_samples: Vec<String>,
     converted: u64,
     distinct: HashMap<usize, u64>,
 }
@@ -96,6 +96,14 @@ impl Ledger {
         }
     }
 
+    /// Notes a message that came from a source that its stream does not have.
+    pub fn astray(&mut self, provider: usize, what: String) {
+        *self.astray.entry(provider).or_default() += 1;
+        if self.astray_samples.len() < SAMPLES {
+            self.astray_samples.push(what);
+        }
+    }
+
     /// Notes a message that was rightly re-encoded for a host without 8BITMIME.
     pub fn converted(&mut self) {
         self.converted += 1;
@@ -131,6 +139,16 @@ impl Ledger {
     /// Corrupted messages of all providers.
     pub fn corrupted_count(&self) -> u64 {
         self.corrupted_count.values().sum()
+    }
+
+    /// Messages that came to a provider from a source that their stream does not have.
+    pub fn astray_at(&self, provider: usize) -> u64 {
+        self.astray.get(&provider).copied().unwrap_or_default()
+    }
+
+    /// A sentence for each of the first of these.
+    pub fn astray_samples(&self) -> &[String] {
+        &self.astray_samples
     }
 
     /// Provider and a sentence for each of the first corrupted messages.

@@ -3,7 +3,7 @@
 //! function of (seed, provider, recipient, attempt); only limits and
 //! greylisting look at the time.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,10 @@ use crate::chance::Chance;
 use crate::rulebook::{Provider, hurried};
 
 mod session;
+mod troubles;
 
 pub use session::{Counts, Session};
+pub use troubles::Troubles;
 
 /// Time since the rehearsal began.
 pub type Moment = Duration;
@@ -135,9 +137,12 @@ pub struct Mailboxes {
     messages: HashMap<(IpAddr, usize), VecDeque<Moment>>,
     first_seen: HashMap<IpAddr, Moment>,
     reasons: BTreeMap<Reason, u64>,
-    samples: BTreeMap<Reason, String>,
-    refused: HashSet<String>,
+    troubles: Troubles,
+    faults: Vec<String>,
 }
+
+/// Most breaches of the protocol that are kept in words.
+const FAULTS: usize = 5;
 
 impl Mailboxes {
     /// A provider with nobody connected. Waits in its rules are divided by `hurry`.
@@ -151,8 +156,8 @@ impl Mailboxes {
             messages: HashMap::new(),
             first_seen: HashMap::new(),
             reasons: BTreeMap::new(),
-            samples: BTreeMap::new(),
-            refused: HashSet::new(),
+            troubles: Troubles::default(),
+            faults: Vec::new(),
         }
     }
 
@@ -161,9 +166,9 @@ impl Mailboxes {
         &self.rules
     }
 
-    /// Whether this recipient was ever refused for good, with a 5xx.
-    pub fn refused_for_good(&self, recipient: &str) -> bool {
-        self.refused.contains(recipient)
+    /// Whom it refused, put off and turned away.
+    pub fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// How often it said no, by reason.
@@ -171,9 +176,9 @@ impl Mailboxes {
         &self.reasons
     }
 
-    /// One reply text for each reason that occurred.
-    pub fn samples(&self) -> &BTreeMap<Reason, String> {
-        &self.samples
+    /// What was said to the first senders who broke the protocol.
+    pub fn faults(&self) -> &[String] {
+        &self.faults
     }
 
     /// Somebody connected; `open` connections, this one included, now come from that source to this site.
@@ -185,31 +190,39 @@ impl Mailboxes {
             let first = *self.first_seen.entry(source).or_insert(now);
             if now < first + hurried(rules.mood.unknown_source_wait, self.hurry) {
                 let text = fill(&rules.replies.unknown_source);
+                self.troubles.turn_away(site, now);
                 return self.refuse(Reason::UnknownSource, text).and(Then::Close);
             }
         }
         if rules.limits.connections.is_some_and(|limit| open > limit) {
             let text = fill(&rules.replies.too_many_connections);
+            self.troubles.turn_away(site, now);
             return self.refuse(Reason::TooManyConnections, text).and(Then::Close);
         }
         if let Some(rate) = rules.limits.connection_rate
             && !within(self.connected.entry((source, site)).or_default(), rate, self.hurry, now)
         {
             let text = fill(&rules.replies.connection_rate);
+            self.troubles.turn_away(site, now);
             return self.refuse(Reason::ConnectionRate, text).and(Then::Close);
         }
         Answer::say(fill(&rules.replies.greeting)).after(greeting_delay)
     }
 
+    fn fault(&mut self, what: &str) {
+        self.count(Reason::ProtocolFault);
+        if self.faults.len() < FAULTS {
+            self.faults.push(what.to_owned());
+        }
+    }
+
     fn refuse(&mut self, reason: Reason, text: String) -> Answer {
-        *self.reasons.entry(reason).or_default() += 1;
-        self.samples.entry(reason).or_insert_with(|| text.clone());
+        self.count(reason);
         Answer::say(text)
     }
 
-    fn count(&mut self, reason: Reason, text: &str) {
+    fn count(&mut self, reason: Reason) {
         *self.reasons.entry(reason).or_default() += 1;
-        self.samples.entry(reason).or_insert_with(|| text.to_owned());
     }
 
     /// Whether this attempt falls into a share.

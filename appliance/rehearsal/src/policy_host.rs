@@ -53,7 +53,8 @@ impl PolicyHost {
                 let (acceptor, policies, count) = (acceptor.clone(), Arc::clone(&policies), Arc::clone(&count));
                 tokio::spawn(async move {
                     match tokio::time::timeout(PATIENCE, answer(stream, acceptor, &policies)).await {
-                        Ok(Ok(())) => _ = count.fetch_add(1, Ordering::Relaxed),
+                        Ok(Ok(true)) => _ = count.fetch_add(1, Ordering::Relaxed),
+                        Ok(Ok(false)) => log::debug!("something else than a policy was asked for"),
                         Ok(Err(error)) => log::debug!("a policy was not fetched: {error}"),
                         Err(_) => log::debug!("a policy was not fetched in time"),
                     }
@@ -80,8 +81,8 @@ impl Drop for PolicyHost {
     }
 }
 
-/// One request for a connection.
-async fn answer(stream: TcpStream, acceptor: TlsAcceptor, policies: &Policies) -> io::Result<()> {
+/// One request for a connection; whether it got a policy.
+async fn answer(stream: TcpStream, acceptor: TlsAcceptor, policies: &Policies) -> io::Result<bool> {
     let mut stream = acceptor.accept(stream).await?;
     let mut request = Vec::new();
     while memchr::memmem::find(&request, b"\r\n\r\n").is_none() {
@@ -102,5 +103,6 @@ async fn answer(stream: TcpStream, acceptor: TlsAcceptor, policies: &Policies) -
     );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body.as_bytes()).await?;
-    stream.shutdown().await
+    stream.shutdown().await?;
+    Ok(policy.is_some())
 }

@@ -27,8 +27,8 @@ pub struct Line {
     pub delivered: u64,
     /// Deferrals.
     pub deferred: u64,
-    /// Bounced or expired.
-    pub bounced: u64,
+    /// Returned to the sender: bounced, expired or suppressed.
+    pub returned: u64,
     /// Connections open.
     pub connections: u32,
 }
@@ -82,7 +82,7 @@ impl Progress {
             queued: sum(&|line| line.queued),
             delivered: sum(&|line| line.delivered),
             deferred: sum(&|line| line.deferred),
-            bounced: sum(&|line| line.bounced),
+            returned: sum(&|line| line.returned),
             connections: lines.iter().map(|line| line.connections).sum(),
         };
         let rate = rates.iter().sum::<u64>();
@@ -92,12 +92,12 @@ impl Progress {
                 // A closed standard error must not end a rehearsal.
                 let _ = writeln!(
                     std::io::stderr(),
-                    "{:>4} s  accepted {accepted:>8}  queued {:>8}  delivered {:>8}  deferred {:>7}  bounced {:>6}  {rate:>6}/s  connections {:>4}",
+                    "{:>4} s  accepted {accepted:>8}  queued {:>8}  delivered {:>8}  deferred {:>7}  returned {:>6}  {rate:>6}/s  connections {:>4}",
                     elapsed.as_secs(),
                     all.queued,
                     all.delivered,
                     all.deferred,
-                    all.bounced,
+                    all.returned,
                     all.connections
                 );
             }
@@ -108,15 +108,15 @@ impl Progress {
                     "queued",
                     "delivered",
                     "deferred",
-                    "bounced",
+                    "returned",
                     "rate",
-                    "conns"
+                    "open"
                 );
                 let rows = lines.iter().zip(&rates).map(|(line, rate)| (line, *rate)).chain([(&all, rate)]);
                 for (line, rate) in rows {
                     text.push_str(&format!(
                         "\n{:<12} {:>9} {:>9} {:>9} {:>9} {:>6}/s {:>6}",
-                        line.name, line.queued, line.delivered, line.deferred, line.bounced, rate, line.connections
+                        line.name, line.queued, line.delivered, line.deferred, line.returned, rate, line.connections
                     ));
                 }
                 // One message for the whole table: it is redrawn once, and does not flicker.

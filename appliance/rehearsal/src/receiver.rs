@@ -16,13 +16,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use self::wire::{Stream, unstuff, write_reply};
-use crate::content;
 use crate::internet::Shared;
 use crate::judge::LaneKey;
-use crate::ledger::{Acceptance, Receipt};
 use crate::mailbox::{Answer, Session, Then};
 use crate::rulebook::{Certificate, Host};
 
+mod arrival;
 mod wire;
 
 /// Longest command line (RFC 5321 §4.5.3.1.4, with room for extensions).
@@ -338,7 +337,7 @@ impl Visit {
         let mut receipts = Vec::new();
         let message = Bytes::from(message);
         if !end.accepted.is_empty() {
-            receipts = self.note(door, &end.accepted, &message, eight_bit, now);
+            receipts = self.note(door, &end, &message, eight_bit, now);
             self.shared.verify(door.provider, message.clone()).await;
         }
         let replied = end.answer.reply.is_some();
@@ -349,74 +348,6 @@ impl Visit {
             self.shared.come_back(door.provider, &end.accepted, &end.sender, &message).await;
         }
         Ok(then)
-    }
-
-    /// Tells the ledger what was accepted.
-    fn note(&self, door: &Door, accepted: &[String], message: &[u8], eight_bit: bool, now: Duration) -> Vec<Receipt> {
-        let (head, body) = content::split(message);
-        if self.shared.is_home(door.provider) {
-            self.come_home(door, accepted, message, now);
-            return Vec::new();
-        }
-        let Some(id) = content::header(head, content::ID_HEADER) else {
-            self.shared.ledger().corrupted(
-                door.provider,
-                format!("a message for {} has no {}", accepted.join(", "), content::ID_HEADER),
-            );
-            return Vec::new();
-        };
-        let whole = content::header(head, content::BODY_HEADER).is_some_and(|sum| sum == content::sum(body));
-        // A host without 8BITMIME gets another spelling of the same words.
-        let converted = !whole
-            && !eight_bit
-            && content::header(head, content::MEANING_HEADER).is_some_and(|sum| sum == content::meaning(message));
-        let mut ledger = self.shared.ledger();
-        if converted {
-            ledger.converted();
-        } else if !whole {
-            ledger.corrupted(
-                door.provider,
-                format!("message {id} for {} arrived with another body", accepted.join(", ")),
-            );
-        }
-        accepted
-            .iter()
-            .map(|recipient| {
-                let acceptance = Acceptance {
-                    provider: door.provider,
-                    host: door.host.name.clone(),
-                    source: self.source,
-                    tls: matches!(self.stream, Stream::Tls(_)),
-                    at: now,
-                    replied: None,
-                };
-                ledger.accept(&id, recipient, acceptance)
-            })
-            .collect()
-    }
-
-    /// A delivery report, or something that should not have come.
-    fn come_home(&self, door: &Door, accepted: &[String], message: &[u8], now: Duration) {
-        let reports = content::reports(message);
-        let returned = || {
-            let marker = format!("\n{}:", content::ID_HEADER);
-            let place = memchr::memmem::find(message, marker.as_bytes())?;
-            content::header(message.get(place + 1..)?, content::ID_HEADER)
-        };
-        // The return path names the message; the returned header says the same.
-        let id = accepted
-            .iter()
-            .find_map(|address| Some(address.rsplit_once('@')?.0.split_once('+')?.1.to_owned()))
-            .or_else(returned);
-        let mut ledger = self.shared.ledger();
-        match id {
-            Some(id) if !reports.is_empty() => {
-                for report in reports {
-                    ledger.report(&id, report, now);
-                }
-            }
-            _ => ledger.corrupted(door.provider, format!("what came to {} is no delivery report", accepted.join(", "))),
-        }
     }
 
     /// Says nothing more, and gives the other side time to read the last reply.

@@ -1,7 +1,8 @@
 //! Reads the daemon's event log while it grows: `records-*.jsonl`, one JSON
-//! object a line. A line that is still being written is left for the next look.
+//! object a line, and keeps what it says about recipients. A line that is
+//! still being written is left for the next look.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -15,32 +16,14 @@ const GULP: u64 = 8 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Event {
-    /// `received`, `refused`, `attempted`, `deferred`, `delivered`, `bounced`, `expired`, `removed`.
+    /// What happened.
     pub event: String,
-    /// Queue id.
-    #[serde(default)]
-    pub message: Option<String>,
     /// Recipient.
     #[serde(default)]
     pub recipient: Option<String>,
-    /// Return path.
-    #[serde(default)]
-    pub sender: Option<String>,
-    /// Message-ID.
-    #[serde(default, rename = "message-id")]
-    pub message_id: Option<String>,
-    /// Domain.
-    #[serde(default)]
-    pub domain: Option<String>,
     /// Stage.
     #[serde(default)]
     pub stage: Option<String>,
-    /// What the other side said.
-    #[serde(default)]
-    pub reply: Option<EventReply>,
-    /// Own words.
-    #[serde(default)]
-    pub detail: Option<String>,
     /// Own reason.
     #[serde(default)]
     pub reason: Option<String>,
@@ -55,17 +38,6 @@ pub struct EventTls {
     /// What the connection was held to.
     #[serde(default)]
     pub policy: Option<String>,
-}
-
-/// A reply inside an event.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct EventReply {
-    /// Code.
-    #[serde(default)]
-    pub code: u16,
-    /// Text.
-    #[serde(default)]
-    pub text: String,
 }
 
 /// Follows the files of one folder.
@@ -132,6 +104,97 @@ fn gulp(path: &Path, offset: u64) -> Option<(Vec<u8>, usize)> {
     file.take(GULP).read_to_end(&mut bytes).ok()?;
     let whole = memchr::memrchr(b'\n', &bytes).map_or(0, |place| place + 1);
     Some((bytes, whole))
+}
+
+/// What the product's records say, by recipient (every campaign recipient has one message).
+#[derive(Debug, Default)]
+pub struct RecordFacts {
+    ended: HashMap<String, Ended>,
+    deferrals: HashMap<String, u64>,
+    /// Deferrals by recipient domain.
+    by_domain: HashMap<String, u64>,
+    /// Deliveries by what their connections were held to; `clear`: without TLS.
+    policies: BTreeMap<String, u64>,
+    /// Recipients whose mail was put off because it could not be protected as it must be.
+    held_back: HashSet<String>,
+}
+
+/// How mail ended that was not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Bounced,
+    Expired,
+    Suppressed,
+}
+
+impl RecordFacts {
+    /// Takes in an event.
+    pub fn take(&mut self, event: Event) {
+        let suppressed = event.reason.as_deref().is_some_and(|reason| reason.contains("suppress"));
+        if event.event == "delivered" {
+            let policy = event.tls.as_ref().map_or("clear", |tls| tls.policy.as_deref().unwrap_or("none"));
+            *self.policies.entry(policy.to_owned()).or_default() += 1;
+        }
+        match (event.event.as_str(), event.recipient) {
+            ("deferred", Some(recipient)) => {
+                if let Some((_, domain)) = recipient.rsplit_once('@') {
+                    *self.by_domain.entry(domain.to_ascii_lowercase()).or_default() += 1;
+                }
+                if event.stage.as_deref() == Some("policy") {
+                    self.held_back.insert(recipient.clone());
+                }
+                *self.deferrals.entry(recipient).or_default() += 1;
+            }
+            ("bounced", Some(recipient)) => {
+                self.ended.insert(recipient, if suppressed { Ended::Suppressed } else { Ended::Bounced });
+            }
+            ("expired", Some(recipient)) => {
+                self.ended.insert(recipient, Ended::Expired);
+            }
+            ("suppressed", Some(recipient)) => {
+                self.ended.insert(recipient, Ended::Suppressed);
+            }
+            ("removed", Some(recipient)) if suppressed => {
+                self.ended.insert(recipient, Ended::Suppressed);
+            }
+            _ => {}
+        }
+    }
+
+    /// Deliveries by what their connections were held to (`tls.policy`); `clear`: without TLS.
+    pub fn policies(&self) -> &BTreeMap<String, u64> {
+        &self.policies
+    }
+
+    /// Recipients whose mail was put off at least once because it could not be protected as it must be.
+    pub fn held_back(&self) -> u64 {
+        self.held_back.len() as u64
+    }
+
+    /// How mail for the recipient ended, if it has, and not by delivery.
+    pub(crate) fn ended(&self, recipient: &str) -> Option<Ended> {
+        self.ended.get(recipient).copied()
+    }
+
+    /// Whether mail for the recipient ended as suppressed.
+    pub fn was_suppressed(&self, recipient: &str) -> bool {
+        self.ended.get(recipient) == Some(&Ended::Suppressed)
+    }
+
+    /// Deferrals so far.
+    pub fn deferrals(&self) -> u64 {
+        self.by_domain.values().sum()
+    }
+
+    /// Deferrals of a recipient domain.
+    pub fn deferrals_of(&self, domain: &str) -> u64 {
+        self.by_domain.get(domain).copied().unwrap_or_default()
+    }
+
+    /// Whether the recipient was deferred at least once.
+    pub fn was_deferred(&self, recipient: &str) -> bool {
+        self.deferrals.contains_key(recipient)
+    }
 }
 
 #[cfg(test)]

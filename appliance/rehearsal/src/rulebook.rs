@@ -88,10 +88,16 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// The site that serves the domain of an address.
-    pub fn site_of(&self, address: &str) -> Option<&Site> {
+    /// The site that serves the domain of an address, with its place.
+    pub fn site_of(&self, address: &str) -> Option<(usize, &Site)> {
         let (_, domain) = address.rsplit_once('@')?;
-        self.site.iter().find(|site| site.domains.iter().any(|name| name.eq_ignore_ascii_case(domain)))
+        let serves = |site: &Site| site.domains.iter().any(|name| name.eq_ignore_ascii_case(domain));
+        self.site.iter().enumerate().find(|(_, site)| serves(site))
+    }
+
+    /// Largest message that it announces to take, in octets.
+    pub fn largest(&self) -> Option<u64> {
+        self.capabilities.iter().find_map(|word| word.strip_prefix("SIZE ")?.parse().ok())
     }
 }
 

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use postkeep_configuration::Configuration;
 
 use crate::Error;
-use crate::account::Handed;
 use crate::campaign::{Campaign, Plan};
 use crate::client::Submission;
 use crate::daemon::{self, Daemon};
 use crate::derive::{Ready, prepare};
+use crate::excuses::Excuses;
+use crate::handed::Handed;
 use crate::http::HttpDoor;
 use crate::inject::{Doors, inject};
 use crate::internet::{Internet, InternetOptions};
@@ -22,6 +23,7 @@ use crate::learnt::{self, CameBack};
 use crate::progress::Watching;
 use crate::rulebook::RuleBook;
 use crate::scratch::Scratch;
+use crate::stop::Stop;
 use crate::sum_up::sum_up;
 use crate::summary::Summary;
 use crate::watch::Watch;
@@ -146,14 +148,28 @@ impl Stage {
             submission: self.ready.submission.clone(),
             http: self.ready.http.clone(),
             stream_header: self.configuration.intake.stream_header.as_str().into(),
+            excuses: Arc::new(Excuses::of(&self.configuration)),
         }
     }
 }
 
 /// Rehearses a configuration and says how it fared. Broken promises are in the summary, not in the error.
+///
+/// # Errors
+/// It could not be held, or a signal stopped it; then nothing of it is left.
 pub async fn rehearse(options: Options) -> Result<Summary, Error> {
-    let mut stage = set_up(&options).await?;
-    let mut result = Rehearsed::of(&options, &mut stage).await?;
+    let mut stop = Stop::new()?;
+    let mut stage = set_up_unless(&mut stop, &options).await?;
+    let result = tokio::select! {
+        // A signal at a terminal reaches the daemon too, whose end is no surprise then.
+        biased;
+        () = stop.asked() => None,
+        result = Rehearsed::of(&options, &mut stage) => Some(result?),
+    };
+    let Some(mut result) = result else {
+        stage.daemon.stop().await?;
+        return Err(Error::Stopped);
+    };
     // What the daemon does while it stops counts too.
     stage.daemon.stop().await?;
     Ok(result.summary(&options, &stage.internet, &stage.configuration, stage.notes).await)
@@ -163,7 +179,7 @@ pub async fn rehearse(options: Options) -> Result<Summary, Error> {
 struct Rehearsed {
     handed: Arc<Mutex<Handed>>,
     watch: Watch,
-    submitted: Duration,
+    end: End,
     came_back: CameBack,
 }
 
@@ -171,17 +187,18 @@ impl Rehearsed {
     async fn of(options: &Options, stage: &mut Stage) -> Result<Self, Error> {
         let handed = Arc::new(Mutex::new(Handed::default()));
         let mut watch = Watch::new(options.watching, &stage.ready.records, &stage.internet);
-        let submitted = campaign(options, stage, &mut watch, &handed, Instant::now()).await;
+        let end = campaign(options, stage, &mut watch, &handed, Instant::now()).await;
         // Time for anything that comes too late or twice.
         tokio::time::sleep(Duration::from_millis(500)).await;
         watch.progress.end();
-        let submitted = submitted?;
+        let end = end?;
         let (mut came_back, suppressed) =
             learnt::learn(&stage.internet, &stage.ready.control, &stage.configuration).await?;
         let first = Campaign::new(plan(options, stage), &stage.book);
         let again = learnt::second_wave(first, options.seed, &suppressed);
-        learnt::send_again(&mut came_back, again, stage.doors(), &stage.internet, &mut watch).await?;
-        Ok(Self { handed, watch, submitted, came_back })
+        let (doors, patience) = (stage.doors(), options.deadline);
+        learnt::send_again(&mut came_back, again, doors, patience, &stage.internet, &mut watch).await?;
+        Ok(Self { handed, watch, end, came_back })
     }
 
     async fn summary(
@@ -194,23 +211,34 @@ impl Rehearsed {
         internet.verifier().settle().await;
         self.watch.read();
         let handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut summary = sum_up(internet, configuration, &handed, &mut self.watch, self.came_back.clone());
+        let at_deadline = self.end.at_deadline;
+        let mut summary =
+            sum_up(internet, configuration, &handed, &mut self.watch, self.came_back.clone(), at_deadline);
         summary.notes = notes;
         summary.seed = options.seed;
         summary.hurry = options.hurry;
-        summary.submission_seconds = self.submitted.as_secs_f64();
+        summary.submission_seconds = self.end.submitted.as_secs_f64();
         summary
     }
 }
 
-/// Submits and waits until every accepted recipient has an end, or until the deadline; how long submitting took.
+/// How a campaign ended.
+struct End {
+    /// How long submitting took.
+    submitted: Duration,
+    /// The deadline came first.
+    at_deadline: bool,
+}
+
+/// Submits and waits until every accepted recipient has an end, or until the deadline. What is being handed over then
+/// stays without an answer.
 async fn campaign(
     options: &Options,
     stage: &mut Stage,
     watch: &mut Watch,
     handed: &Arc<Mutex<Handed>>,
     started: Instant,
-) -> Result<Duration, Error> {
+) -> Result<End, Error> {
     let mut submission = Box::pin(inject(
         Campaign::new(plan(options, stage), &stage.book),
         stage.doors(),
@@ -232,11 +260,12 @@ async fn campaign(
             let log = stage.daemon.log_tail();
             return Err(Error::Daemon(format!("postkeepd ended in mid-rehearsal ({status}):\n{log}")));
         }
+        let end = |submitted, at_deadline| Ok(End { submitted, at_deadline });
         match submitted {
-            Some(length) if watch.open.is_empty() => return Ok(length),
+            Some(length) if watch.open.is_empty() => return end(length, false),
             // Nothing is going to happen any more, though something should.
-            Some(length) if started.elapsed() > watch.last_event.max(length) + silence => return Ok(length),
-            _ if started.elapsed() > options.deadline => return Ok(submitted.unwrap_or_else(|| started.elapsed())),
+            Some(length) if started.elapsed() > watch.last_event.max(length) + silence => return end(length, false),
+            _ if started.elapsed() > options.deadline => return end(submitted.unwrap_or(started.elapsed()), true),
             _ => {}
         }
     }
@@ -278,7 +307,8 @@ pub enum News<'a> {
 
 /// Sends a campaign (none, if it has no recipients) and then keeps everything up until Ctrl-C or SIGTERM.
 pub async fn serve(options: Options, mut tell: impl FnMut(News<'_>)) -> Result<(), Error> {
-    let mut stage = set_up(&options).await?;
+    let mut stop = Stop::new()?;
+    let mut stage = set_up_unless(&mut stop, &options).await?;
     tell(News::Up(&Addresses {
         submission: stage.ready.submission.clone(),
         http: stage.ready.http.clone(),
@@ -298,14 +328,6 @@ pub async fn serve(options: Options, mut tell: impl FnMut(News<'_>)) -> Result<(
             .collect(),
         notes: stage.notes.clone(),
     }));
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(|error| Error::Io(format!("cannot wait for SIGTERM: {error}")))?;
-    let asked_to_stop = async {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-    };
     let up = async {
         if options.recipients > 0 {
             let mut result = Rehearsed::of(&options, &mut stage).await?;
@@ -320,11 +342,21 @@ pub async fn serve(options: Options, mut tell: impl FnMut(News<'_>)) -> Result<(
         }
     };
     tokio::select! {
-        () = asked_to_stop => {}
+        biased;
+        () = stop.asked() => {}
         result = up => return result,
     }
     // Ctrl-C at a terminal reaches the daemon too; either way it is asked to stop, and waited for.
     stage.daemon.stop().await
+}
+
+/// Sets up unless a signal comes first; then what was begun is taken down.
+async fn set_up_unless(stop: &mut Stop, options: &Options) -> Result<Stage, Error> {
+    tokio::select! {
+        biased;
+        () = stop.asked() => Err(Error::Stopped),
+        stage = set_up(options) => stage,
+    }
 }
 
 async fn set_up(options: &Options) -> Result<Stage, Error> {

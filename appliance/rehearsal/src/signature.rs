@@ -1,8 +1,9 @@
 //! Verifies the DKIM signatures of what arrives, with mail-auth against the
-//! rehearsal's own DNS. One worker with a bounded queue: receivers only wait
+//! rehearsal's own DNS, and holds them against the keys that must have signed:
+//! each of them, RSA or Ed25519, and no other of the owner's. One worker with a bounded queue: receivers only wait
 //! when it is full, so that every message is looked at unless a sample is asked for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,6 +14,8 @@ use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator, Paramete
 use tokio::sync::mpsc;
 
 use crate::Error;
+use crate::content::{STREAM_HEADER, header, split};
+use crate::keys::Keyring;
 
 /// Messages that may wait for the worker.
 const QUEUE: usize = 512;
@@ -24,9 +27,9 @@ const SAMPLES: usize = 20;
 pub struct Tally {
     /// Messages looked at.
     pub checked: u64,
-    /// Messages with at least one valid signature of the domain in From, and no bad one.
+    /// Messages with a valid signature of every key that must sign them, and no bad one.
     pub passed: u64,
-    /// Messages that should have been signed and are not, or have a bad signature.
+    /// Messages that lack one, or have a bad one, or one of a key that is not for them.
     pub failed: u64,
     /// Signatures by RSA keys that verified.
     pub rsa: u64,
@@ -57,8 +60,8 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Starts the worker. Mail from `domains` (or below) must be signed; every `sample_every`th message is looked at (1: all).
-    pub fn start(names: SocketAddr, domains: Vec<String>, sample_every: u64) -> Result<Self, Error> {
+    /// Starts the worker. The keys of `keyring` must sign; every `sample_every`th message is looked at (1: all).
+    pub fn start(names: SocketAddr, keyring: Keyring, sample_every: u64) -> Result<Self, Error> {
         let authenticator = authenticator(names)?;
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
         let book = Arc::new(Mutex::new(Book::default()));
@@ -73,7 +76,7 @@ impl Verifier {
         tokio::spawn(async move {
             let cache = KeyCache::default();
             while let Some(job) = queue.recv().await {
-                let verdict = verify(&authenticator, &cache, &domains, &job.message).await;
+                let verdict = verify(&authenticator, &cache, &keyring, &job.message).await;
                 if let Ok(mut book) = book.lock() {
                     note(&mut book, job.provider, verdict);
                 }
@@ -154,46 +157,59 @@ fn note(book: &mut Book, provider: usize, verdict: Verdict) {
     }
 }
 
-async fn verify(authenticator: &MessageAuthenticator, cache: &KeyCache, domains: &[String], raw: &[u8]) -> Verdict {
-    let unreadable = |why: &str| Verdict { good: Some(false), rsa: 0, ed25519: 0, why: why.to_owned() };
+async fn verify(authenticator: &MessageAuthenticator, cache: &KeyCache, keyring: &Keyring, raw: &[u8]) -> Verdict {
+    let bad = |why: String| Verdict { good: Some(false), rsa: 0, ed25519: 0, why };
     let Some(message) = AuthenticatedMessage::parse(raw) else {
-        return unreadable("the message could not be parsed");
+        return bad("the message could not be parsed".to_owned());
     };
     let from =
         message.froms().first().and_then(|from| from.rsplit_once('@')).map(|(_, domain)| domain.to_ascii_lowercase());
-    let expected = from.as_deref().is_some_and(|from| domains.iter().any(|domain| below(from, domain)));
+    let from = from.unwrap_or_default();
     let results = authenticator.verify_dkim(Parameters::new(&message).with_txt_cache(cache)).await;
     let mut verdict = Verdict { good: None, rsa: 0, ed25519: 0, why: String::new() };
-    let mut aligned = false;
+    let mut signed = BTreeSet::new();
     for result in &results {
         match (result.result(), result.signature()) {
             (DkimResult::Pass, Some(signature)) => {
                 match signature.a {
                     mail_auth::common::crypto::Algorithm::Ed25519Sha256 => verdict.ed25519 += 1,
-                    _ => {
-                        verdict.rsa += 1;
-                        aligned |= from.as_deref().is_some_and(|from| below(from, &signature.d.to_ascii_lowercase()));
-                    }
+                    _ => verdict.rsa += 1,
                 }
-                verdict.good.get_or_insert(true);
+                if keyring.has(&signature.d, &signature.s) {
+                    signed.insert((signature.d.to_ascii_lowercase(), signature.s.clone()));
+                }
             }
-            (bad, signature) => {
-                verdict.good = Some(false);
+            (result, signature) => {
                 let which =
                     signature.map_or_else(String::new, |signature| format!("d={} s={}: ", signature.d, signature.s));
-                verdict.why = format!("{which}{bad:?}");
+                return bad(format!("{which}{result:?}"));
             }
         }
     }
-    if expected && !aligned && verdict.good != Some(false) {
-        verdict.good = Some(false);
-        verdict.why = format!("no RSA signature of {}", from.unwrap_or_default());
+    let wanted = |stream: &str| -> BTreeSet<(String, String)> {
+        let keys = keyring.matching(&from, stream).into_iter();
+        keys.map(|key| (key.domain.to_ascii_lowercase(), key.selector.clone())).collect()
+    };
+    let good = match header(split(raw).0, STREAM_HEADER) {
+        Some(stream) => signed == wanted(&stream),
+        // The product's own reports belong to a stream that they do not name.
+        None => std::iter::once("default").chain(keyring.streams()).any(|stream| signed == wanted(stream)),
+    };
+    if !good {
+        let stream = header(split(raw).0, STREAM_HEADER).unwrap_or_else(|| "default".to_owned());
+        verdict.why = format!(
+            "mail from {from} in the stream {stream} is signed by {}, not by {}",
+            named(&signed),
+            named(&wanted(&stream))
+        );
     }
+    verdict.good = (!good || !signed.is_empty()).then_some(good);
     verdict
 }
 
-fn below(name: &str, domain: &str) -> bool {
-    name == domain || name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
+fn named(keys: &BTreeSet<(String, String)>) -> String {
+    let names: Vec<String> = keys.iter().map(|(domain, selector)| format!("{selector}._domainkey.{domain}")).collect();
+    if names.is_empty() { "no key".to_owned() } else { names.join(" and ") }
 }
 
 /// Keys as they were found, kept for good: the rehearsal's DNS does not change.
@@ -246,9 +262,9 @@ fn authenticator(names: SocketAddr) -> Result<MessageAuthenticator, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::generate;
+    use crate::keys::{generate, ring};
     use crate::names::{Names, Zone};
-    use mail_auth::common::crypto::{RsaKey, Sha256};
+    use mail_auth::common::crypto::{Ed25519Key, RsaKey, Sha256};
     use mail_auth::common::headers::HeaderWriter;
     use mail_auth::dkim::DkimSigner;
     use postkeep_configuration::DkimAlgorithm;
@@ -269,7 +285,8 @@ mod tests {
             .sign(message.as_bytes())
             .unwrap();
         let signed = format!("{}{message}", signature.to_header());
-        let verifier = Verifier::start(names.address(), vec!["sender.test".to_owned()], 1).unwrap();
+        let verifier =
+            Verifier::start(names.address(), ring(&[("sender.test", "s1", DkimAlgorithm::RsaSha256, &[])]), 1).unwrap();
         verifier.submit(0, Bytes::from(signed.clone())).await;
         verifier.submit(1, Bytes::from(signed.replace("Hello", "Hallo"))).await;
         verifier.submit(2, Bytes::from(message)).await;
@@ -280,5 +297,52 @@ mod tests {
         assert_eq!(verifier.tally(2).failed, 1);
         assert_eq!(verifier.tally(3), Tally { checked: 1, ..Tally::default() });
         assert_eq!(verifier.total().failed, 2, "{:?}", verifier.samples());
+    }
+
+    #[tokio::test]
+    async fn exactly_the_keys_that_match_the_stream_must_have_signed() {
+        let (rsa, ed25519) =
+            (generate(DkimAlgorithm::RsaSha256).unwrap(), generate(DkimAlgorithm::Ed25519Sha256).unwrap());
+        let mut zone = Zone::default();
+        zone.txt("r._domainkey.a.test", &rsa.record);
+        zone.txt("e._domainkey.a.test", &ed25519.record);
+        zone.txt("e._domainkey.only.test", &ed25519.record);
+        let names = Names::start(zone, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let keys = ring(&[
+            ("a.test", "r", DkimAlgorithm::RsaSha256, &[]),
+            ("a.test", "e", DkimAlgorithm::Ed25519Sha256, &["news"]),
+            ("only.test", "e", DkimAlgorithm::Ed25519Sha256, &[]),
+        ]);
+        let verifier = Verifier::start(names.address(), keys, 1).unwrap();
+        let message = |domain: &str, stream: &str| {
+            format!("From: a@{domain}\r\nSubject: x\r\n{STREAM_HEADER}: {stream}\r\n\r\nHello\r\n")
+        };
+        let by_rsa = |domain: &str, message: String| {
+            let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(rsa.der.clone()));
+            let signer =
+                DkimSigner::from_key(RsaKey::<Sha256>::from_key_der(der).unwrap()).domain(domain).selector("r");
+            format!("{}{message}", signer.headers(["From"]).sign(message.as_bytes()).unwrap().to_header())
+        };
+        let by_ed25519 = |domain: &str, message: String| {
+            let key = Ed25519Key::from_pkcs8_maybe_unchecked_der(&ed25519.der).unwrap();
+            let signer = DkimSigner::from_key(key).domain(domain).selector("e");
+            format!("{}{message}", signer.headers(["From"]).sign(message.as_bytes()).unwrap().to_header())
+        };
+        let cases = [
+            (by_rsa("a.test", message("a.test", "default")), true),
+            (by_ed25519("a.test", by_rsa("a.test", message("a.test", "news"))), true),
+            (by_ed25519("only.test", message("only.test", "default")), true),
+            // The Ed25519 signature has vanished; it is there though it should not be; it stands alone.
+            (by_rsa("a.test", message("a.test", "news")), false),
+            (by_ed25519("a.test", by_rsa("a.test", message("a.test", "default"))), false),
+            (by_ed25519("a.test", message("a.test", "news")), false),
+        ];
+        for (place, (message, _)) in cases.iter().enumerate() {
+            verifier.submit(place, Bytes::from(message.clone())).await;
+        }
+        verifier.settle().await;
+        for (place, (message, good)) in cases.iter().enumerate() {
+            assert_eq!(verifier.tally(place).passed == 1, *good, "{message} {:?}", verifier.samples());
+        }
     }
 }

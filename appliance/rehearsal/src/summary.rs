@@ -8,9 +8,11 @@ use serde::Serialize;
 use crate::judge::Violation;
 use crate::learnt::CameBack;
 use crate::mailbox::Reason;
+use crate::reasons::Cause;
 
 /// Counts of recipients and broken promises.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct Counts {
     /// Recipients answered `250` at submission.
     pub accepted: u64,
@@ -22,7 +24,9 @@ pub struct Counts {
     pub expired: u64,
     /// Of the bounced: returned although no receiver refused them for good.
     pub unjustified_bounces: u64,
-    /// Recipients that must not be written to.
+    /// Of the expired: returned although nothing kept the mail from its receiver.
+    pub unjustified_expiries: u64,
+    /// Recipients that the product would not write to, though the list was empty and nobody had been written to before.
     pub suppressed: u64,
     /// Accepted recipients of whom nothing final is known.
     pub unaccounted: u64,
@@ -36,20 +40,31 @@ pub struct Counts {
     pub dkim_failures: u64,
     /// Messages that arrived altered, unasked for, or against what the sender was told.
     pub corrupted: u64,
-    /// Deliveries where DANE or MTA-STS forbids them: to the wrong host, or in the clear.
+    /// Deliveries where DANE, MTA-STS or the configured TLS forbids them: to the wrong host, or in the clear.
     pub policy_violations: u64,
+    /// Messages from an address that is not of their stream's pool.
+    pub wrong_sources: u64,
+    /// Reports that nobody wanted (`NOTIFY=NEVER`).
+    pub unasked_reports: u64,
+    /// Breaches of the protocol that the receivers saw.
+    pub protocol_faults: u64,
 }
 
 impl Counts {
-    /// Whether no promise broke.
-    pub fn kept(&self) -> bool {
-        self.unaccounted == 0
-            && self.unjustified_bounces == 0
-            && self.duplicates == 0
-            && self.limit_violations == 0
-            && self.dkim_failures == 0
-            && self.corrupted == 0
-            && self.policy_violations == 0
+    /// Promises that broke.
+    pub fn broken(&self) -> u64 {
+        self.unaccounted
+            + self.unjustified_bounces
+            + self.unjustified_expiries
+            + self.suppressed
+            + self.duplicates
+            + self.limit_violations
+            + self.dkim_failures
+            + self.corrupted
+            + self.policy_violations
+            + self.wrong_sources
+            + self.unasked_reports
+            + self.protocol_faults
     }
 }
 
@@ -121,18 +136,24 @@ pub struct Summary {
     pub messages_by_http: u64,
     /// Recipients refused at submission.
     pub refused: u64,
+    /// Of those: refused although nothing in the configuration says so.
+    pub refused_unexplained: u64,
     /// Recipients handed over without an answer.
     pub uncertain: u64,
     /// Deferrals in the product's records.
     pub deferred: u64,
     /// Of the unaccounted: were deferred, and may have been waiting still.
     pub still_deferred: u64,
+    /// Why mail expired that had a reason to.
+    pub expired_because: BTreeMap<Cause, u64>,
+    /// The deadline came before every recipient had an end.
+    pub ended_at_deadline: bool,
+    /// Lines in the product's records that nobody can read.
+    pub unreadable_records: u64,
     /// Reports of delay that came home.
     pub delay_reports: u64,
     /// Messages rightly re-encoded for hosts without 8BITMIME.
     pub converted: u64,
-    /// Breaches of the protocol that the providers saw.
-    pub protocol_faults: u64,
     /// Protection on the way.
     pub tls: Tls,
     /// Signatures.
@@ -165,6 +186,14 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Whether something was tried, and no promise broke.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.counts.accepted > 0
+            && self.counts.broken() == 0
+            && self.uncertain + self.refused_unexplained + self.unreadable_records == 0
+            && self.came_back.kept()
+    }
+
     /// As JSON, with a final line end.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}"));
@@ -174,7 +203,15 @@ impl Summary {
 }
 
 const COLUMNS: [&str; 9] =
-    ["accepted", "delivered", "bounced", "expired", "open", "deferred", "conns", "most", "broken"];
+    ["accepted", "delivered", "bounced", "expired", "no end", "deferred", "connects", "at once", "broken"];
+/// What a newcomer cannot know.
+const LEGEND: &str = "\
+bounced, expired  returned to the sender: refused for good, or not taken until its time was over
+no end            accepted, and neither delivered nor returned
+deferred          attempts that were put off
+connects, at once connections made; most of them open at once from one source at one site
+broken            promises broken
+home              where the reports to the sender go";
 
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -195,6 +232,7 @@ impl fmt::Display for Summary {
             row(out, name, &part.counts, part.deferred, part.connections, part.most_connections)?;
         }
         row(out, "all", &self.counts, self.deferred, connections, most)?;
+        writeln!(out, "\n{LEGEND}")?;
         let rate = self.counts.delivered as f64 / self.seconds.max(0.001);
         writeln!(
             out,
@@ -209,25 +247,31 @@ impl fmt::Display for Summary {
         )?;
         writeln!(
             out,
-            "signatures: {} of {} messages good ({} RSA, {} Ed25519); TLS: {} of {} deliveries, {} failed handshakes",
-            self.dkim.passed,
-            self.dkim.checked,
-            self.dkim.rsa,
-            self.dkim.ed25519,
-            self.tls.deliveries,
-            self.tls.deliveries + self.tls.clear_deliveries,
-            self.tls.failed_handshakes
+            "signatures: {} RSA and {} Ed25519 good; {} of {} arrivals signed as configured (reports and second copies arrive too)",
+            self.dkim.rsa, self.dkim.ed25519, self.dkim.passed, self.dkim.checked,
         )?;
         let policies: Vec<String> = self.tls.policies.iter().map(|(name, count)| format!("{name} {count}")).collect();
         writeln!(
             out,
-            "held to: {}; {} recipients held back by DANE or MTA-STS",
-            policies.join(", "),
+            "protection: {} of {} deliveries by TLS; by what the host had to prove: {}; {} TLS handshakes failed; mail for {} recipients kept back by DANE or MTA-STS",
+            self.tls.deliveries,
+            self.tls.deliveries + self.tls.clear_deliveries,
+            if policies.is_empty() { "nothing".to_owned() } else { policies.join(", ") },
+            self.tls.failed_handshakes,
             self.tls.held_back
         )?;
+        for (cause, count) in &self.expired_because {
+            writeln!(out, "expired: {count} {cause}")?;
+        }
         came_back(out, &self.came_back)?;
         if self.refused + self.uncertain > 0 {
-            writeln!(out, "at submission: {} recipients refused, {} without an answer", self.refused, self.uncertain)?;
+            writeln!(
+                out,
+                "at submission: {} recipients refused, {} of them for a reason that the configuration gives; {} without an answer",
+                self.refused,
+                self.refused - self.refused_unexplained,
+                self.uncertain
+            )?;
         }
         for violation in self.violations.iter().take(10) {
             let whose = violation.source.as_deref().unwrap_or("all sources");
@@ -242,41 +286,59 @@ impl fmt::Display for Summary {
             writeln!(out, "- {sentence}")?;
         }
         let counts = &self.counts;
+        let headline = match (self.kept, counts.accepted) {
+            (true, _) => "Every promise was kept",
+            (false, 0) => "Nothing was tried, so no promise was kept",
+            (false, _) => "A promise was broken",
+        };
+        let back = &self.came_back;
         writeln!(
             out,
-            "\n{}: {} unaccounted, {} returned without a reason, {} duplicates ({} more that SMTP cannot avoid), {} limits broken, {} bad signatures, {} corrupted, {} against a policy, {} not learnt, {} written to all the same",
-            if self.kept { "Every promise was kept" } else { "A promise was broken" },
-            counts.unaccounted,
-            counts.unjustified_bounces,
+            "\n{headline}: {} unaccounted, {} returned without a reason, {} duplicates ({} more that SMTP cannot avoid), {} limits broken, {} bad signatures, {} corrupted, {} against a policy, {} from a wrong source, {} breaches of the protocol, {} not learnt, {} written to all the same",
+            counts.unaccounted + self.uncertain,
+            counts.unjustified_bounces
+                + counts.unjustified_expiries
+                + counts.suppressed
+                + counts.unasked_reports
+                + self.refused_unexplained,
             counts.duplicates,
             counts.unavoidable_duplicates,
             counts.limit_violations,
             counts.dkim_failures,
-            counts.corrupted,
+            counts.corrupted + self.unreadable_records,
             counts.policy_violations,
-            self.came_back.not_learnt + self.came_back.refused + self.came_back.wrongly_suppressed,
-            self.came_back.second_wave - self.came_back.second_wave_suppressed.min(self.came_back.second_wave)
+            counts.wrong_sources,
+            counts.protocol_faults,
+            back.not_learnt + back.refused + back.astray + back.wrongly_suppressed,
+            back.second_wave.saturating_sub(back.second_wave_suppressed)
         )
     }
 }
 
 fn came_back(out: &mut fmt::Formatter<'_>, back: &CameBack) -> fmt::Result {
-    writeln!(
+    write!(
         out,
-        "came back: {} bounces, {} complaints, {} automatic replies, {} not taken",
+        "came back: {} bounces, {} complaints, {} automatic replies; {} were not taken",
         back.bounces, back.complaints, back.auto_replies, back.refused
     )?;
-    let reasons: Vec<String> = back.suppressions.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    match back.astray + back.astray_explained {
+        0 => writeln!(out)?,
+        astray => writeln!(out, "; {astray} more would have, but the return path is not one of [feedback]")?,
+    }
+    let reasons: Vec<String> = back.suppressions.iter().map(|(reason, count)| format!("{count} as {reason}")).collect();
     writeln!(
         out,
-        "suppressions learnt: {} of {} bounces, {} of {} complaints; the list has {}; second wave: {} of {} suppressed",
+        "learnt from it: {} of {} bounces, {} of {} complaints; on the suppression list, also from refusals: {}",
         back.learnt_bounces,
         back.bounces,
         back.learnt_complaints,
         back.complaints,
-        if reasons.is_empty() { "nothing".to_owned() } else { reasons.join(", ") },
-        back.second_wave_suppressed,
-        back.second_wave
+        if reasons.is_empty() { "nobody".to_owned() } else { reasons.join(", ") }
+    )?;
+    writeln!(
+        out,
+        "second wave, to those who bounced or complained: {} of {} held back as suppressed",
+        back.second_wave_suppressed, back.second_wave
     )
 }
 
@@ -288,13 +350,6 @@ fn row(
     connections: u64,
     most: u32,
 ) -> fmt::Result {
-    let broken = counts.duplicates
-        + counts.limit_violations
-        + counts.dkim_failures
-        + counts.corrupted
-        + counts.unaccounted
-        + counts.unjustified_bounces
-        + counts.policy_violations;
     write!(out, "{name:<12}")?;
     for number in [
         counts.accepted,
@@ -305,9 +360,46 @@ fn row(
         deferred,
         connections,
         u64::from(most),
-        broken,
+        counts.broken(),
     ] {
         write!(out, " {number:>9}")?;
     }
     writeln!(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Summary {
+        let counts = Counts { accepted: 3, delivered: 3, ..Counts::default() };
+        Summary { counts, ..Summary::default() }
+    }
+
+    #[test]
+    fn nothing_is_kept_where_nothing_was_tried_answered_or_readable() {
+        assert!(good().is_kept());
+        assert!(!Summary::default().is_kept());
+        assert!(Summary::default().to_string().contains("\nNothing was tried"));
+        assert!(!Summary { uncertain: 1, ..good() }.is_kept());
+        assert!(!Summary { refused_unexplained: 1, ..good() }.is_kept());
+        assert!(Summary { refused: 1, ..good() }.is_kept());
+        assert!(!Summary { unreadable_records: 1, ..good() }.is_kept());
+        assert!(!Summary { came_back: CameBack { astray: 1, ..CameBack::default() }, ..good() }.is_kept());
+    }
+
+    #[test]
+    fn every_kind_of_broken_promise_counts() {
+        let zero = serde_json::to_value(Counts::default()).unwrap();
+        let harmless = ["accepted", "delivered", "bounced", "expired", "unavoidable_duplicates"];
+        let mut names = Vec::new();
+        for name in zero.as_object().unwrap().keys() {
+            let mut one = zero.clone();
+            one[name] = 1.into();
+            let broken = serde_json::from_value::<Counts>(one).unwrap().broken();
+            assert_eq!(broken, u64::from(!harmless.contains(&name.as_str())), "{name}");
+            names.push(name.clone());
+        }
+        assert!(names.len() > 12, "{names:?}");
+    }
 }

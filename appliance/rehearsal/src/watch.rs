@@ -4,10 +4,11 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::account::{Accepted, Fate, Handed, RecordFacts, Reports, fate};
+use crate::account::{Fate, Reports, fate};
+use crate::handed::{Accepted, Handed};
 use crate::internet::Internet;
 use crate::progress::{Line, Progress, Watching};
-use crate::records::Tail;
+use crate::records::{RecordFacts, Tail};
 use crate::rulebook::Provider;
 
 /// What is looked at again and again while the rehearsal runs.
@@ -53,6 +54,11 @@ impl Watch {
             *events += 1;
             records.take(event);
         });
+    }
+
+    /// Lines of the records that were no event.
+    pub(crate) fn unreadable_records(&self) -> u64 {
+        self.tail.unreadable()
     }
 
     pub(crate) fn look(&mut self, internet: &Internet, handed: &Mutex<Handed>, started: Instant) {
@@ -106,7 +112,7 @@ impl Watch {
                         queued: get(&self.accepted).saturating_sub(get(&delivered) + get(&self.ended)),
                         delivered: get(&delivered),
                         deferred: deferrals(provider, &self.records),
-                        bounced: get(&self.ended),
+                        returned: get(&self.ended),
                         connections: internet.with_judge(|judge| judge.tally(place).open),
                     }
                 })

@@ -91,6 +91,7 @@ impl Prepared {
                 key: None,
                 acme: false,
                 connections: 100,
+                connections_per_address: 100,
                 serve: vec![Service::Messages],
             });
         }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::StreamPromise;
 use crate::comeback::Comebacks;
 use crate::judge::{Judge, LaneKey};
 use crate::ledger::{Ledger, Receipt};
@@ -37,6 +38,9 @@ pub(crate) struct Shared {
     pub(super) sources: HashMap<IpAddr, String>,
     pub(super) next: AtomicU64,
     pub(super) comebacks: Comebacks,
+    /// What the owner's streams promise.
+    pub(crate) streams: HashMap<String, StreamPromise>,
+    pub(super) feedback_domain: Option<String>,
 }
 
 /// Who is connected, and the judge who counts them.
@@ -90,6 +94,18 @@ impl Shared {
         provider == self.home
     }
 
+    /// Whether mail of a stream that was handed in with one return path may arrive with another.
+    pub(crate) fn may_come_from(&self, stream: &str, sent: &str, arrived: &str) -> bool {
+        // One of the box's own, by which it is found again.
+        let own = || {
+            let verp = self.streams.get(stream).is_some_and(|promise| promise.verp);
+            let domain = arrived.rsplit_once('@').map(|(_, domain)| domain);
+            verp && !sent.is_empty()
+                && domain.zip(self.feedback_domain.as_deref()).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b))
+        };
+        arrived == sent || own()
+    }
+
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
     }
@@ -130,7 +146,7 @@ impl Shared {
     /// A message was accepted and answered: some of its recipients send something back.
     pub(crate) async fn come_back(&self, provider: usize, recipients: &[String], sender: &str, message: &[u8]) {
         let Some(rules) = self.providers.get(provider) else { return };
-        self.comebacks.note(rules, recipients, sender, message).await;
+        self.comebacks.note(rules, &self.streams, recipients, sender, message).await;
     }
 
     pub(crate) fn replied(&self, receipts: &[Receipt]) {

@@ -20,6 +20,16 @@ pub struct Session {
     extended: bool,
     messages: u32,
     mail: Option<Transaction>,
+    /// MAIL was refused: what was sent ahead with it (RFC 2920) is no breach, and is refused with it.
+    refused: Option<Refused>,
+    /// When the last command came.
+    now: Moment,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    ForNow,
+    ForGood,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +56,18 @@ pub struct Counts {
 impl Session {
     /// A connection from `source` to `host` of `site`.
     pub fn new(site: usize, host: Host, source: IpAddr) -> Self {
-        Self { site, host, source, tls: false, greeted: false, extended: false, messages: 0, mail: None }
+        Self {
+            site,
+            host,
+            source,
+            tls: false,
+            greeted: false,
+            extended: false,
+            messages: 0,
+            mail: None,
+            refused: None,
+            now: Moment::ZERO,
+        }
     }
 
     /// TLS is up: everything said before is forgotten (RFC 3207 §4.2).
@@ -70,10 +91,6 @@ impl Session {
                 .any(|line| line.split(' ').next().is_some_and(|word| word.eq_ignore_ascii_case(keyword)))
     }
 
-    fn size_limit(rules: &Provider) -> Option<u64> {
-        rules.capabilities.iter().find_map(|line| line.strip_prefix("SIZE ")?.parse().ok())
-    }
-
     /// Whether the provider takes 8-bit content from this connection.
     pub fn eight_bit(&self, rules: &Provider) -> bool {
         self.offers(rules, "8BITMIME")
@@ -81,21 +98,27 @@ impl Session {
 
     /// Largest message taken, in octets.
     pub fn largest(&self, rules: &Provider) -> u64 {
-        Self::size_limit(rules).unwrap_or(64 << 20)
+        rules.largest().unwrap_or(64 << 20)
     }
 
     fn fault(&self, mailboxes: &mut Mailboxes, text: &str) -> Answer {
-        mailboxes.refuse(Reason::ProtocolFault, text.to_owned())
+        mailboxes.fault(text);
+        Answer::say(text)
     }
 
     /// The sender broke the protocol in a way that only the edge can see.
     pub fn protocol_fault(&self, mailboxes: &mut Mailboxes, what: &str) {
-        mailboxes.count(Reason::ProtocolFault, what);
+        mailboxes.fault(what);
     }
 
     /// One command line, without its CRLF.
     pub fn command(&mut self, mailboxes: &mut Mailboxes, line: &[u8], now: Moment) -> Answer {
-        match command::parse(line) {
+        self.now = now;
+        let command = command::parse(line);
+        if !matches!(command, Command::Rcpt { .. } | Command::Data | Command::Bdat { .. }) {
+            self.refused = None;
+        }
+        match command {
             Command::Ehlo(_) => self.ehlo(mailboxes),
             Command::Helo(_) => {
                 self.greeted = true;
@@ -109,11 +132,25 @@ impl Session {
                 }
                 Answer::say("220 2.0.0 Ready to start TLS").and(Then::StartTls)
             }
-            Command::Mail { address, parameters } => self.mail(mailboxes, &address, &parameters, now),
+            Command::Mail { address, parameters } => {
+                let answer = self.mail(mailboxes, &address, &parameters, now);
+                self.refused = match answer.reply.as_deref().and_then(|text| text.chars().next()) {
+                    Some('4') => Some(Refused::ForNow),
+                    Some('5') => Some(Refused::ForGood),
+                    _ => None,
+                };
+                answer
+            }
             Command::Rcpt { address, .. } => {
                 let answer = self.rcpt(mailboxes, &address, now);
-                if answer.reply.as_ref().is_some_and(|text| text.starts_with('5')) {
-                    mailboxes.refused.insert(address);
+                let said = answer.reply.as_deref().unwrap_or_default();
+                if said.starts_with('5') && self.refused != Some(Refused::ForNow) {
+                    mailboxes.troubles.refuse(&address);
+                } else if !said.starts_with('2') {
+                    mailboxes.troubles.put_off(&address);
+                }
+                if answer.then != Then::Continue {
+                    self.lose(mailboxes);
                 }
                 answer
             }
@@ -126,6 +163,14 @@ impl Session {
             Command::Noop => Answer::say("250 2.0.0 Ok"),
             Command::Quit => Answer::say("221 2.0.0 Bye").and(Then::Close),
             Command::Other => self.fault(mailboxes, "500 5.5.2 Command not recognized"),
+        }
+    }
+
+    /// The connection ends over what its transaction has met: all of its recipients are put off.
+    fn lose(&self, mailboxes: &mut Mailboxes) {
+        mailboxes.troubles.lose(self.source, self.site, self.now);
+        for recipient in self.mail.iter().flat_map(|mail| &mail.recipients) {
+            mailboxes.troubles.put_off(recipient);
         }
     }
 
@@ -155,7 +200,7 @@ impl Session {
             match key.to_ascii_uppercase().as_str() {
                 "SIZE" if self.offers(&rules, "SIZE") => {
                     let announced = value.parse::<u64>().unwrap_or(0);
-                    if Self::size_limit(&rules).is_some_and(|limit| announced > limit) {
+                    if rules.largest().is_some_and(|limit| announced > limit) {
                         return mailboxes.refuse(Reason::TooLarge, "552 5.3.4 Message size exceeds fixed limit".into());
                     }
                 }
@@ -171,6 +216,7 @@ impl Session {
         self.messages += 1;
         if rules.limits.messages_per_connection.is_some_and(|limit| self.messages > limit) {
             let text = fill(&rules.replies.too_many_messages, &self.host.name, self.source, "");
+            mailboxes.troubles.turn_away(self.site, now);
             return mailboxes.refuse(Reason::TooManyMessages, text).and(Then::Close);
         }
         if let Some(rate) = rules.limits.message_rate {
@@ -178,6 +224,7 @@ impl Session {
             if !within(mailboxes.messages.entry((self.source, self.site)).or_default(), rate, hurry, now) {
                 let text = fill(&rules.replies.message_rate, &self.host.name, self.source, "");
                 let closes = text.starts_with("421");
+                mailboxes.troubles.turn_away(self.site, now);
                 let answer = mailboxes.refuse(Reason::MessageRate, text);
                 return if closes { answer.and(Then::Close) } else { answer };
             }
@@ -192,7 +239,7 @@ impl Session {
         let (host, source) = (self.host.name.clone(), self.source);
         let utf8 = self.offers(&rules, "SMTPUTF8");
         let Some(mail) = self.mail.as_mut() else {
-            return self.fault(mailboxes, "503 5.5.1 Need MAIL first");
+            return self.no_mail(mailboxes);
         };
         mail.commands += 1;
         if !address.is_ascii() && !utf8 {
@@ -222,7 +269,7 @@ impl Session {
                 .after(delay);
         }
         if mailboxes.happens("drop-at-command", address, attempt, mood.drop_at_command) {
-            mailboxes.count(Reason::DroppedAtCommand, "connection dropped at RCPT");
+            mailboxes.count(Reason::DroppedAtCommand);
             return Answer { reply: None, delay: Duration::ZERO, then: Then::Drop };
         }
         if mailboxes.happens("goodbye", address, attempt, mood.goodbye) {
@@ -251,18 +298,25 @@ impl Session {
         Answer::say("250 2.1.5 Ok").after(delay)
     }
 
+    /// A command that needs a transaction, without one.
+    fn no_mail(&self, mailboxes: &mut Mailboxes) -> Answer {
+        let text = "503 5.5.1 Need MAIL first";
+        if self.refused.is_some() { Answer::say(text) } else { self.fault(mailboxes, text) }
+    }
+
     /// A drop inside the data comes within the first octets, so that it hits short messages too.
     fn drop_after(&self, mailboxes: &mut Mailboxes) -> Option<usize> {
         let drop = self.mail.as_ref().is_some_and(|mail| mail.drop_in_data);
         if drop {
-            mailboxes.count(Reason::DroppedInData, "connection dropped inside the data");
+            mailboxes.count(Reason::DroppedInData);
+            self.lose(mailboxes);
         }
         drop.then_some(256)
     }
 
     fn data(&mut self, mailboxes: &mut Mailboxes) -> Answer {
         match &self.mail {
-            None => self.fault(mailboxes, "503 5.5.1 Need MAIL first"),
+            None => self.no_mail(mailboxes),
             Some(mail) if mail.chunking => self.fault(mailboxes, "503 5.5.1 DATA after BDAT"),
             // Not a fault: with PIPELINING the sender could not know (RFC 2920 §3.1).
             Some(mail) if mail.recipients.is_empty() => Answer::say("554 5.5.1 No valid recipients"),
@@ -316,20 +370,22 @@ impl Session {
             return refuse(Answer::say("554 5.5.1 No valid recipients"));
         }
         if size as u64 > self.largest(&rules) || mail.rejected_content {
-            mailboxes.refused.extend(mail.recipients.iter().cloned());
+            mail.recipients.iter().for_each(|recipient| mailboxes.troubles.refuse(recipient));
         }
         if size as u64 > self.largest(&rules) {
             return refuse(mailboxes.refuse(Reason::TooLarge, "552 5.3.4 Message size exceeds fixed limit".into()));
         }
         if mail.rejected_content {
             let text = fill(&rules.replies.rejected_content, &self.host.name, self.source, "");
+            mailboxes.troubles.turn_away(self.site, self.now);
             return refuse(mailboxes.refuse(Reason::RejectedContent, text).after(delay));
         }
         if mail.lost_reply {
-            mailboxes.count(Reason::LostReply, "accepted, connection dropped before the reply");
+            mailboxes.count(Reason::LostReply);
             let answer = Answer { reply: None, delay: Duration::ZERO, then: Then::Drop };
             return Final { answer, sender: mail.sender, accepted: mail.recipients };
         }
+        mailboxes.troubles.serve(self.source, self.site);
         let text = fill(&rules.replies.accepted, &self.host.name, self.source, "");
         Final { answer: Answer::say(text).after(delay), sender: mail.sender, accepted: mail.recipients }
     }
