@@ -113,6 +113,11 @@ struct Material<'a> {
 }
 
 impl Finding {
+    /// A complaint about this mail, also where it hides whose it is: whoever knows that otherwise may believe it.
+    pub fn is_against_mail(&self) -> bool {
+        self.kind == Kind::Complaint && self.scope == "recipient"
+    }
+
     fn nothing() -> Self {
         Self {
             recipient: None,

@@ -108,7 +108,7 @@ pub(crate) fn read(material: &Material<'_>) -> Vec<Finding> {
             recipient: Some(recipient.email_address),
             kind: Kind::Complaint,
             status: None,
-            scope: "recipient",
+            scope: if class == "not-spam" { "message" } else { "recipient" },
             suppress: class != "not-spam",
             reason: format!("{class} reported by Amazon SES"),
             class: class.clone(),
