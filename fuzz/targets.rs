@@ -282,7 +282,7 @@ fn serve(input: &[u8], step: usize) -> Served {
                             }
                             Reading::Chunk(reader, last)
                         }
-                        Action::SkipChunk { size } => {
+                        Action::SkipChunk { size, .. } => {
                             chunks = None;
                             Reading::Skip(size)
                         }

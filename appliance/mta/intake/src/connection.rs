@@ -328,7 +328,7 @@ impl<G: Gatekeeper> Connection<G> {
             }
             Action::ReadData => self.read_data().await,
             Action::ReadChunk { size, last } => self.read_chunks(size, last).await,
-            Action::SkipChunk { size } => self.skip_chunk(size).await,
+            Action::SkipChunk { size, reply } => self.skip_chunk(size, &reply).await,
         }
     }
 

@@ -73,10 +73,12 @@ pub enum Action {
         /// The message ends with it.
         last: bool,
     },
-    /// Reads a chunk that was refused already and throws it away.
+    /// Reads a chunk that is refused and throws it away, then says so (RFC 3030 §2: in this order).
     SkipChunk {
         /// Octets of the chunk.
         size: u64,
+        /// The reply, to be sent when they are read.
+        reply: BytesMut,
     },
 }
 
@@ -291,7 +293,7 @@ impl Session {
             Command::Mail(mail) => return self.mail(mail, rules, judge, out),
             Command::Rcpt(rcpt) => self.rcpt(rcpt, rules, judge, out),
             Command::Data => return self.data(judge, out),
-            Command::Bdat { size, last } => return self.bdat(size, last, judge, out),
+            Command::Bdat { size, last } => return self.bdat(size, last, judge),
             Command::Rset => {
                 self.transaction = None;
                 out.extend_from_slice(b"250 2.0.0 Ok\r\n");

@@ -116,8 +116,8 @@ impl<G: Gatekeeper> Connection<G> {
         }
     }
 
-    /// A chunk that was refused before it came.
-    pub(super) async fn skip_chunk(&mut self, size: u64) -> Flow {
+    /// A chunk that was refused before it came: read, then answered.
+    pub(super) async fn skip_chunk(&mut self, size: u64, reply: &[u8]) -> Flow {
         if size > self.tables.data_limits.swallowed() {
             return Err(End::Closed);
         }
@@ -127,6 +127,7 @@ impl<G: Gatekeeper> Connection<G> {
             self.input.advance(here);
             remaining -= here as u64;
             if remaining == 0 {
+                self.output.extend_from_slice(reply);
                 return Ok(());
             }
             self.more_content().await?;

@@ -117,13 +117,38 @@ fn a_transaction_as_in_rfc_5321_appendix_d() {
 }
 
 #[test]
+fn content_behind_recipients_that_were_all_refused_is_no_error_of_its_own() {
+    let mut talk = Talk::new();
+    (talk.rules.errors, talk.rules.idle_commands) = (20, 100);
+    talk.say("EHLO bar.com");
+    // As a client does that pipelines MAIL, RCPT and BDAT for one recipient after the other.
+    for round in 0..19 {
+        assert_eq!(talk.codes("MAIL FROM:<a@b>"), "250 2.1.0", "{round}");
+        assert_eq!(talk.codes("RCPT TO:<x@forbidden.example>"), "554 5.7.1");
+        if round % 2 == 0 {
+            assert_eq!(talk.codes("DATA"), "554 5.5.1");
+        } else {
+            let said = talk.say("BDAT 5 LAST");
+            let Action::SkipChunk { reply, .. } = &said.1 else { panic!("{said:?}") };
+            assert!(reply.starts_with(b"554 5.5.1 "));
+        }
+        talk.say("RSET");
+    }
+    talk.say("MAIL FROM:<a@b>");
+    talk.say("RCPT TO:<x@forbidden.example>");
+    assert_eq!(talk.say("RSET").1, Action::Close, "twenty refused recipients are");
+}
+
+#[test]
 fn commands_out_of_order_are_refused() {
     let mut talk = Talk::new();
     talk.rules.errors = 100;
     assert_eq!(talk.codes("MAIL FROM:<a@b>"), "503 5.5.1");
     assert_eq!(talk.codes("RCPT TO:<a@b>"), "503 5.5.1");
     assert_eq!(talk.codes("DATA"), "503 5.5.1");
-    assert_eq!(talk.say("BDAT 10").1, Action::SkipChunk { size: 10 });
+    let (before, action) = talk.say("BDAT 10");
+    let Action::SkipChunk { size: 10, reply } = action else { panic!("{action:?}") };
+    assert!(before.is_empty() && reply.starts_with(b"503 5.5.1 "), "said when the chunk is read");
     assert_eq!(talk.say("BDAT ten").1, Action::Close);
     talk.say("HELO bar.com");
     assert_eq!(talk.codes("MAIL FROM:<a@b> SIZE=1"), "555 5.5.4");
@@ -347,7 +372,10 @@ proptest! {
                     prop_assert!(envelope.is_some_and(|envelope| !envelope.recipients.is_empty()));
                 }
                 Action::StartTls => talk.session.tls_started(),
-                Action::Continue | Action::SkipChunk { .. } => {
+                Action::SkipChunk { reply: refusal, .. } => {
+                    prop_assert!(reply.is_empty() && refusal.ends_with(b"\r\n"), "said when the chunk is read");
+                }
+                Action::Continue => {
                     prop_assert!(reply.ends_with("\r\n"));
                     let last = reply.trim_end_matches("\r\n").rsplit("\r\n").next().unwrap_or_default();
                     prop_assert!(last.as_bytes().get(3) == Some(&b' '), "{reply}");

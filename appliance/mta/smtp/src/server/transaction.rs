@@ -180,13 +180,13 @@ impl Session {
                 Action::ReadData
             }
             Err(reply) => {
-                self.refuse(Stage::Data, None, reply, judge, out);
+                self.refuse_content(reply, judge, out);
                 Action::Continue
             }
         }
     }
 
-    pub(super) fn bdat(&mut self, size: u64, last: bool, judge: &mut impl Judge, out: &mut BytesMut) -> Action {
+    pub(super) fn bdat(&mut self, size: u64, last: bool, judge: &mut impl Judge) -> Action {
         let verdict = match &self.transaction {
             Some(transaction) if transaction.chunking => Ok(()),
             _ => self.judge_content(judge),
@@ -199,10 +199,25 @@ impl Session {
                 Action::ReadChunk { size, last }
             }
             Err(reply) => {
-                self.refuse(Stage::Data, None, reply, judge, out);
+                let mut refusal = BytesMut::new();
+                self.refuse_content(reply, judge, &mut refusal);
                 // The chunk follows whatever the answer is (RFC 3030 §2).
-                Action::SkipChunk { size }
+                Action::SkipChunk { size, reply: refusal }
             }
+        }
+    }
+
+    /// DATA or BDAT that comes too early, or behind recipients of whom none was taken. A client that pipelines sends it
+    /// before it knows (RFC 2920 §3.1): then it is no error beside those that were counted for the recipients.
+    fn refuse_content(&mut self, reply: Reply, judge: &mut impl Judge, out: &mut BytesMut) {
+        let errors = self.errors;
+        let is_consequence = self
+            .transaction
+            .as_ref()
+            .is_some_and(|transaction| transaction.refused > 0 && transaction.envelope.recipients.is_empty());
+        self.refuse(Stage::Data, None, reply, judge, out);
+        if is_consequence {
+            self.errors = errors;
         }
     }
 
