@@ -34,6 +34,7 @@ impl Certificates {
         let store = Store::open(&settings.directory, &settings.url)?;
         let served = Arc::new(Served::default());
         let mut renewal = store.renewal();
+        renewal.bound(now());
         match store.certificate()?.map(|pem| read(&pem, &settings.names)) {
             None => log::info!("acme: there is no certificate yet; {} is asked for one", settings.url),
             Some(Ok((certificate, validity, has_names))) => {
@@ -73,6 +74,13 @@ impl Certificates {
                 tokio::time::sleep(Duration::from_secs(next - now).min(LONGEST_SLEEP)).await;
                 continue;
             }
+            // Counted before the authority is asked: a daemon that crashes and starts again asks no more often.
+            let standing = {
+                let mut renewal = self.renewal.lock();
+                renewal.begun(now, fastrand::f64());
+                *renewal
+            };
+            self.remember(standing).await;
             let asked = tokio::time::timeout(PATIENCE, order::certificate(&self.settings, &self.store, &self.served));
             let got = match asked.await {
                 Ok(got) => got.and_then(|pem| self.take(&pem)),
@@ -81,7 +89,7 @@ impl Certificates {
             if let Err(failure) = got {
                 let (failures, next) = {
                     let mut renewal = self.renewal.lock();
-                    renewal.failed(now, fastrand::f64(), failure.at_least);
+                    renewal.failed(now, failure.at_least);
                     (renewal.failures(), renewal.next())
                 };
                 log::error!(
@@ -92,10 +100,17 @@ impl Certificates {
                     next.saturating_sub(now)
                 );
             }
-            let renewal = *self.renewal.lock();
-            if let Err(error) = self.store.keep_renewal(&renewal) {
-                log::error!("acme: {error}");
-            }
+            let standing = *self.renewal.lock();
+            self.remember(standing).await;
+        }
+    }
+
+    /// Writes down how renewal stands.
+    async fn remember(self: &Arc<Self>, standing: Renewal) {
+        let this = Arc::clone(self);
+        let kept = tokio::task::spawn_blocking(move || this.store.keep_renewal(&standing)).await;
+        if let Ok(Err(error)) = kept {
+            log::error!("acme: {error}");
         }
     }
 

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// Waits after the first failure, the second, and so on; the last one repeats. Seconds.
 const WAITS: [u64; 8] = [120, 600, 1800, 3600, 7200, 14_400, 28_800, 43_200];
+/// No wait is longer, whatever an authority or a wrong clock said. Seconds.
+const LONGEST_REST: u64 = 2 * 86_400;
 /// Share of the life over which the time that it is due is spread.
 const SPREAD: f64 = 0.03;
 /// Share of a wait that is added by chance.
@@ -48,12 +50,22 @@ impl Renewal {
         self.holds(validity, chance);
     }
 
-    /// A try failed; `at_least`: how long the authority wants to be left alone, in seconds.
-    pub fn failed(&mut self, now: u64, chance: f64, at_least: u64) {
+    /// A try begins. It counts as failed until it has succeeded, so that it counts if nobody lives to see its end.
+    pub fn begun(&mut self, now: u64, chance: f64) {
         let wait = WAITS[(self.failures as usize).min(WAITS.len() - 1)];
-        let wait = (wait + (wait as f64 * JITTER * chance.clamp(0.0, 1.0)) as u64).max(at_least);
+        let wait = wait + (wait as f64 * JITTER * chance.clamp(0.0, 1.0)) as u64;
         self.failures = self.failures.saturating_add(1);
         self.not_before = now.saturating_add(wait);
+    }
+
+    /// The try that began at `now` failed; `at_least`: how long the authority wants to be left alone, in seconds.
+    pub fn failed(&mut self, now: u64, at_least: u64) {
+        self.not_before = self.not_before.max(now.saturating_add(at_least));
+    }
+
+    /// What was written down under a clock that was far ahead does not hold for ever.
+    pub fn bound(&mut self, now: u64) {
+        self.not_before = self.not_before.min(now.saturating_add(LONGEST_REST));
     }
 
     /// When to try next. In the past: now.
@@ -92,13 +104,14 @@ mod tests {
                 continue;
             }
             year.tries.push(now);
+            renewal.begun(now, chance);
             if works(now) {
                 until = now + life;
                 // Authorities date certificates an hour back.
                 renewal.succeeded(Validity { from: now - 3600, until }, chance);
                 year.renewals += 1;
             } else {
-                renewal.failed(now, chance, 0);
+                renewal.failed(now, 0);
             }
         }
         year
@@ -155,11 +168,19 @@ mod tests {
     fn failures_are_remembered_over_restarts_and_an_authority_can_ask_for_more_patience() {
         let mut renewal = Renewal::default();
         assert_eq!(renewal.next(), 0, "at once");
-        renewal.failed(START, 0.0, 0);
-        renewal.failed(START, 0.5, 5 * 3600);
+        renewal.begun(START, 0.0);
+        renewal.failed(START, 0);
+        assert_eq!((renewal.failures(), renewal.next()), (1, START + 120), "also if nobody sees its end");
+        renewal.begun(START, 0.5);
+        renewal.failed(START, 5 * 3600);
         assert_eq!(renewal.next(), START + 5 * 3600);
         let again: Renewal = serde_json::from_str(&serde_json::to_string(&renewal).unwrap()).unwrap();
         assert_eq!(again, renewal);
+        let mut later = again;
+        later.bound(START);
+        assert_eq!(later, renewal);
+        later.bound(START - 365 * DAY);
+        assert_eq!(later.next(), START - 363 * DAY, "the clock was a year ahead");
         renewal.succeeded(Validity { from: START, until: START + 90 * DAY }, 0.0);
         assert_eq!((renewal.failures(), renewal.next()), (0, START + 60 * DAY));
     }
