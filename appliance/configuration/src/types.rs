@@ -360,6 +360,9 @@ pub struct Http {
     /// Open connections, 1 to 100000.
     #[serde(default = "http_connections")]
     pub connections: u32,
+    /// Open connections from one address, 1 to 100000; a proxy is one address.
+    #[serde(default = "http_connections_per_address")]
+    pub connections_per_address: u32,
     /// What is served here; anything else is not found. A door for strangers serves `unsubscribe` only.
     #[serde(default = "all_services")]
     pub serve: Vec<Service>,
@@ -383,6 +386,10 @@ fn all_services() -> Vec<Service> {
 
 const fn http_connections() -> u32 {
     500
+}
+
+const fn http_connections_per_address() -> u32 {
+    100
 }
 
 /// `[[token]]`: a sender at the HTTP doors.

@@ -221,7 +221,7 @@ fn what_is_wrong_is_said_with_its_place_and_nothing_is_taken() {
     for (message, status, part) in [
         (with("from", json!("shop@elsewhere.test")), 403, "may not send from the domain"),
         (with("to", json!(["ann@there.test", "nobody"])), 422, "/to/1"),
-        (with("text", json!("Hi {{name}}")), 422, "{{name}}"),
+        (with("text", json!("Hi {{name}}")), 422, "no value for the placeholder name"),
         (with("headers", json!({"Received": "x"})), 422, "/headers/Received"),
         (with("stream", json!("other")), 403, "may not choose the stream"),
         (with("subject", json!("a\r\nBcc: x@y")), 422, "/subject"),

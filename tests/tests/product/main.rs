@@ -11,6 +11,7 @@ mod events_brokers;
 mod feedback;
 mod harness;
 mod http;
+mod http_obstacles;
 mod intake;
 mod interoperability;
 mod limits;

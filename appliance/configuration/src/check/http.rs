@@ -17,6 +17,7 @@ pub(super) fn check(configuration: &Configuration, options: &Options, report: &m
     for (index, door) in configuration.http.iter().enumerate() {
         let path = KeyPath::root().key("http").at(index);
         report.within(path.key("connections"), door.connections, 1, 100_000);
+        report.within(path.key("connections-per-address"), door.connections_per_address, 1, 100_000);
         let is_taken = configuration.listener.iter().any(|listener| listener.address == door.address)
             || configuration.metrics.as_ref().is_some_and(|metrics| metrics.address == door.address);
         if door.address.port() == 0 {
@@ -93,6 +94,16 @@ fn tokens(configuration: &Configuration, report: &mut Report) {
                 path.key("may-suppress"),
                 "no HTTP door serves `suppressions`",
                 "add suppressions to the `serve` of an [[http]]",
+            );
+        }
+        if token.may_suppress
+            && token.stream.is_none()
+            && configuration.token.len() + configuration.credential.len() > 1
+        {
+            report.warn(
+                path.key("may-suppress"),
+                "without `stream` its mail is of the stream `default`, as that of other senders may be: what it takes out holds for theirs",
+                "give it a stream of its own",
             );
         }
         doors::sender(configuration, &path, &token.sender_domains, &token.stream, &token.may_choose_streams, report);

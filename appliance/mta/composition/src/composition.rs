@@ -7,7 +7,7 @@ use mail_builder::headers::text::Text;
 use mail_builder::mime::{BodyPart, MimePart};
 use serde::{Deserialize, Serialize};
 
-use crate::placeholder::{FillError, Into as As, Style, Values, fill, has_any};
+use crate::placeholder::{FillError, Into as As, Style, Values, fill, has_placeholders};
 
 /// Columns of a line of base64 (RFC 2045 §6.8).
 const BASE64_LINE: usize = 76;
@@ -95,7 +95,7 @@ impl Composition {
         let names = self.to.iter().filter_map(|to| to.name.as_deref());
         let bodies = [self.text.as_deref(), self.html.as_deref()];
         let mut texts = self.header_texts().chain(names).chain(bodies.into_iter().flatten());
-        texts.any(|text| has_any(text, self.style))
+        texts.any(|text| has_placeholders(text, self.style))
     }
 
     /// Every text of the header that may hold placeholders and is the same for all recipients.

@@ -12,4 +12,4 @@ mod placeholder;
 
 pub use composition::{Attachment, Composition, Mailbox};
 pub use document::{Document, DocumentError, Recipient};
-pub use placeholder::{FillError, Style, Values};
+pub use placeholder::{FillError, Style, Values, has_placeholders};

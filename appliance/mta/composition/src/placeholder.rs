@@ -134,7 +134,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Whether a text has a placeholder.
-pub(crate) fn has_any(text: &str, style: Style) -> bool {
+pub fn has_placeholders(text: &str, style: Style) -> bool {
     pieces(text, style).any(|piece| matches!(piece, Piece::Value { .. }))
 }
 
@@ -146,7 +146,7 @@ pub(crate) fn fill<'a>(
     own: &Values,
     common: &Values,
 ) -> Result<Cow<'a, str>, FillError> {
-    if !has_any(text, style) {
+    if !has_placeholders(text, style) {
         return with_short_words(Cow::Borrowed(text), into);
     }
     let mut out = String::with_capacity(text.len() + 64);
@@ -224,8 +224,8 @@ mod tests {
         let filled = fill(&"{{a}}".repeat(64)[..], Into::Text, Style::Braces, &large, &Values::new()).map(|_| ());
         assert_eq!(filled, Err(FillError::TooLong(LONGEST_TEXT)));
         let started = std::time::Instant::now();
-        assert!(!has_any(&"{".repeat(1 << 20), Style::Braces));
-        assert!(!has_any(&"%recipient.".repeat(1 << 17), Style::Percent));
+        assert!(!has_placeholders(&"{".repeat(1 << 20), Style::Braces));
+        assert!(!has_placeholders(&"%recipient.".repeat(1 << 17), Style::Percent));
         assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
     }
 
@@ -244,7 +244,7 @@ mod tests {
         fn no_text_makes_it_panic_and_text_without_placeholders_stays(text in "[{}a-z <&.]{0,60}") {
             let all = ('a'..='z').map(|letter| (letter.to_string(), String::new())).collect::<Values>();
             match fill(&text, Into::Text, Style::Braces, &all, &Values::new()) {
-                Ok(filled) if !has_any(&text, Style::Braces) => prop_assert_eq!(filled, text.as_str()),
+                Ok(filled) if !has_placeholders(&text, Style::Braces) => prop_assert_eq!(filled, text.as_str()),
                 Ok(filled) => prop_assert!(filled.len() < text.len()),
                 Err(FillError::Missing(name)) => prop_assert!(text.contains(&name)),
                 Err(error) => prop_assert!(false, "{error}"),

@@ -10,11 +10,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::header::CONTENT_LENGTH;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,27 +26,31 @@ use postkeep_suppression::Suppression;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::access::Access;
+use crate::asked::refuse;
+use crate::body::{self, Memory};
 use crate::mailgun;
 use crate::mailgun_suppressions;
 use crate::messages::{self, Client};
 use crate::openapi;
+use crate::places::Places;
 use crate::problem::Problem;
 use crate::suppressions;
 use crate::unsubscribe;
 
 /// A handshake or a request's header takes no longer.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A body takes no longer.
-const BODY_PATIENCE: Duration = Duration::from_secs(300);
+/// A request takes no longer; its body has its own limit.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(330);
+/// A client that reads nothing of its answer for so long is left.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 /// Longest life of a connection.
 const LIFE: Duration = Duration::from_secs(900);
 /// Octets of a body beyond what base64 makes of the largest message.
 const ROOM: u64 = 1 << 20;
-/// Memory for bodies and what they are parsed into, in KiB: 512 MiB.
-const MEMORY: usize = 512 * 1024;
 /// Pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -115,42 +118,50 @@ pub(crate) struct Shared<G> {
     pub(crate) suppression: Suppression,
     /// Whoever lists addresses reads the whole journal: one at a time.
     pub(crate) listing: Arc<Semaphore>,
-    /// Memory for bodies, one permit for each KiB.
-    memory: Arc<Semaphore>,
+    memory: Arc<Memory>,
 }
 
-/// Finds the token of a request.
-type TokenOf = fn(&HeaderMap) -> Option<String>;
+/// What the calls behind a guard have in common.
+#[derive(Clone, Copy)]
+enum Calls {
+    /// Mail in: bodies as large as `[intake] message-size` makes them.
+    Messages,
+    /// The suppression list.
+    Suppressions,
+}
 
 /// Before a body is read: whose is it, and is there room for it? Strangers are not listened to.
 /// The handler behind it is told whose it is.
 async fn guard<G: Gatekeeper>(
-    State((shared, token_of)): State<(Arc<Shared<G>>, TokenOf)>,
-    mut request: Request,
+    State((shared, calls)): State<(Arc<Shared<G>>, Calls)>,
+    request: Request,
     next: Next,
 ) -> Response {
-    let Some(policy) = token_of(request.headers()).and_then(|token| shared.tables.load().access.policy(&token)) else {
-        return Problem::unauthorized().into_response();
+    let (mut parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    let token =
+        if path.starts_with("/v3/") { mailgun::basic(&parts.headers) } else { messages::bearer(&parts.headers) };
+    let Some(policy) = token.and_then(|token| shared.tables.load().access.policy(&token)) else {
+        return refuse(&path, Problem::unauthorized());
     };
-    request.extensions_mut().insert(policy);
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    // Said before `100 Continue`, so that a client that waits for that need not send it.
-    let largest = shared.tables.load().largest;
-    if length.is_some_and(|length| length > largest) {
-        let detail = format!("the body is larger than {largest} octets");
-        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the message was not taken", detail)
-            .into_response();
+    let most = match calls {
+        Calls::Messages => shared.tables.load().largest,
+        Calls::Suppressions => suppressions::LARGEST_BODY,
+    };
+    let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > most) {
+        // Said before `100 Continue`, so that a client that waits for that need not send it.
+        return refuse(&path, body::too_large(most));
     }
-    // Without a length it may become as large as any. What is read is parsed into as much again.
-    let kib = 2 * (length.unwrap_or(largest).min(largest) / 1024 + 1);
-    let permits = u32::try_from(kib).unwrap_or(u32::MAX).min(MEMORY as u32);
-    let Ok(_room) = shared.memory.try_acquire_many(permits) else {
-        let detail = "the server has no memory for the message now";
-        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "try-later", "the message was not taken", detail)
-            .into_response();
-    };
-    let most = usize::try_from(largest).unwrap_or(usize::MAX);
-    next.run(request.map(|body| Body::new(Limited::new(body, most)))).await
+    // Held until the answer is there: what is parsed of the body lives as long.
+    let mut room = shared.memory.room(policy.name());
+    match body::read(body, most, &mut room).await {
+        Ok(octets) => {
+            parts.extensions.insert(policy);
+            next.run(Request::from_parts(parts, Body::from(octets))).await
+        }
+        Err(problem) => refuse(&path, problem),
+    }
 }
 
 /// The open HTTP doors of a configuration.
@@ -184,7 +195,7 @@ impl<G: Gatekeeper> HttpDoors<G> {
             tables: ArcSwap::from_pointee(Tables::new(configuration)),
             suppression,
             listing: Arc::new(Semaphore::new(1)),
-            memory: Arc::new(Semaphore::new(MEMORY)),
+            memory: Arc::default(),
         });
         let (closing, watched) = watch::channel(false);
         let under_way = Arc::new(Semaphore::new(MOST_CONNECTIONS));
@@ -210,6 +221,7 @@ impl<G: Gatekeeper> HttpDoors<G> {
                     router: router(&shared, &door.serve),
                     tls,
                     places: Arc::new(Semaphore::new(door.connections as usize)),
+                    shares: Places::new(door.connections_per_address),
                     closing: watched.clone(),
                     under_way: Arc::clone(&under_way),
                 };
@@ -256,19 +268,19 @@ impl<G: Gatekeeper> HttpDoors<G> {
 
 /// What a door serves.
 fn router<G: Gatekeeper>(shared: &Arc<Shared<G>>, serve: &[Service]) -> Router {
-    let guarded = |routes: Router<Arc<Shared<G>>>, token_of: TokenOf| {
-        routes.route_layer(middleware::from_fn_with_state((Arc::clone(shared), token_of), guard::<G>))
+    let guarded = |routes: Router<Arc<Shared<G>>>, calls: Calls| {
+        routes.route_layer(middleware::from_fn_with_state((Arc::clone(shared), calls), guard::<G>))
     };
     let mut router = Router::new();
     if serve.contains(&Service::Messages) {
-        let own = Router::new().route("/api/v1/messages", post(messages::post::<G>));
-        let mailgun = Router::new()
+        let calls = Router::new()
+            .route("/api/v1/messages", post(messages::post::<G>))
             .route("/v3/{domain}/messages", post(mailgun::messages::<G>))
             .route("/v3/{domain}/messages.mime", post(mailgun::mime::<G>));
-        router = router.merge(guarded(own, messages::bearer)).merge(guarded(mailgun, mailgun::basic));
+        router = router.merge(guarded(calls, Calls::Messages));
     }
     if serve.contains(&Service::Suppressions) {
-        let own = Router::new()
+        let calls = Router::new()
             .route(suppressions::PATH, get(suppressions::list::<G>).post(suppressions::add::<G>))
             .route(
                 suppressions::ADDRESS_PATH,
@@ -277,15 +289,12 @@ fn router<G: Gatekeeper>(shared: &Arc<Shared<G>>, serve: &[Service]) -> Router {
                     .post(suppressions::add_one::<G>)
                     .delete(suppressions::remove::<G>),
             )
-            .layer(DefaultBodyLimit::max(suppressions::LARGEST_BODY));
-        let mailgun = Router::new()
             .route("/v3/{domain}/{table}", get(mailgun_suppressions::list::<G>).post(mailgun_suppressions::add::<G>))
             .route(
                 "/v3/{domain}/{table}/{address}",
                 get(mailgun_suppressions::find::<G>).delete(mailgun_suppressions::remove::<G>),
-            )
-            .layer(DefaultBodyLimit::max(suppressions::LARGEST_BODY));
-        router = router.merge(guarded(own, messages::bearer)).merge(guarded(mailgun, mailgun::basic));
+            );
+        router = router.merge(guarded(calls, Calls::Suppressions));
     }
     if serve.contains(&Service::Unsubscribe) {
         let page = get(unsubscribe::ask::<G>).post(unsubscribe::unsubscribe::<G>).options(unsubscribe::options);
@@ -295,9 +304,15 @@ fn router<G: Gatekeeper>(shared: &Arc<Shared<G>>, serve: &[Service]) -> Router {
         router = router.route(openapi::PATH, get(|| async { axum::Json(openapi::document()) }));
     }
     router
-        .fallback(|| async {
+        .fallback(|uri: Uri| async move {
             let detail = "docs/operate/http.md has all that HTTP doors can serve; this one may serve less";
-            Problem::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here", detail)
+            refuse(uri.path(), Problem::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here", detail))
+        })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            let detail = format!("{method} is not for this path; the Allow field has what is");
+            let problem =
+                Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "nothing was done", detail);
+            refuse(uri.path(), problem)
         })
         // The guard has a limit that a reload can change.
         .layer(DefaultBodyLimit::disable())
@@ -328,6 +343,8 @@ struct House {
     router: Router,
     tls: Acceptor,
     places: Arc<Semaphore>,
+    /// Places by address.
+    shares: Places,
     closing: watch::Receiver<bool>,
     under_way: Arc<Semaphore>,
 }
@@ -339,11 +356,13 @@ impl House {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, address)) => {
+                    // Whoever has their share is closed on at once, and takes nobody's place.
+                    let Some(share) = self.shares.take(address.ip().to_canonical()) else { continue };
                     let house = self.clone();
                     tokio::spawn(async move {
                         let Ok(_under_way) = house.under_way.acquire().await else { return };
                         house.welcome(stream, address).await;
-                        drop(place);
+                        drop((place, share));
                     });
                 }
                 Err(error) => {
@@ -356,6 +375,9 @@ impl House {
 
     async fn welcome(&self, stream: TcpStream, address: SocketAddr) {
         let _ = stream.set_nodelay(true);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_PATIENCE));
+        let stream = Box::pin(stream);
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let tls = self.tls.load_full();
         match &*tls {
@@ -388,7 +410,7 @@ impl House {
             let mut router = router.clone();
             async move {
                 use tower_service::Service as _;
-                let answered = tokio::time::timeout(BODY_PATIENCE, router.call(request)).await;
+                let answered = tokio::time::timeout(REQUEST_PATIENCE, router.call(request)).await;
                 Ok::<_, Infallible>(match answered {
                     Ok(Ok(response)) => response,
                     Err(_) => Problem::new(
@@ -418,6 +440,6 @@ impl House {
         }
         // The request that is under way is answered; then the connection ends.
         connection.as_mut().graceful_shutdown();
-        let _ = tokio::time::timeout(BODY_PATIENCE, connection).await;
+        let _ = tokio::time::timeout(REQUEST_PATIENCE, connection).await;
     }
 }

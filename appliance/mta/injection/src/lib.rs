@@ -5,11 +5,15 @@
 //! nothing was taken. `GET /api/v1/openapi.json` says it for programs. The pages behind `List-Unsubscribe` are here too.
 
 mod access;
+mod asked;
+mod body;
+mod bounded;
 mod door;
 mod mailgun;
 mod mailgun_suppressions;
 mod messages;
 mod openapi;
+mod places;
 mod problem;
 mod request;
 mod suppressions;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, Extension, Form, FromRequest as _, Multipart, Path, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{ConnectInfo, Extension, Form, FromRequest as _, Multipart, Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,12 +19,17 @@ use postkeep_composition::{Style, Values};
 use postkeep_intake::Gatekeeper;
 use postkeep_intake::admission::SenderPolicy;
 use postkeep_smtp::{header, mailbox};
+use serde::Deserialize;
 use serde_json::json;
 
+use crate::asked::Path;
+use crate::bounded::{Word, table};
 use crate::door::Shared;
 use crate::messages::{Client, RawEnvelope, Taker, keep};
 use crate::problem::Problem;
-use crate::request::{AttachmentRequest, MailboxParts, MailboxRequest, MessageRequest};
+use crate::request::{
+    AttachmentRequest, MOST_RECIPIENTS, MOST_VALUES, MailboxParts, MailboxRequest, MessageRequest, name_and_address,
+};
 
 /// Options that change nothing here: there is no counting of clicks and opens.
 const IDLE_OPTIONS: [&str; 8] = [
@@ -53,7 +58,12 @@ pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.0, Json(json!({ "message": self.1 }))).into_response()
+        let mut response = (self.0, Json(json!({ "message": self.1 }))).into_response();
+        if self.0 == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Basic realm=\"postkeep\", charset=\"UTF-8\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        response
     }
 }
 
@@ -130,11 +140,10 @@ pub(crate) fn basic(headers: &HeaderMap) -> Option<String> {
 
 pub(crate) async fn fields(request: Request) -> Result<Vec<Field>, Refusal> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    if !kind.starts_with("multipart/form-data") {
+    if !kind.to_ascii_lowercase().starts_with("multipart/form-data") {
         let (head, body) = request.into_parts();
-        let body = Bytes::from_request(Request::new(body), &())
-            .await
-            .map_err(|error| Refusal(error.status(), error.body_text()))?;
+        // The guard has read it, so it is as large as it may be.
+        let body = axum::body::to_bytes(body, usize::MAX).await.map_err(|error| bad(error.to_string()))?;
         if memchr::memchr_iter(b'&', &body).count() >= MOST_FIELDS {
             return Err(bad(format!("more than {MOST_FIELDS} fields")));
         }
@@ -181,7 +190,21 @@ pub(crate) fn text(field: &Field) -> Result<String, Refusal> {
 /// Addresses of a field, as a header has them.
 fn addresses(field: &Field) -> Result<Vec<MailboxRequest>, Refusal> {
     let value = text(field)?;
-    split(&value).map(|one| Ok(MailboxRequest::Text(one.to_owned()))).collect()
+    let addresses: Vec<MailboxRequest> =
+        split(&value).take(MOST_RECIPIENTS + 1).map(|one| MailboxRequest::Text(one.to_owned())).collect();
+    if addresses.len() > MOST_RECIPIENTS {
+        return Err(bad(format!("{} has more than {MOST_RECIPIENTS} addresses: make several calls", field.name)));
+    }
+    Ok(addresses)
+}
+
+/// A field may come several times; all of them together have no more addresses than one may.
+fn extend(list: &mut Vec<MailboxRequest>, field: &Field) -> Result<(), Refusal> {
+    list.extend(addresses(field)?);
+    if list.len() > MOST_RECIPIENTS {
+        return Err(bad(format!("{} has more than {MOST_RECIPIENTS} addresses: make several calls", field.name)));
+    }
+    Ok(())
 }
 
 /// Parts between commas that stand outside quotes and brackets.
@@ -207,17 +230,20 @@ fn parts(fields: Vec<Field>) -> Result<MessageRequest, Refusal> {
     let (mut from, mut variables) = (None, None);
     for field in fields {
         match field.name.as_str() {
-            "from" => from = addresses(&field)?.into_iter().next(),
-            "to" => request.to.extend(addresses(&field)?),
-            "cc" => request.cc.extend(addresses(&field)?),
-            "bcc" => request.bcc.extend(addresses(&field)?),
-            "h:Reply-To" | "h:reply-to" => request.reply_to.extend(addresses(&field)?),
+            "from" => match <[MailboxRequest; 1]>::try_from(addresses(&field)?) {
+                Ok([one]) => from = Some(one),
+                Err(_) => return Err(bad("from is one address")),
+            },
+            "to" => extend(&mut request.to, &field)?,
+            "cc" => extend(&mut request.cc, &field)?,
+            "bcc" => extend(&mut request.bcc, &field)?,
+            "h:Reply-To" | "h:reply-to" => extend(&mut request.reply_to, &field)?,
             "subject" => request.subject = text(&field)?,
             "text" => request.text = Some(text(&field)?),
             "html" => request.html = Some(text(&field)?),
             "recipient-variables" => {
                 let value = text(&field)?;
-                let parsed: BTreeMap<String, BTreeMap<String, serde_json::Value>> = serde_json::from_str(&value)
+                let Variables(parsed) = serde_json::from_str(&value)
                     .map_err(|error| bad(format!("recipient-variables is not a JSON object of objects: {error}")))?;
                 variables = Some(parsed);
             }
@@ -248,27 +274,25 @@ fn parts(fields: Vec<Field>) -> Result<MessageRequest, Refusal> {
 }
 
 /// Gives each recipient their variables, and `%recipient%`.
-fn give(to: &mut [MailboxRequest], variables: &BTreeMap<String, BTreeMap<String, serde_json::Value>>) {
+fn give(to: &mut [MailboxRequest], variables: &BTreeMap<String, OneVariables>) {
     for one in to {
         let MailboxRequest::Text(text) = &*one else { continue };
-        let (name, address) = match text.strip_suffix('>').and_then(|rest| rest.rsplit_once('<')) {
-            Some((name, address)) => (Some(name.trim().trim_matches('"').to_owned()), address.to_owned()),
-            None => (None, text.clone()),
-        };
-        let mut values: Values = variables
-            .get(&address)
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| {
-                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                (name.clone(), value)
-            })
-            .collect();
-        values.insert("recipient".to_owned(), address.clone());
-        let name = name.filter(|name| !name.is_empty());
+        let (name, address) = name_and_address(text);
+        let own = variables.get(address).into_iter().flat_map(|own| &own.0);
+        let mut values: Values = own.map(|(name, value)| (name.clone(), value.0.clone())).collect();
+        values.insert("recipient".to_owned(), address.to_owned());
+        let (address, name) = (address.to_owned(), name.map(str::to_owned));
         *one = MailboxRequest::Parts(MailboxParts { address, name, substitutions: Some(values) });
     }
 }
+
+/// `recipient-variables`: by address.
+#[derive(Deserialize)]
+struct Variables(#[serde(deserialize_with = "table::<MOST_RECIPIENTS, _, _>")] BTreeMap<String, OneVariables>);
+
+/// Of one recipient.
+#[derive(Deserialize)]
+struct OneVariables(#[serde(deserialize_with = "table::<MOST_VALUES, _, _>")] BTreeMap<String, Word>);
 
 fn whole<G: Gatekeeper>(taker: &Taker<G>, fields: Vec<Field>) -> Result<crate::messages::Taken, Refusal> {
     let mut envelope = RawEnvelope::default();
@@ -277,13 +301,11 @@ fn whole<G: Gatekeeper>(taker: &Taker<G>, fields: Vec<Field>) -> Result<crate::m
         match field.name.as_str() {
             "to" => {
                 let value = text(&field)?;
-                envelope.to.extend(split(&value).map(|one| {
-                    let address = one
-                        .strip_suffix('>')
-                        .and_then(|rest| rest.rsplit_once('<'))
-                        .map_or(one, |(_, address)| address);
-                    address.to_owned()
-                }));
+                let addresses = split(&value).map(|one| name_and_address(one).1.to_owned());
+                envelope.to.extend(addresses.take(MOST_RECIPIENTS + 1));
+                if envelope.to.len() > MOST_RECIPIENTS {
+                    return Err(bad(format!("more than {MOST_RECIPIENTS} recipients: make several calls")));
+                }
             }
             "message" => message = Some(field.octets),
             "o:testmode" => {}

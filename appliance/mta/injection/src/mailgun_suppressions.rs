@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{ConnectInfo, Extension, Path, Query, Request, State};
+use axum::extract::{ConnectInfo, Extension, Request, State};
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -18,6 +18,7 @@ use postkeep_suppression::{Entry, Reason, SuppressionAddition};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::asked::{Path, Query};
 use crate::door::Shared;
 use crate::mailgun::{Refusal, bad, fields, text};
 use crate::messages::Client;
@@ -62,11 +63,19 @@ impl Table {
             "created_at": created.strftime("%a, %d %b %Y %H:%M:%S UTC").to_string(),
         });
         match self.reason {
-            Reason::HardBounce => (item["code"], item["error"]) = ("550".into(), note.into()),
+            Reason::HardBounce => (item["code"], item["error"]) = ("550".into(), without_actor(note).into()),
             Reason::Unsubscribe => item["tags"] = json!(["*"]),
             _ => {}
         }
         item
+    }
+}
+
+/// A note without the token and the address that it came from: those of one sender are not another's business.
+fn without_actor(note: &str) -> &str {
+    match note.strip_prefix("token ") {
+        Some(rest) => rest.split_once("): ").map_or("", |(_, said)| said),
+        None => note,
     }
 }
 
@@ -173,16 +182,15 @@ fn not_in(table: Table) -> Refusal {
 /// What a call brings, and whether it is a list.
 async fn additions(table: Table, request: Request) -> Result<(Vec<SuppressionAddition>, bool), Refusal> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    if !kind.starts_with("application/json") {
+    if !kind.to_ascii_lowercase().starts_with("application/json") {
         let mut one = Map::new();
         for field in fields(request).await? {
             one.insert(field.name.clone(), text(&field)?.into());
         }
         return Ok((vec![addition(table, &one)?], false));
     }
-    let body = axum::body::to_bytes(request.into_body(), crate::suppressions::LARGEST_BODY)
-        .await
-        .map_err(|_| Refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large".to_owned()))?;
+    // The guard has read it.
+    let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.map_err(|error| bad(error.to_string()))?;
     let list: Vec<Map<String, Value>> = serde_json::from_slice(&body)
         .map_err(|error| bad(format!("the JSON is no list of objects with an address each: {error}")))?;
     if list.len() > MOST_ENTRIES {
@@ -207,4 +215,16 @@ fn addition(table: Table, one: &Map<String, Value>) -> Result<SuppressionAdditio
     }
     let note = Some(note.trim().to_owned()).filter(|note| !note.is_empty());
     Ok(SuppressionAddition { address, reason: table.reason, scope: None, note })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_said_it_is_not_shown() {
+        assert_eq!(without_actor("token shop (192.0.2.1): 550 no such user"), "550 no such user");
+        assert_eq!(without_actor("token shop (2001:db8::1)"), "");
+        assert_eq!(without_actor("550 5.1.1 <x>: user unknown"), "550 5.1.1 <x>: user unknown");
+    }
 }

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, Extension, Query, State};
+use axum::extract::{ConnectInfo, Extension, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use jiff::Timestamp;
-use postkeep_composition::{Document, DocumentError};
+use postkeep_composition::{Document, DocumentError, has_placeholders};
 use postkeep_intake::admission::{Arrival, SenderPolicy, content_reply, judge_recipient, judge_sender, powermta};
 use postkeep_intake::{Gatekeeper, NotKept, Once, Submission, TlsSummary};
 use postkeep_smtp::data::Content;
@@ -19,6 +19,7 @@ use postkeep_smtp::{Address, Reply};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::asked::Query;
 use crate::door::{Shared, Tables};
 use crate::problem::{Fault, Problem};
 use crate::request::{MOST_RECIPIENTS, MessageRequest, compose};
@@ -174,6 +175,15 @@ impl<G: Gatekeeper> Taker<G> {
     /// A message of its parts.
     pub(crate) fn compose(&self, request: MessageRequest) -> Result<Taken, Problem> {
         let stream = request.stream.clone();
+        if let Some(list) = &request.list
+            && !self.policy.owns_list(&list.to_ascii_lowercase())
+        {
+            let detail =
+                format!("{} has no list {list}: its identifier must lie below a sender domain", self.policy.name());
+            let errors = vec![Fault { pointer: "/list".into(), detail: detail.clone() }];
+            let title = "the message was not taken";
+            return Err(Problem { errors, ..Problem::new(StatusCode::FORBIDDEN, "not-allowed", title, detail) });
+        }
         let now = Timestamp::now();
         let mut composed =
             compose(request, &self.id, &self.tables.hostname, &self.tables.stream_header, now.as_second())
@@ -187,6 +197,10 @@ impl<G: Gatekeeper> Taker<G> {
                 composed.composition.headers.into_iter().partition(|(name, _)| is_order(name));
             composed.composition.headers = headers;
             for (name, value) in ordering {
+                if has_placeholders(&value, composed.composition.style) {
+                    let detail = format!("{name} is said for the whole call: it has no placeholders");
+                    return Err(Problem::faults(vec![Fault { pointer: format!("/headers/{name}"), detail }]));
+                }
                 orders.get_or_insert_default().push_str(&order(&name, "/headers", &value)?);
             }
         }
@@ -283,7 +297,9 @@ impl<G: Gatekeeper> Taker<G> {
         whole.extend_from_slice(&octets);
         let mut content = Content::whole(whole, &self.tables.limits).map_err(|error| refused(content_reply(&error)))?;
         let is_ascii = |address: &Address| address.is_ascii();
-        let smtputf8 = !is_ascii(&sender) || !recipients.iter().all(is_ascii);
+        // Addresses of the header too: what is no address is written in encoded words.
+        let header = content.octets.get(..content.header_length).unwrap_or_default();
+        let smtputf8 = !header.is_ascii() || !is_ascii(&sender) || !recipients.iter().all(is_ascii);
         let arrival = Arrival {
             id: &self.id,
             now: Timestamp::now(),
@@ -391,7 +407,9 @@ fn once(
         sum
     };
     let asked: Vec<u8> = query.iter().flat_map(|(key, value)| format!("{key}={value}&").into_bytes()).collect();
-    Ok(Some(Once { key: sum(&[policy.name().as_bytes(), key.as_bytes()]), fingerprint: sum(&[&asked, body]) }))
+    let mut known = sum(&[policy.name().as_bytes(), key.as_bytes()]);
+    known[..4].copy_from_slice(&sum(&[policy.name().as_bytes()])[..4]);
+    Ok(Some(Once { key: known, fingerprint: sum(&[&asked, body]) }))
 }
 
 fn not_kept(reason: NotKept) -> Problem {

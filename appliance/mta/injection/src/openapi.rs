@@ -15,7 +15,8 @@ use crate::suppressions::{self, AdditionOfOne, Additions, Listed};
 pub(crate) const PATH: &str = "/api/v1/openapi.json";
 
 /// Problems by status.
-const PROBLEMS: [(u16, &str); 8] = [
+const PROBLEMS: [(u16, &str); 9] = [
+    (400, "The query cannot be read, or the body broke off."),
     (401, "No token, or one that is not known."),
     (403, "The token may not send from that domain or in that stream."),
     (409, "Another call with this Idempotency-Key has not been answered yet."),
@@ -69,7 +70,8 @@ pub(crate) fn document() -> Value {
         "info": {
             "title": "Postkeep",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Mail in by HTTP, and the suppression list.",
+            "description": "Mail in by HTTP, and the suppression list. Mailgun's calls below /v3/ are as Mailgun describes them; \
+                            docs/operate/http.md says which are there.",
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
@@ -180,7 +182,10 @@ impl Suppressions {
         json!({
             "200": { "description": "Done, and durable.", "content": { "application/json": { "schema": good } } },
             "401": problem("No token, or one that is not known."),
+            "400": problem("Path or query cannot be read, or the body broke off."),
             "403": problem("The token may not."),
+            "408": problem("The request took too long."),
+            "413": problem("The body is larger than 4 MiB."),
             "422": problem("The request cannot be understood; `errors` names the places."),
             "503": problem("Not now; `Retry-After` says when."),
         })

@@ -27,6 +27,7 @@ pub(crate) struct Problem {
     pub(crate) status: u16,
     pub(crate) detail: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
     pub(crate) errors: Vec<Fault>,
 }
 

@@ -8,17 +8,22 @@ use postkeep_composition::{Attachment, Composition, Mailbox, Recipient, Style, V
 use postkeep_smtp::Address;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
+use crate::bounded::{list, optional_table, table};
 use crate::problem::Fault;
 
 /// Recipients of one call.
 pub(crate) const MOST_RECIPIENTS: usize = 10_000;
+/// Addresses for replies.
+const MOST_REPLY_TO: usize = 64;
 /// Header fields of one message.
 const MOST_HEADERS: usize = 64;
 /// Files of one message.
 const MOST_ATTACHMENTS: usize = 64;
 /// Values of one recipient, or for all.
-const MOST_VALUES: usize = 256;
+pub(crate) const MOST_VALUES: usize = 256;
 /// Octets of all files of a call for many, in base64: each mail has them anew.
 const BATCH_FILES: usize = 3 << 20;
 /// Longest subject, name or header value, in octets.
@@ -51,13 +56,44 @@ const RESERVED: [&str; 22] = [
 ];
 
 /// An address, alone or with a name.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(untagged)]
 pub(crate) enum MailboxRequest {
     /// `ann@example.org` or `Ann <ann@example.org>`.
     Text(String),
     /// With its name apart.
     Parts(MailboxParts),
+}
+
+impl<'de> Deserialize<'de> for MailboxRequest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = MailboxRequest;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("an address, as text or as {\"address\":…}")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MailboxRequest, E> {
+                match text.len() {
+                    0..=LONGEST_VALUE => Ok(MailboxRequest::Text(text.to_owned())),
+                    _ => Err(E::custom(format!("an address is longer than {LONGEST_VALUE} octets"))),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<MailboxRequest, A::Error> {
+                let parts = MailboxParts::deserialize(MapAccessDeserializer::new(map))?;
+                if parts.address.len() > LONGEST_VALUE {
+                    return Err(A::Error::custom(format!("an address is longer than {LONGEST_VALUE} octets")));
+                }
+                Ok(MailboxRequest::Parts(parts))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 impl Default for MailboxRequest {
@@ -73,6 +109,7 @@ pub(crate) struct MailboxParts {
     pub(crate) address: String,
     pub(crate) name: Option<String>,
     /// Values of this recipient; in `to` only.
+    #[serde(default, deserialize_with = "optional_table::<MOST_VALUES, _, _>")]
     pub(crate) substitutions: Option<Values>,
 }
 
@@ -98,12 +135,13 @@ fn octets() -> String {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct MessageRequest {
     pub(crate) from: MailboxRequest,
+    #[serde(deserialize_with = "list::<MOST_RECIPIENTS, _, _>")]
     pub(crate) to: Vec<MailboxRequest>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list::<MOST_RECIPIENTS, _, _>")]
     pub(crate) cc: Vec<MailboxRequest>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list::<MOST_RECIPIENTS, _, _>")]
     pub(crate) bcc: Vec<MailboxRequest>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list::<MOST_REPLY_TO, _, _>")]
     pub(crate) reply_to: Vec<MailboxRequest>,
     /// Return path; absent: the address of `from`.
     pub(crate) sender: Option<String>,
@@ -111,12 +149,12 @@ pub(crate) struct MessageRequest {
     pub(crate) subject: String,
     pub(crate) text: Option<String>,
     pub(crate) html: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "table::<MOST_HEADERS, _, _>")]
     pub(crate) headers: BTreeMap<String, String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list::<MOST_ATTACHMENTS, _, _>")]
     pub(crate) attachments: Vec<AttachmentRequest>,
     /// Values for all recipients.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "table::<MOST_VALUES, _, _>")]
     pub(crate) substitutions: Values,
     pub(crate) stream: Option<String>,
     /// Identifier for `List-Id`.
@@ -265,14 +303,8 @@ fn mailbox(request: MailboxRequest, pointer: &str, faults: &mut Faults) -> Optio
     let (parts, place) = match request {
         MailboxRequest::Parts(parts) => (parts, format!("{pointer}/address")),
         MailboxRequest::Text(text) => {
-            // `Name <address>`, or the address alone.
-            let (name, address) = match text.trim().strip_suffix('>').and_then(|rest| rest.rsplit_once('<')) {
-                Some((name, address)) => {
-                    let name = name.trim().trim_matches('"').to_owned();
-                    (Some(name).filter(|name| !name.is_empty()), address.to_owned())
-                }
-                None => (None, text.trim().to_owned()),
-            };
+            let (name, address) = name_and_address(&text);
+            let (name, address) = (name.map(str::to_owned), address.to_owned());
             (MailboxParts { address, name, substitutions: None }, pointer.to_owned())
         }
     };
@@ -286,6 +318,17 @@ fn mailbox(request: MailboxRequest, pointer: &str, faults: &mut Faults) -> Optio
     }
     let mailbox = Mailbox { name: parts.name, address: address.as_str().to_owned() };
     Some(Checked { mailbox, values: parts.substitutions })
+}
+
+/// The two of `Name <address>`, or the address alone.
+pub(crate) fn name_and_address(text: &str) -> (Option<&str>, &str) {
+    match text.trim().strip_suffix('>').and_then(|rest| rest.rsplit_once('<')) {
+        Some((name, address)) => {
+            let name = name.trim().trim_matches('"');
+            (Some(name).filter(|name| !name.is_empty()), address.trim())
+        }
+        None => (None, text.trim()),
+    }
 }
 
 fn address(text: &str, pointer: &str, faults: &mut Faults) -> Option<Address> {

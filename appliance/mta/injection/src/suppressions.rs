@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, Extension, Path, Query, State};
+use axum::extract::{ConnectInfo, Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -21,6 +21,7 @@ use postkeep_suppression::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::asked::{Path, Query};
 use crate::door::Shared;
 use crate::messages::Client;
 use crate::problem::{Fault, Problem};
@@ -30,7 +31,7 @@ pub(crate) const PATH: &str = "/api/v1/suppressions";
 /// Where one address is.
 pub(crate) const ADDRESS_PATH: &str = "/api/v1/suppressions/{address}";
 /// Octets of the body of one call.
-pub(crate) const LARGEST_BODY: usize = 4 << 20;
+pub(crate) const LARGEST_BODY: u64 = 4 << 20;
 /// Entries in one call that brings them.
 const MOST_ENTRIES: usize = 10_000;
 /// Entries in one answer.
@@ -108,11 +109,7 @@ impl<'a> Rights<'a> {
         match scope {
             Scope::All => false,
             Scope::Stream(stream) => self.0.may_choose(stream),
-            // Below a domain: `weekly.example.com` is a list of `example.com`.
-            Scope::List(list) => {
-                std::iter::successors(Some(&**list), |rest| rest.split_once('.').map(|(_, rest)| rest))
-                    .any(|domain| self.0.allows_domain(domain))
-            }
+            Scope::List(list) => self.0.owns_list(list),
         }
     }
 

@@ -85,7 +85,7 @@ pub struct Admitted {
     pub from_domain: String,
     /// `Message-ID` with its brackets.
     pub message_id: String,
-    /// The list that `List-Id` names, lower case, without brackets.
+    /// The list that `List-Id` names, if it is the sender's own; lower case, without brackets.
     pub list: Option<String>,
     /// `TLS-Required: No`.
     pub tls_not_required: bool,
@@ -148,11 +148,15 @@ impl ContentRules {
         let message_id = self.message_id(&fields)?;
         let date_is_missing = self.date_is_missing(&fields, arrival.now)?;
         let (stream, stream_range) = self.stream(&fields, policy)?;
-        let list = fields.list.as_ref().and_then(|field| list_id(&field.unfolded()));
+        // Whoever unsubscribes may do so from this list alone: it must not be another sender's.
+        let list =
+            fields.list.as_ref().and_then(|field| list_id(&field.unfolded())).filter(|list| policy.owns_list(list));
         let one_click =
             self.one_click.get(&stream).map(|policy| OneClick { policy: *policy, pair: one_click::pair(block) });
         let asked = self.powermta(block, policy)?;
         let mut cuts = asked.ranges;
+        // Whom else a mail goes to is nobody's business (RFC 5322 §3.6.3).
+        cuts.extend(fields.blind);
         cuts.extend(stream_range);
         if let Some(OneClick { policy: configuration::OneClick::Add, pair }) = &one_click
             && pair.lack.is_some()

@@ -64,7 +64,7 @@ pub struct Submission {
 /// Marks a submission that must be kept once, however often it is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Once {
-    /// Who said so and by which word, as a sum.
+    /// Who said so, as a sum in the first four octets, and by which word, as a sum in the others.
     pub key: [u8; 16],
     /// What was submitted, as a sum.
     pub fingerprint: [u8; 16],

@@ -1,7 +1,8 @@
 //! Submissions under a key of their own, which are kept once however often they are tried.
 //!
 //! A key becomes durable in the same batch as its message: after a crash both are there or neither is.
-//! It is remembered for a day, and no longer than while fewer than a hundred thousand newer ones are known.
+//! It is remembered for a day, as long as there is room: when there are too many, the credential that has most of them
+//! loses its oldest.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +17,9 @@ pub(super) const NOTE: &[u8] = b"once/";
 /// How long a key is remembered, in seconds.
 const REMEMBERED: u32 = 86_400;
 /// Keys that are remembered.
-const MOST: usize = 100_000;
+const MOST: usize = 400_000;
+/// The octets of a key that are its credential's, see [`Once::key`].
+const CREDENTIAL: usize = 4;
 
 #[derive(Default)]
 pub(super) struct Repeats(Mutex<Known>);
@@ -24,8 +27,10 @@ pub(super) struct Repeats(Mutex<Known>);
 #[derive(Default)]
 struct Known {
     by_key: HashMap<[u8; 16], Entry>,
-    /// Keys of kept messages, oldest first.
-    order: VecDeque<(u32, [u8; 16])>,
+    /// Keys of kept messages by credential, oldest first.
+    order: HashMap<[u8; CREDENTIAL], VecDeque<(u32, [u8; 16])>>,
+    /// Keys in all of these.
+    kept: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -81,24 +86,32 @@ impl Repeats {
         known.by_key.insert(key, Entry { fingerprint, message });
         let time = u32::from_be_bytes(*time);
         // Notes come in no order.
-        let place = known.order.partition_point(|(other, _)| *other <= time);
-        known.order.insert(place, (time, key));
+        let order = known.order.entry(credential(&key)).or_default();
+        order.insert(order.partition_point(|(other, _)| *other <= time), (time, key));
+        known.kept += 1;
         true
     }
 
     /// Forgets what is old or too much; what is to be forgotten on the disk, too.
     pub(super) fn old(&self, now: u32) -> Vec<Operation> {
         let mut known = self.0.lock();
-        let mut forgotten = Vec::new();
-        while let Some((time, key)) = known.order.front().copied() {
-            if time.saturating_add(REMEMBERED) > now && known.order.len() <= MOST {
-                break;
-            }
-            known.order.pop_front();
-            known.by_key.remove(&key);
-            forgotten.push(Operation::Note { key: note_key(&key), value: Bytes::new() });
+        let mut old = Vec::new();
+        for order in known.order.values_mut() {
+            let fresh = order.partition_point(|(time, _)| time.saturating_add(REMEMBERED) <= now);
+            old.extend(order.drain(..fresh));
         }
-        forgotten
+        for _ in MOST..known.kept.saturating_sub(old.len()).max(MOST) {
+            let most = known.order.values_mut().max_by_key(|order| order.len());
+            old.extend(most.and_then(VecDeque::pop_front));
+        }
+        known.kept = known.kept.saturating_sub(old.len());
+        known.order.retain(|_, order| !order.is_empty());
+        old.into_iter()
+            .map(|(_, key)| {
+                known.by_key.remove(&key);
+                Operation::Note { key: note_key(&key), value: Bytes::new() }
+            })
+            .collect()
     }
 }
 
@@ -139,7 +152,8 @@ impl Reserved {
         if let Some(entry) = known.by_key.get_mut(&self.once.key) {
             entry.message = Some((message, recipients));
         }
-        known.order.push_back((now, self.once.key));
+        known.order.entry(credential(&self.once.key)).or_default().push_back((now, self.once.key));
+        known.kept += 1;
     }
 }
 
@@ -151,6 +165,11 @@ impl Drop for Reserved {
     }
 }
 
+fn credential(key: &[u8; 16]) -> [u8; CREDENTIAL] {
+    let [a, b, c, d, ..] = *key;
+    [a, b, c, d]
+}
+
 fn note_key(key: &[u8; 16]) -> Bytes {
     [NOTE, key].concat().into()
 }
@@ -160,6 +179,29 @@ mod tests {
     use super::*;
 
     const ONCE: Once = Once { key: [1; 16], fingerprint: [2; 16] };
+
+    #[test]
+    fn whoever_has_most_keys_loses_the_oldest_and_others_none() {
+        let repeats = Arc::new(Repeats::default());
+        let once = |credential: u8, number: u32| {
+            let mut key = [credential; 16];
+            key[12..].copy_from_slice(&number.to_be_bytes());
+            Once { key, fingerprint: [0; 16] }
+        };
+        let keep = |once: Once, now: u32| {
+            let Standing::New(reserved) = repeats.reserve(once) else { panic!("it is new") };
+            reserved.kept(MessageId(1), 1, now);
+        };
+        keep(once(1, 0), 50);
+        (0..MOST as u32 + 9).for_each(|number| keep(once(2, number), 100 + number / 10_000));
+        let forgotten = repeats.old(200).len();
+        assert_eq!(forgotten, 10);
+        assert!(matches!(repeats.reserve(once(1, 0)), Standing::Kept(..)), "older than all, and its only one");
+        assert!(matches!(repeats.reserve(once(2, 9)), Standing::New(_)));
+        assert!(matches!(repeats.reserve(once(2, 10)), Standing::Kept(..)));
+        assert_eq!(repeats.old(50 + REMEMBERED).len(), 1, "by age");
+        assert!(repeats.old(100_000 + REMEMBERED).len() == MOST - 1 && repeats.0.lock().order.is_empty());
+    }
 
     #[test]
     fn a_key_is_free_again_when_its_message_was_not_kept_and_taken_when_it_was() {

@@ -1,5 +1,7 @@
 //! The fields of a header that admission looks at, found in one walk.
 
+use std::ops::Range;
+
 use postkeep_smtp::header::{self, Field};
 
 /// Fields that may stand once (RFC 5322 §3.6).
@@ -14,6 +16,8 @@ pub(super) struct Fields<'a> {
     pub(super) message_id: Option<Field<'a>>,
     pub(super) stream: Option<Field<'a>>,
     pub(super) list: Option<Field<'a>>,
+    /// Where `Bcc` and `Resent-Bcc` stand.
+    pub(super) blind: Vec<Range<usize>>,
     pub(super) received: usize,
     /// `TLS-Required: No` (RFC 8689 §5).
     pub(super) tls_not_required: bool,
@@ -29,6 +33,9 @@ impl<'a> Fields<'a> {
             if field.is("Received") {
                 found.received += 1;
                 continue;
+            }
+            if field.is("Bcc") || field.is("Resent-Bcc") {
+                found.blind.push(field.range.clone());
             }
             if let Some(number) = ONCE.iter().position(|name| field.is(name)) {
                 if seen & (1 << number) != 0 {

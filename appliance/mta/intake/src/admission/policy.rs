@@ -59,6 +59,13 @@ impl SenderPolicy {
         self.domains.iter().any(|pattern| pattern.matches(domain))
     }
 
+    /// Whether a list is its own: its identifier (RFC 2919), lower case, is one of its domains or lies below one.
+    /// `weekly.example.com` is a list of `example.com`.
+    pub fn owns_list(&self, identifier: &str) -> bool {
+        std::iter::successors(Some(identifier), |rest| rest.split_once('.').map(|(_, rest)| rest))
+            .any(|domain| self.allows_domain(domain))
+    }
+
     /// Whether PowerMTA's header fields count in its mail.
     pub fn has_powermta_headers(&self) -> bool {
         self.powermta_headers

@@ -47,6 +47,25 @@ fn refusal(text: &str) -> String {
 }
 
 #[test]
+fn only_a_senders_own_list_counts_and_blind_copies_are_cut() {
+    let with = |list: &str| {
+        let text = format!(
+            "From: ann@example.com\r\nbcc: x@there.test,\r\n y@there.test\r\nList-Id: Weekly <{list}>\r\nResent-Bcc: z@there.test\r\nSubject: x\r\n\r\nhi\r\n"
+        );
+        let mut message = content(&text);
+        let admitted = ContentRules::new(&configuration()).admit(&mut message, &policy(), &arrival(None)).unwrap();
+        let left = String::from_utf8(message.octets.to_vec()).unwrap();
+        assert!(left.ends_with(">\r\nSubject: x\r\n\r\nhi\r\n") && !left.contains("there.test"), "{left}");
+        admitted.list
+    };
+    assert_eq!(with("Weekly.Example.com").as_deref(), Some("weekly.example.com"));
+    assert_eq!(with("a.b.news.example").as_deref(), Some("a.b.news.example"));
+    for foreign in ["weekly.other.example", "weeklyexample.com", "news.example", "com"] {
+        assert_eq!(with(foreign), None, "{foreign}: nobody unsubscribes from somebody else's list");
+    }
+}
+
+#[test]
 fn a_complete_message_gets_only_its_trace() {
     let tls = TlsSummary { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384" };
     let text =
