@@ -8,6 +8,7 @@
 
 pub mod class;
 mod doubt;
+pub mod named;
 mod rulebook;
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use postkeep_deliverability::reply::{Reaction, RuleBook, Scope, Stage, Subject, 
 use postkeep_smtp::reply::{EnhancedCode, Reply};
 use regex::Regex;
 
-use crate::address::{names_another, without};
+use crate::address::{Parties, without};
 use crate::codes;
 use crate::words::spoken;
 use crate::{Finding, Kind};
@@ -108,9 +108,7 @@ pub(crate) fn judge(recipient: Option<String>, evidence: &Evidence<'_>, book: &R
         && !is_hearsay(&found, field, evidence)
         && found.is_permanent()
         && found.is_certain(evidence, recipient.as_deref(), &words)
-        && recipient
-            .as_deref()
-            .is_some_and(|recipient| !is_in_doubt(recipient, evidence, &spoken, book));
+        && recipient.as_deref().is_some_and(|recipient| !is_in_doubt(recipient, evidence, class, &spoken, book));
     if kind == Kind::None {
         class = "delivered";
     }
@@ -172,6 +170,11 @@ impl Found {
             }
             // It may be opened again, and a report comes late.
             "mailbox-disabled" => false,
+            // The reporter's own code, beside which nobody else speaks: it has looked for the mailbox itself.
+            "bad-mailbox" if self.reaction != Reaction::Suppress => {
+                let is_code = self.status.is_some_and(|status| (status.subject, status.detail) == (1, 1));
+                is_code && self.code.is_none() && self.stage.is_none()
+            }
             _ if self.reaction != Reaction::Suppress => false,
             "bad-mailbox" | "mailbox-moved" => match self.stage {
                 None | Some(Stage::Rcpt) => true,
@@ -197,16 +200,18 @@ fn is_hearsay(found: &Found, field: Option<EnhancedCode>, evidence: &Evidence<'_
 }
 
 /// Somebody else may be meant, or nobody knows yet, or it is no mail server that speaks.
-fn is_in_doubt(recipient: &str, evidence: &Evidence<'_>, spoken: &str, book: &RuleBook) -> bool {
+fn is_in_doubt(recipient: &str, evidence: &Evidence<'_>, class: &str, spoken: &str, book: &RuleBook) -> bool {
     if !evidence.is_attested || !evidence.is_own || evidence.is_waiting {
         return true;
     }
     let own: Vec<&str> = evidence.aliases.iter().copied().chain([recipient]).collect();
+    let senders: Vec<&str> = evidence.senders.iter().map(String::as_str).collect();
+    let parties = Parties { recipient: &own, senders: &senders };
     // Prose without a code mentions many; whom it is about has been looked for already.
     let is_said = evidence.is_quoted || codes::has_code(spoken);
     // Whoever has moved is named with where to.
-    let has_moved = spoken.to_ascii_lowercase().contains("replaced by");
-    (is_said && !has_moved && names_another(spoken, &own, evidence.senders)) || book.doubt(spoken).is_some()
+    let has_moved = class == "mailbox-moved";
+    (is_said && !has_moved && parties.leave_out_whom(spoken)) || book.doubt(spoken).is_some()
 }
 
 /// Whose host spoke: some texts mean what they say only there.

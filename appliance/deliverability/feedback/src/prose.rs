@@ -112,7 +112,8 @@ pub(crate) fn read(material: &Material<'_>) -> Vec<Finding> {
     let by_subject = patterns.subject.is_match(opened.header("subject").unwrap_or_default());
     let by_words = patterns.words.is_match(words);
     // Of a mail server, what it is called or what it says; of somebody who may be one, both.
-    let is_enough = if sender.is_daemon || sender.is_attested() { by_subject || by_words } else { by_subject && by_words };
+    let is_enough =
+        if sender.is_daemon || sender.is_attested() { by_subject || by_words } else { by_subject && by_words };
     if !sender.may_be_machine() || sender.is_other_report || !is_enough {
         return Vec::new();
     }
@@ -207,7 +208,8 @@ fn named(opened: &Opened, sender: Sender, words: &str, patterns: &Patterns) -> V
     };
     for line in words.lines().map(|line| head(line, LONGEST_LINE)).filter(|line| line.contains('@')) {
         // The parent of an address is looked for where the address is; some hosts do not disclose what they made of it.
-        let (line, parent) = line.split_once("generated from ").map_or((line, None), |(line, parent)| (line, Some(parent)));
+        let (line, parent) =
+            line.split_once("generated from ").map_or((line, None), |(line, parent)| (line, Some(parent)));
         if let Some(parent) = parent.and_then(first_address) {
             add(&mut parents, &parent);
         }

@@ -122,7 +122,10 @@ impl Sender {
 
     /// May be a mail server; that is enough to call it a report, and not enough to suppress anybody.
     pub(crate) fn may_be_machine(self) -> bool {
-        self.is_attested() || self.is_mailer || (self.is_daemon && !self.has_own_path) || ((!self.has_own_path || self.is_non_delivery) && self.has_sentence && !self.is_about_self)
+        self.is_attested()
+            || self.is_mailer
+            || (self.is_daemon && !self.has_own_path)
+            || ((!self.has_own_path || self.is_non_delivery) && self.has_sentence && !self.is_about_self)
     }
 
     /// Whose parts of a report are taken for one.

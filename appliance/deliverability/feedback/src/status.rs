@@ -20,7 +20,8 @@ pub(crate) fn read(material: &Material<'_>) -> Vec<Finding> {
     let opened = material.opened;
     // Where the parts have come apart, the report stands among the words.
     let in_words = opened.of(PartKind::Text).filter(|text| {
-        (material.sender.is_mailer || material.sender.is_report) && ["\nFinal-Recipient:", "\nReporting-MTA:"].iter().all(|name| has(text, name))
+        (material.sender.is_mailer || material.sender.is_report)
+            && ["\nFinal-Recipient:", "\nReporting-MTA:"].iter().all(|name| has(text, name))
     });
     for text in opened.of(PartKind::DeliveryStatus).chain(in_words) {
         let blocks = blocks(text);

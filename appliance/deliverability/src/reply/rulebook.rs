@@ -12,6 +12,7 @@ use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
 use super::doubt::{self, Doubt};
+use super::named::Parties;
 use super::{Reaction, Scope, Verdict, class, settled};
 
 /// The shipped files, in the order in which they are tried.
@@ -218,6 +219,16 @@ impl RuleBook {
     pub fn doubt(&self, text: &str) -> Option<&str> {
         let text = doubt::bare(&without_addresses(cut(text)));
         self.doubts.iter().find(|doubt| doubt.is_in(&text)).map(|doubt| &*doubt.name)
+    }
+
+    /// The same, where it is known whom the reply is for: one that names somebody else suppresses nobody.
+    pub fn judge_for(&self, parties: &Parties<'_>, stage: Stage, reply: &Reply, provider: Option<&str>) -> Verdict {
+        let mut verdict = self.judge(stage, reply, provider);
+        let has_moved = verdict.class == "mailbox-moved";
+        if verdict.reaction == Reaction::Suppress && !has_moved && parties.leave_out_whom(&reply.text) {
+            verdict.reaction = Reaction::Bounce;
+        }
+        verdict
     }
 
     /// Judges a reply that refused something at this stage.
@@ -461,63 +472,4 @@ fn compile(written: Written, file: &Arc<str>) -> Result<Compiled, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_shipped_rule_meets_its_examples() {
-        let book = RuleBook::shipped().unwrap();
-        let faults = book.check();
-        assert!(faults.is_empty(), "{}", faults.join("\n"));
-        assert!(book.rules().count() > 60);
-    }
-
-    #[test]
-    fn a_block_of_a_source_never_suppresses_whatever_the_rule_says() {
-        let text = r#"
-            [[rule]]
-            name = "x"
-            code = [550]
-            scope = "lane"
-            class = "source-blocked"
-            reaction = "suppress"
-            source = "a test"
-            checked = "2026-11-26"
-        "#;
-        let mut book = RuleBook::default();
-        let error = book.add("own.toml", text).unwrap_err();
-        assert!(error.to_string().contains("own.toml: rule \"x\": suppress is for the scope recipient"), "{error}");
-    }
-
-    #[test]
-    fn a_file_that_is_wrong_says_where_and_what_would_be_right() {
-        for (line, expected) in [
-            ("scope = \"planet\"", "none of recipient"),
-            ("class = \"odd\"", "is not known; there are"),
-            ("reaction = \"hold\"", "needs a duration"),
-            ("status = [\"5.1\"]", "is not like 5.1.1"),
-            ("stage = [\"quit\"]", "none of greeting"),
-            ("text = \"(\"", "is not a pattern"),
-            ("colour = \"red\"", "unknown field"),
-        ] {
-            let key = line.split(' ').next().unwrap();
-            let base = [
-                "name = \"x\"",
-                "code = [550]",
-                "scope = \"lane\"",
-                "class = \"policy\"",
-                "reaction = \"slow\"",
-                "source = \"s\"",
-                "checked = \"2026-11-26\"",
-            ];
-            let text: String = std::iter::once("[[rule]]")
-                .chain(base.into_iter().filter(|own| !own.starts_with(&format!("{key} "))))
-                .chain([line])
-                .map(|line| format!("{line}\n"))
-                .collect();
-            let mut book = RuleBook::default();
-            let error = book.add("own.toml", &text).unwrap_err().to_string();
-            assert!(error.starts_with("own.toml: ") && error.contains(expected), "{line}: {error}");
-        }
-    }
-}
+mod tests;

@@ -197,3 +197,41 @@ fn rules_know_what_codes_cannot_say() {
     // "Later" wins over a word that usually means "never".
     assert_eq!(judged(Stage::Rcpt, None, "450 4.1.1 user unknown"), (Scope::Recipient, "retry", "bad-mailbox"));
 }
+
+#[test]
+fn words_that_leave_a_doubt_suppress_nobody_whatever_their_code() {
+    let book = RuleBook::shipped().expect("the shipped rules");
+    let judged = |text: &str| book.judge(Stage::Rcpt, &reply(text), None).reaction.as_str();
+    for text in [
+        "550 5.1.1 Recipient address rejected: Greylisted, please try again in 5 minutes",
+        "550 5.1.1 Das Postfach des Empfaengers ist voll",
+        "550 5.1.1 sender not in recipient's address book",
+        "550 mailbox unavailable for your IP",
+        "550 5.1.1 User lookup failed",
+        "550 5.1.1 Rejected",
+        "550 5.1.1 please use another MX for this user",
+    ] {
+        assert_ne!(judged(text), "suppress", "{text}");
+    }
+    for text in [
+        "550 5.1.1 User unknown",
+        "550 5.1.1 No such user here. Please check the address and try again.",
+        "550 5.1.1 <a@b.example>: Recipient address rejected: User unknown in relay recipient table",
+        "550 5.1.1 see https://mail.example/policy/quota?ip=192.0.2.1 User unknown",
+        "550 5.1.1",
+    ] {
+        assert_eq!(judged(text), "suppress", "{text}");
+    }
+}
+
+#[test]
+fn a_reply_that_names_somebody_else_suppresses_nobody() {
+    let book = RuleBook::shipped().expect("the shipped rules");
+    let parties = named::Parties { recipient: &["ann@there.example"], senders: &["news@lettershop.example"] };
+    let judged = |text: &str| book.judge_for(&parties, Stage::Rcpt, &reply(text), None).reaction.as_str();
+    assert_eq!(judged("550 5.1.1 <ann@there.example>: user unknown"), "suppress");
+    assert_eq!(judged("550 5.1.1 <news@lettershop.example>: user unknown"), "bounce");
+    assert_eq!(judged("550 lettershop.example: no such user"), "bounce");
+    assert_eq!(judged("550 5.1.1 <old@third.example>: user unknown"), "bounce");
+    assert_eq!(judged("551 5.1.6 ann@there.example has moved to ann@new.example"), "suppress");
+}

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use postkeep_deliverability::governor::ConnectionPermit;
+use postkeep_deliverability::reply::named::Parties;
 use postkeep_delivery::{Connection, Outcome, Stage, Transaction, TransactionResult};
+use postkeep_smtp::address::Address;
 use postkeep_smtp::downgrade;
 use postkeep_smtp::envelope::TlsRequest;
 use postkeep_smtp::reply::Reply;
@@ -303,6 +305,10 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
     // Whoever reports to our own return path does not report to the sender.
     let speaks_dsn = opened.connection.capabilities().dsn && tokens.is_none();
     let book = engine.replies.load_full();
+    let envelope = &message.metadata.envelope;
+    // A refusal that names the sender is none of a recipient's.
+    let senders: Vec<&str> =
+        envelope.sender.iter().map(Address::as_str).chain([&*message.metadata.from_domain]).collect();
     let mut troubles: Vec<Trouble> = Vec::new();
     let mut delivered = false;
     let fates = batch
@@ -310,7 +316,10 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
         .iter()
         .zip(result.recipients)
         .map(|(entry, outcome)| {
-            let (fate, trouble) = verdict::fate(&book, outcome, provider.as_deref(), speaks_dsn);
+            let recipient =
+                envelope.recipients.get(usize::from(entry.recipient)).map(|recipient| recipient.address.as_str());
+            let parties = Parties { recipient: recipient.as_slice(), senders: &senders };
+            let (fate, trouble) = verdict::fate(&book, outcome, &parties, provider.as_deref(), speaks_dsn);
             delivered |= matches!(fate, Fate::Delivered { .. });
             // Recipients that were refused together are one trouble.
             if let Some(trouble) = trouble

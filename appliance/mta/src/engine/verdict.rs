@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use postkeep_deliverability::reply::named::Parties;
 use postkeep_deliverability::reply::{Reaction, RuleBook, Scope, Verdict};
 use postkeep_delivery::{OpenError, Outcome, Stage};
 use postkeep_spool::Operation;
@@ -66,6 +67,7 @@ pub(crate) struct Whom<'a> {
 pub(crate) fn fate(
     book: &RuleBook,
     outcome: Outcome,
+    parties: &Parties<'_>,
     provider: Option<&str>,
     speaks_dsn: bool,
 ) -> (Fate, Option<Trouble>) {
@@ -79,7 +81,7 @@ pub(crate) fn fate(
             (Fate::retry_unanswered(detail, stage.as_str()), Some(trouble))
         }
         Outcome::Refused { stage, reply } => {
-            let verdict = book.judge(stage, &reply, provider);
+            let verdict = book.judge_for(parties, stage, &reply, provider);
             let (judged, stage) = (Some(Judged::new(&verdict)), stage.as_str());
             if matches!(verdict.reaction, Reaction::Bounce | Reaction::Suppress) {
                 return (Fate::Failed { reply, stage, judged }, None);
@@ -214,7 +216,8 @@ mod tests {
 
     fn refused(stage: Stage, provider: Option<&str>, text: &str) -> (Fate, Option<Trouble>) {
         let book = RuleBook::shipped().unwrap();
-        fate(&book, Outcome::Refused { stage, reply: parse_reply(text).unwrap() }, provider, false)
+        let parties = Parties { recipient: &["ann@there.example"], senders: &["news@sender.example"] };
+        fate(&book, Outcome::Refused { stage, reply: parse_reply(text).unwrap() }, &parties, provider, false)
     }
 
     #[test]
