@@ -86,8 +86,12 @@ fn statuses(text: &str) -> impl Iterator<Item = (usize, EnhancedCode)> + '_ {
     STATUS.as_ref().into_iter().flat_map(move |pattern| pattern.find_iter(text)).filter_map(move |found| {
         let (before, after) = around(text, found.start(), found.end())?;
         let begins = !before.ends_with(|c: char| c.is_ascii_digit() || c == '.');
-        let ends = !after.starts_with(|c: char| c.is_ascii_digit())
-            && !(after.starts_with('.') && after.get(1..).is_some_and(|rest| rest.starts_with(char::is_alphanumeric)));
+        // A full stop may follow, and no further part of a version.
+        let mut rest = after.chars();
+        let ends = match rest.next() {
+            Some('.') => !rest.next().is_some_and(char::is_alphanumeric),
+            next => !next.is_some_and(|next| next.is_ascii_digit()),
+        };
         let is_code = NO_CODE.as_ref().is_none_or(|pattern| !pattern.is_match(before));
         let mut parts = found.as_str().split('.').map(|part| part.parse::<u16>().ok());
         let (class, subject, detail) = (parts.next()??, parts.next()??, parts.next()??);

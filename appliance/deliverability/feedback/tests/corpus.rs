@@ -70,6 +70,13 @@ fn real_reports_are_read_as_sisimai_reads_them_and_nobody_is_suppressed_without_
             }
             hard += usize::from(is_hard);
             hard_found += usize::from(is_hard && finding.suppress);
+            // Whoever takes the reports has not complained: the message inside says who may have.
+            let text = String::from_utf8_lossy(&read(&path)).into_owned();
+            let addressee = text.lines().find_map(|line| line.strip_prefix("To: ")).unwrap_or_default();
+            if finding.kind == Kind::Complaint && finding.suppress {
+                let recipient = finding.recipient.clone().unwrap_or_default();
+                assert!(!addressee.contains(&recipient), "{file}: {finding:?}");
+            }
             // A complaint suppresses by itself; Sisimai counts it as no hard bounce.
             if !is_hard && finding.suppress && finding.kind != Kind::Complaint {
                 wrong.push(format!("{file}: {reason}: {finding:?}"));

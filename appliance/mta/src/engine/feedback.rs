@@ -286,8 +286,8 @@ fn is_report_address(feedback: &Feedback, recipient: &Address) -> bool {
 /// What a finding does to the suppression list.
 fn step(finding: &Finding, belonging: &Belonging<'_>, learnt: LearntScope, now: Micros) -> Option<Step> {
     // A complaint may hide its recipient, or name several: the token says whose it is.
-    let is_proven = belonging.message != MessageId(0);
-    if !finding.suppress && !(is_proven && finding.is_against_mail()) {
+    let is_proven = belonging.message != MessageId(0) && finding.is_against_mail();
+    if !finding.suppress && !is_proven {
         return None;
     }
     let reason = if finding.kind == Kind::Complaint { Reason::Complaint } else { Reason::HardBounce };
