@@ -311,6 +311,9 @@ fn hurried(configuration: &mut Configuration, hurry: f64, longest: Duration, not
         stream.delay_notice_after = divide(stream.delay_notice_after);
         if stream.expire_after > longest {
             stream.expire_after = longest;
+            // A wait that is longer than the life of mail is no valid configuration, and would try nothing twice.
+            let half = units::Duration::from_micros(longest.as_micros() / 2).max(SHORTEST);
+            stream.retry.iter_mut().for_each(|wait| *wait = (*wait).min(half));
             capped.push(name.clone());
         }
     }
@@ -348,7 +351,10 @@ fn hurried(configuration: &mut Configuration, hurry: f64, longest: Duration, not
         ));
     }
     if !capped.is_empty() {
-        notes.push(format!("mail of {} expires after {longest}, so that the rehearsal ends", capped.join(", ")));
+        notes.push(format!(
+            "mail of {} expires after {longest} and waits half of that at most, so that the rehearsal ends",
+            capped.join(", ")
+        ));
     }
 }
 
@@ -445,7 +451,7 @@ servers = ["tls://nats.example.com"]
     fn hurry_divides_waits_and_stretches_and_says_so() {
         let (_folder, prepared) = prepared(60.0);
         let stream = &prepared.configuration.stream["news"];
-        assert_eq!(stream.retry, [units::Duration::from_secs(5), units::Duration::from_secs(60)]);
+        assert_eq!(stream.retry, [units::Duration::from_secs(5), units::Duration::from_secs(30)]);
         assert_eq!(stream.expire_after, units::Duration::from_secs(60));
         assert_eq!(prepared.configuration.provider["orange"].lane.message_rate, "100/1m".parse().ok());
         assert!(prepared.notes.iter().any(|note| note.contains("60 times faster")));

@@ -159,20 +159,24 @@ impl Stage {
 /// It could not be held, or a signal stopped it; then nothing of it is left.
 pub async fn rehearse(options: Options) -> Result<Summary, Error> {
     let mut stop = Stop::new()?;
-    let mut stage = set_up_unless(&mut stop, &options).await?;
+    let mut stage = stop.unless_asked(set_up(&options)).await?;
     let result = tokio::select! {
         // A signal at a terminal reaches the daemon too, whose end is no surprise then.
         biased;
         () = stop.asked() => None,
         result = Rehearsed::of(&options, &mut stage) => Some(result?),
     };
-    let Some(mut result) = result else {
-        stage.daemon.stop().await?;
-        return Err(Error::Stopped);
+    // The folder is named first, so that it outlives those who use it.
+    let Stage { scratch: _scratch, internet, daemon, configuration, notes, .. } = stage;
+    let end = async {
+        // What the daemon does while it stops counts too.
+        daemon.stop().await?;
+        match result {
+            Some(mut result) => Ok(result.summary(&options, &internet, &configuration, notes).await),
+            None => Err(Error::Stopped),
+        }
     };
-    // What the daemon does while it stops counts too.
-    stage.daemon.stop().await?;
-    Ok(result.summary(&options, &stage.internet, &stage.configuration, stage.notes).await)
+    stop.unless_asked(end).await
 }
 
 /// A campaign that has come to its end.
@@ -308,7 +312,7 @@ pub enum News<'a> {
 /// Sends a campaign (none, if it has no recipients) and then keeps everything up until Ctrl-C or SIGTERM.
 pub async fn serve(options: Options, mut tell: impl FnMut(News<'_>)) -> Result<(), Error> {
     let mut stop = Stop::new()?;
-    let mut stage = set_up_unless(&mut stop, &options).await?;
+    let mut stage = stop.unless_asked(set_up(&options)).await?;
     tell(News::Up(&Addresses {
         submission: stage.ready.submission.clone(),
         http: stage.ready.http.clone(),
@@ -347,16 +351,8 @@ pub async fn serve(options: Options, mut tell: impl FnMut(News<'_>)) -> Result<(
         result = up => return result,
     }
     // Ctrl-C at a terminal reaches the daemon too; either way it is asked to stop, and waited for.
-    stage.daemon.stop().await
-}
-
-/// Sets up unless a signal comes first; then what was begun is taken down.
-async fn set_up_unless(stop: &mut Stop, options: &Options) -> Result<Stage, Error> {
-    tokio::select! {
-        biased;
-        () = stop.asked() => Err(Error::Stopped),
-        stage = set_up(options) => stage,
-    }
+    let Stage { scratch: _scratch, daemon, .. } = stage;
+    stop.unless_asked(daemon.stop()).await
 }
 
 async fn set_up(options: &Options) -> Result<Stage, Error> {

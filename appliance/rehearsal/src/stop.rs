@@ -28,4 +28,13 @@ impl Stop {
             _ = hangup.recv() => {}
         }
     }
+
+    /// Does something unless one of them comes first; then what was begun of it is dropped, and so taken down.
+    pub(crate) async fn unless_asked<T>(&mut self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            () = self.asked() => Err(Error::Stopped),
+            done = work => done,
+        }
+    }
 }

@@ -50,8 +50,9 @@ fn tried(summary: &Summary, sentences: &mut Vec<String>) {
         sentences.push(format!("{explained} recipients were refused at submission, as the configuration says"));
     }
     if summary.uncertain > 0 {
+        let when = if summary.ended_at_deadline { " before the deadline" } else { "" };
         sentences.push(format!(
-            "{} recipients were handed over and never answered: their mail may or may not be there",
+            "{} recipients were handed over and not answered{when}: their mail may or may not be there",
             summary.uncertain
         ));
     }
