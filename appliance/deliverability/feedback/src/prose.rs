@@ -18,6 +18,8 @@ use crate::{Finding, Kind, MOST_FINDINGS, Material};
 
 /// Places where an address stands that are looked at.
 const MENTIONS: usize = 20;
+/// Octets of an address, and a little more.
+const LONGEST_ADDRESS: usize = 330;
 /// Octets of one line that are looked at.
 const LONGEST_LINE: usize = 2000;
 /// Octets of words that say something about one recipient.
@@ -130,8 +132,8 @@ pub(crate) fn is_waiting(words: &str) -> bool {
 /// The address that this one was made from, where the words say so.
 pub(crate) fn parent(words: &str, address: &str) -> Option<String> {
     let patterns = PATTERNS.as_ref()?;
-    mentions(words).filter(|mention| is_same(mention.address, address)).take(MENTIONS).find_map(|mention| {
-        let found = patterns.parent.captures(words.get(mention.end..)?)?;
+    places(words, address).find_map(|place| {
+        let found = patterns.parent.captures(words.get(place + address.len()..)?)?;
         first_address(found.get(1)?.as_str())
     })
 }
@@ -264,13 +266,31 @@ pub(crate) fn beginning(words: &str) -> String {
     head(words, LONGEST_EXCERPT).to_owned()
 }
 
+/// Where an address stands in some words, whole and not as the end of another. Looked for as text first: a report may
+/// have many recipients and many words.
+fn places(words: &str, address: &str) -> impl Iterator<Item = usize> {
+    let lower = words.to_ascii_lowercase();
+    let found: Vec<usize> = lower.match_indices(&address.to_ascii_lowercase()).map(|(place, _)| place).collect();
+    // As much around it as the longest address has.
+    let is_whole = |place: &usize| {
+        if words.get(..*place).unwrap_or_default().ends_with(char::is_alphanumeric) {
+            return false;
+        }
+        let start = words.floor_char_boundary(place.saturating_sub(LONGEST_ADDRESS));
+        let end = words.floor_char_boundary(place + address.len() + LONGEST_ADDRESS);
+        let around = words.get(start..end).unwrap_or_default();
+        mentions(around).any(|mention| start + mention.start == *place && is_same(mention.address, address))
+    };
+    found.into_iter().take(4 * MENTIONS).filter(is_whole).take(MENTIONS).collect::<Vec<_>>().into_iter()
+}
+
 /// What the words say about one address alone: from a line where it stands to the next address, best where a code
 /// is. Nothing when they say nothing.
 pub(crate) fn about(words: &str, address: &str) -> Option<String> {
     let patterns = PATTERNS.as_ref()?;
     let mut best: Option<String> = None;
-    for mention in mentions(words).filter(|mention| is_same(mention.address, address)).take(MENTIONS) {
-        let line_start = words.get(..mention.start)?.rfind('\n').map_or(0, |place| place + 1);
+    for place in places(words, address) {
+        let line_start = words.get(..place)?.rfind('\n').map_or(0, |place| place + 1);
         let mut excerpt = String::new();
         for line in words.get(line_start..).unwrap_or_default().lines().map(|line| head(line, LONGEST_LINE)) {
             let another = mentions(line).next().is_some_and(|found| {

@@ -56,3 +56,21 @@ fn a_file_that_is_wrong_says_where_and_what_would_be_right() {
         assert!(error.starts_with("own.toml: ") && error.contains(expected), "{line}: {error}");
     }
 }
+
+#[test]
+fn an_owners_doubt_is_heard_and_one_without_a_source_is_refused() {
+    let doubt = |text: &str, source: &str| {
+        format!("[[doubt]]\nname = \"ours\"\ntext = '{text}'\nsource = \"{source}\"\nchecked = \"2026-11-27\"\n")
+    };
+    let mut book = RuleBook::shipped().unwrap();
+    let reply = parse_reply("550 5.1.1 user unknown (code blue)").unwrap();
+    assert_eq!(book.judge(Stage::Rcpt, &reply, None).reaction, Reaction::Suppress);
+    book.add("own.toml", &doubt("code blue", "our partner")).unwrap();
+    assert_eq!(book.doubt("code blue"), Some("ours"));
+    assert_eq!(book.judge(Stage::Rcpt, &reply, None).reaction, Reaction::Bounce);
+    assert!(book.check().iter().any(|fault| fault.contains("\"ours\" has no example")));
+    let error = RuleBook::default().add("own.toml", &doubt("(", "our partner")).unwrap_err().to_string();
+    assert!(error.starts_with("own.toml: doubt \"ours\": it is not a pattern"), "{error}");
+    let error = RuleBook::default().add("own.toml", &doubt("x", "")).unwrap_err().to_string();
+    assert!(error.contains("say where the fact is from"), "{error}");
+}
