@@ -13,7 +13,7 @@ use crate::records::{Ended, RecordFacts};
 
 /// What became of a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// A receiver has it.
     Delivered,
     /// Returned with a report, or recorded as returned where no report may be sent.
@@ -28,7 +28,7 @@ pub enum Fate {
 
 /// Reports that came home, by message and recipient.
 #[derive(Debug, Default)]
-pub struct Reports {
+pub(crate) struct Reports {
     failed: HashMap<String, HashMap<String, Failed>>,
     read: usize,
     delays: u64,
@@ -45,7 +45,7 @@ struct Failed {
 
 impl Reports {
     /// Takes in what has come home since the last time.
-    pub fn update(&mut self, ledger: &Ledger) {
+    pub(crate) fn update(&mut self, ledger: &Ledger) {
         let reports = ledger.reports();
         for home in reports.get(self.read..).unwrap_or_default() {
             match home.report.action.as_str() {
@@ -65,12 +65,12 @@ impl Reports {
     }
 
     /// Reports of delay.
-    pub fn delays(&self) -> u64 {
+    pub(crate) fn delays(&self) -> u64 {
         self.delays
     }
 
     /// Reports of failure beyond the first for the same recipient.
-    pub fn doubled(&self) -> u64 {
+    pub(crate) fn doubled(&self) -> u64 {
         self.failed.values().flat_map(HashMap::values).map(|failed| failed.times.saturating_sub(1)).sum()
     }
 
@@ -80,7 +80,7 @@ impl Reports {
 }
 
 /// What became of one recipient.
-pub fn fate(accepted: &Accepted, ledger: &Ledger, reports: &Reports, records: &RecordFacts) -> Fate {
+pub(crate) fn fate(accepted: &Accepted, ledger: &Ledger, reports: &Reports, records: &RecordFacts) -> Fate {
     if !ledger.acceptances(&accepted.id, &accepted.recipient).is_empty() {
         return Fate::Delivered;
     }
@@ -103,7 +103,7 @@ pub fn fate(accepted: &Accepted, ledger: &Ledger, reports: &Reports, records: &R
 
 /// Duplicates, by whether SMTP could have avoided them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Duplicates {
+pub(crate) struct Duplicates {
     /// Accepted again after the sender had been told.
     pub avoidable: u64,
     /// Accepted again because the reply got lost (RFC 5321 §4.2.5, RFC 1047).
@@ -111,7 +111,7 @@ pub struct Duplicates {
 }
 
 /// Counts the duplicates of one recipient.
-pub fn duplicates(acceptances: &[crate::ledger::Acceptance]) -> Duplicates {
+pub(crate) fn duplicates(acceptances: &[crate::ledger::Acceptance]) -> Duplicates {
     let mut found = Duplicates::default();
     let mut told = false;
     for (number, acceptance) in acceptances.iter().enumerate() {
@@ -127,7 +127,7 @@ pub fn duplicates(acceptances: &[crate::ledger::Acceptance]) -> Duplicates {
 
 /// Everything that speaks about one campaign, put together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Account {
+pub(crate) struct Account {
     /// Fates by provider.
     pub fates: HashMap<(usize, Fate), u64>,
     /// Duplicates by provider.
@@ -158,7 +158,7 @@ pub struct Account {
 const NAMED: usize = 20;
 
 /// What the simulated internet knows of reasons.
-pub trait Why {
+pub(crate) trait Why {
     /// Whether something there bounces mail for the recipient.
     fn bounces(&self, accepted: &Accepted) -> bool;
 
@@ -168,7 +168,13 @@ pub trait Why {
 
 impl Account {
     /// Draws up the account.
-    pub fn of(handed: &Handed, ledger: &Ledger, reports: &Reports, records: &RecordFacts, reasons: &impl Why) -> Self {
+    pub(crate) fn of(
+        handed: &Handed,
+        ledger: &Ledger,
+        reports: &Reports,
+        records: &RecordFacts,
+        reasons: &impl Why,
+    ) -> Self {
         let mut account = Self::default();
         let mut known: HashSet<(&str, &str)> = HashSet::with_capacity(handed.accepted().len());
         for accepted in handed.accepted() {
@@ -244,7 +250,7 @@ impl Account {
     }
 
     /// Recipients of a provider with that fate.
-    pub fn count(&self, provider: usize, fate: Fate) -> u64 {
+    pub(crate) fn count(&self, provider: usize, fate: Fate) -> u64 {
         self.fates.get(&(provider, fate)).copied().unwrap_or_default()
     }
 }

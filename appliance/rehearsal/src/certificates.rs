@@ -41,7 +41,7 @@ fn failed(error: rcgen::Error) -> Error {
 }
 
 /// The cryptography that all TLS of the rehearsal uses.
-pub fn crypto() -> Arc<CryptoProvider> {
+pub(crate) fn crypto() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 

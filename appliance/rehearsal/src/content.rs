@@ -14,26 +14,26 @@ const DEPTH: usize = 8;
 const PARTS: usize = 200;
 
 /// Header that names the message.
-pub const ID_HEADER: &str = "X-Rehearsal-Id";
+pub(crate) const ID_HEADER: &str = "X-Rehearsal-Id";
 /// Header with the sum of the body's octets.
-pub const BODY_HEADER: &str = "X-Rehearsal-Body";
+pub(crate) const BODY_HEADER: &str = "X-Rehearsal-Body";
 /// Header with the sum of what the body says, whatever its transfer encoding.
-pub const MEANING_HEADER: &str = "X-Rehearsal-Meaning";
+pub(crate) const MEANING_HEADER: &str = "X-Rehearsal-Meaning";
 
 /// Header that names the stream that the campaign chose.
-pub const STREAM_HEADER: &str = "X-Rehearsal-Stream";
+pub(crate) const STREAM_HEADER: &str = "X-Rehearsal-Stream";
 /// Header with the return path as submitted.
-pub const SENDER_HEADER: &str = "X-Rehearsal-Sender";
+pub(crate) const SENDER_HEADER: &str = "X-Rehearsal-Sender";
 /// Header with the names of the other header fields and the sums of what they were.
-pub const FIELDS_HEADER: &str = "X-Rehearsal-Fields";
+pub(crate) const FIELDS_HEADER: &str = "X-Rehearsal-Fields";
 
 /// SHA-256 in hex, the first 32 digits.
-pub fn sum(bytes: &[u8]) -> String {
+pub(crate) fn sum(bytes: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
 }
 
 /// SHA-256 in hex.
-pub fn whole_sum(bytes: &[u8]) -> String {
+pub(crate) fn whole_sum(bytes: &[u8]) -> String {
     hex_of(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
 }
 
@@ -49,7 +49,7 @@ fn hex_of(bytes: &[u8]) -> String {
 }
 
 /// Header block (with the last header's CRLF) and body of a message or part.
-pub fn split(message: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(message: &[u8]) -> (&[u8], &[u8]) {
     if let Some(body) = message.strip_prefix(b"\r\n") {
         return (&[], body);
     }
@@ -62,7 +62,7 @@ pub fn split(message: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// First header of that name, unfolded and trimmed.
-pub fn header(head: &[u8], name: &str) -> Option<String> {
+pub(crate) fn header(head: &[u8], name: &str) -> Option<String> {
     let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).peekable();
     while let Some(line) = lines.next() {
         let Some(colon) = memchr::memchr(b':', line) else { continue };
@@ -99,7 +99,7 @@ fn fields(head: &[u8]) -> impl Iterator<Item = (String, &[u8])> {
 
 /// What [`FIELDS_HEADER`] says of a header block: the names and the sum of the fields that nobody may touch, then of those
 /// that change where a body is rightly re-encoded. `without`: a field that is for the server and does not arrive.
-pub fn fields_mark(head: &[u8], without: &str) -> String {
+pub(crate) fn fields_mark(head: &[u8], without: &str) -> String {
     let mut groups = [const { Vec::new() }; 2];
     for (name, _) in fields(head).filter(|(name, _)| !name.eq_ignore_ascii_case(without)) {
         let [fixed, changing] = &mut groups;
@@ -123,7 +123,7 @@ fn fields_sum<T: AsRef<str>>(head: &[u8], names: &[T]) -> String {
 }
 
 /// Whether the fields of a header block are those that its mark speaks of; `converted`: the body was rightly re-encoded.
-pub fn fields_are_whole(head: &[u8], converted: bool) -> bool {
+pub(crate) fn fields_are_whole(head: &[u8], converted: bool) -> bool {
     let Some(mark) = header(head, FIELDS_HEADER) else { return false };
     let mut groups = mark.split(' ').filter_map(|group| group.split_once('='));
     let mut whole = |(names, sum): (&str, &str)| {
@@ -142,7 +142,7 @@ fn parameter(value: &str, name: &str) -> Option<String> {
 }
 
 /// A leaf of a MIME tree, decoded.
-pub struct Leaf<'a> {
+pub(crate) struct Leaf<'a> {
     /// Media type in lower case, without parameters.
     pub media: String,
     /// What it says.
@@ -150,7 +150,7 @@ pub struct Leaf<'a> {
 }
 
 /// All leaves of a message in order, decoded by their transfer encoding.
-pub fn leaves(message: &[u8]) -> Vec<Leaf<'_>> {
+pub(crate) fn leaves(message: &[u8]) -> Vec<Leaf<'_>> {
     let mut found = Vec::new();
     collect(message, 0, &mut found);
     found
@@ -239,7 +239,7 @@ fn from_quoted_printable(body: &[u8]) -> Vec<u8> {
 }
 
 /// Sum of what a message says: its leaves, decoded, each with its length.
-pub fn meaning(message: &[u8]) -> String {
+pub(crate) fn meaning(message: &[u8]) -> String {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     for leaf in leaves(message) {
         context.update(&(leaf.bytes.len() as u64).to_be_bytes());
@@ -262,7 +262,7 @@ pub struct Report {
 }
 
 /// Groups of a delivery report; empty when the message is none.
-pub fn reports(message: &[u8]) -> Vec<Report> {
+pub(crate) fn reports(message: &[u8]) -> Vec<Report> {
     let (head, _) = split(message);
     let kind = header(head, "Content-Type").unwrap_or_default().to_ascii_lowercase();
     if !kind.starts_with("multipart/report") {

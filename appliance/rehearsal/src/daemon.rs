@@ -22,13 +22,13 @@ const TAIL: usize = 12;
 const KILLED: Duration = Duration::from_secs(2);
 
 /// A running `postkeepd`. It is killed if it is dropped without [`Daemon::stop`].
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     log: PathBuf,
 }
 
 /// The binary: as given, else beside this program (or its parent folder, where tests run).
-pub fn find(given: Option<&Path>) -> Result<PathBuf, Error> {
+pub(crate) fn find(given: Option<&Path>) -> Result<PathBuf, Error> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }
@@ -44,7 +44,7 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf, Error> {
 
 impl Daemon {
     /// Starts the daemon and waits until its doors are open. Its log goes to `scratch`/postkeepd.log.
-    pub async fn start(binary: &Path, configuration: &Path, scratch: &Path) -> Result<Self, Error> {
+    pub(crate) async fn start(binary: &Path, configuration: &Path, scratch: &Path) -> Result<Self, Error> {
         let log = scratch.join("postkeepd.log");
         let ready = scratch.join("ready");
         let _ = std::fs::remove_file(&ready);
@@ -82,12 +82,12 @@ impl Daemon {
     }
 
     /// How it ended, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
     /// The last lines of its log.
-    pub fn log_tail(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         let text =
             std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -95,7 +95,7 @@ impl Daemon {
     }
 
     /// Asks it to stop (SIGTERM) and waits for it.
-    pub async fn stop(mut self) -> Result<(), Error> {
+    pub(crate) async fn stop(mut self) -> Result<(), Error> {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(pid) = pid {
             kill_process(pid, Signal::TERM)

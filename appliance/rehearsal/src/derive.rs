@@ -34,7 +34,7 @@ const SHORTEST: units::Duration = units::Duration::from_secs(1);
 const LONGEST_SOCKET: usize = 100;
 
 /// An owner's configuration on its way to a rehearsal.
-pub struct Prepared {
+pub(crate) struct Prepared {
     /// With everything changed that can be before the simulated internet is up.
     pub configuration: Configuration,
     /// What the simulated internet must know.
@@ -51,7 +51,7 @@ pub struct Prepared {
 }
 
 /// A configuration ready to run.
-pub struct Ready {
+pub(crate) struct Ready {
     /// The file that `postkeepd` reads.
     pub file: PathBuf,
     /// Where the campaign submits.
@@ -69,7 +69,7 @@ pub struct Ready {
 }
 
 /// Changes what can be changed before the simulated internet is up. Mail that has not arrived after `longest` expires.
-pub fn prepare(
+pub(crate) fn prepare(
     mut configuration: Configuration,
     scratch: &Path,
     hurry: f64,
@@ -132,7 +132,7 @@ fn leave_out_receivers(configuration: &mut Configuration, notes: &mut Vec<String
 
 impl Prepared {
     /// Points the configuration to a running simulated internet and writes it down.
-    pub fn connect(&mut self, internet: &Internet) -> Result<Ready, Error> {
+    pub(crate) fn connect(&mut self, internet: &Internet) -> Result<Ready, Error> {
         let authority = internet.authority();
         let root = self.write("authority.pem", authority.pem())?;
         self.configuration.delivery.extra_roots = Some(root);

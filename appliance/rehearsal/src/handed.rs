@@ -8,7 +8,7 @@ use crate::client::Answered;
 
 /// A recipient the product has answered `250` for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted {
+pub(crate) struct Accepted {
     /// The message's mark.
     pub id: String,
     /// The recipient.
@@ -25,7 +25,7 @@ pub struct Accepted {
 
 /// What was handed over, and what was said to it.
 #[derive(Debug, Default)]
-pub struct Handed {
+pub(crate) struct Handed {
     accepted: Vec<Accepted>,
     messages: u64,
     by_http: u64,
@@ -47,12 +47,12 @@ impl Handed {
 
     /// Notes a message that is about to be handed over. Until its answer is noted it counts as unanswered, so that one
     /// that is cut off needs nobody to say so.
-    pub fn begin(&mut self, message: &Message) {
+    pub(crate) fn begin(&mut self, message: &Message) {
         self.open.insert(message.id.clone(), message.to.iter().map(|to| to.address.clone()).collect());
     }
 
     /// Notes an answer. `excused`: the owner's configuration itself refuses such a message.
-    pub fn answered(&mut self, message: Message, size: usize, answer: Answered, excused: bool) {
+    pub(crate) fn answered(&mut self, message: Message, size: usize, answer: Answered, excused: bool) {
         self.open.remove(&message.id);
         let queued = answer.queued.is_some();
         self.messages += u64::from(queued);
@@ -81,42 +81,42 @@ impl Handed {
     }
 
     /// Recipients accepted so far.
-    pub fn accepted(&self) -> &[Accepted] {
+    pub(crate) fn accepted(&self) -> &[Accepted] {
         &self.accepted
     }
 
     /// Messages accepted.
-    pub fn messages(&self) -> u64 {
+    pub(crate) fn messages(&self) -> u64 {
         self.messages
     }
 
     /// Of the messages accepted: by HTTP.
-    pub fn by_http(&self) -> u64 {
+    pub(crate) fn by_http(&self) -> u64 {
         self.by_http
     }
 
     /// Recipients refused.
-    pub fn refused(&self) -> u64 {
+    pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
 
     /// Of those: refused although nothing in the configuration says so.
-    pub fn unexplained(&self) -> u64 {
+    pub(crate) fn unexplained(&self) -> u64 {
         self.unexplained
     }
 
     /// Whether this recipient of this message has no answer.
-    pub fn is_uncertain(&self, id: &str, recipient: &str) -> bool {
+    pub(crate) fn is_uncertain(&self, id: &str, recipient: &str) -> bool {
         self.open.get(id).is_some_and(|recipients| recipients.iter().any(|open| open == recipient))
     }
 
     /// Recipients without an answer.
-    pub fn uncertain(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn uncertain(&self) -> impl Iterator<Item = &str> {
         self.open.values().flatten().map(String::as_str)
     }
 
     /// Refusal texts with their counts, most frequent first.
-    pub fn refusals(&self) -> Vec<(&str, u64)> {
+    pub(crate) fn refusals(&self) -> Vec<(&str, u64)> {
         let mut list: Vec<_> = self.refusals.iter().map(|(text, count)| (text.as_str(), *count)).collect();
         list.sort_by(|one, other| other.1.cmp(&one.1).then(one.0.cmp(other.0)));
         list

@@ -40,7 +40,7 @@ pub struct HttpDoor {
 }
 
 /// An open connection.
-pub struct HttpClient {
+pub(crate) struct HttpClient {
     sender: SendRequest<Full<Bytes>>,
     host: String,
     token: Option<String>,
@@ -48,7 +48,7 @@ pub struct HttpClient {
 
 /// What the door said to one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub(crate) enum Said {
     /// An answer for each recipient.
     Answer(Answered),
     /// Not now; the same call may be made again.
@@ -70,7 +70,7 @@ struct Rejected {
 
 impl HttpClient {
     /// Connects to an HTTP door by TLS.
-    pub async fn connect(to: &HttpDoor) -> io::Result<Self> {
+    pub(crate) async fn connect(to: &HttpDoor) -> io::Result<Self> {
         let socket = TcpStream::connect(to.address).await?;
         socket.set_nodelay(true)?;
         let (connector, name) = tls_connector(&to.host, Some(&to.authority))?;
@@ -79,7 +79,7 @@ impl HttpClient {
     }
 
     /// Connects to a control socket.
-    pub async fn control(socket: &Path) -> io::Result<Self> {
+    pub(crate) async fn control(socket: &Path) -> io::Result<Self> {
         Self::over(UnixStream::connect(socket).await?, "control".to_owned(), None).await
     }
 
@@ -98,7 +98,7 @@ impl HttpClient {
     }
 
     /// Asks for a path with its query; the status and the body.
-    pub async fn get(&mut self, path: &str) -> io::Result<(u16, Bytes)> {
+    pub(crate) async fn get(&mut self, path: &str) -> io::Result<(u16, Bytes)> {
         let request = Request::get(path).header(HOST, &self.host);
         self.exchange(request.body(Full::default()).map_err(io::Error::other)?).await
     }
@@ -107,7 +107,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// There is no answer; the same call may be made again.
-    pub async fn send(&mut self, message: &Message, content: &[u8]) -> io::Result<Said> {
+    pub(crate) async fn send(&mut self, message: &Message, content: &[u8]) -> io::Result<Said> {
         let to: Vec<String> = message.to.iter().map(|to| encoded(&to.address)).collect();
         let path = format!(
             "/api/v1/messages?from={}&to={}",

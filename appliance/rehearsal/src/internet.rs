@@ -32,13 +32,13 @@ pub(crate) use shared::Shared;
 use shared::{Floor, lock};
 
 /// Name of the provider where the owner's reports come home.
-pub const HOME: &str = "home";
+pub(crate) const HOME: &str = "home";
 /// Host of that provider.
 const HOME_HOST: &str = "return.rehearsal.test";
 /// Host that takes what comes back to the owner's `[feedback] domain`.
 const FEEDBACK_HOST: &str = "mail-in.rehearsal.test";
 /// Address of that host: the daemon's own listener, at the port of all MX hosts.
-pub const FEEDBACK_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 3, 0, 1));
+pub(crate) const FEEDBACK_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 3, 0, 1));
 
 /// What the simulated internet must know about the owner.
 #[derive(Debug, Clone, Default)]

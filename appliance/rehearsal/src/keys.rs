@@ -10,17 +10,18 @@ use crate::Error;
 
 /// A key with its DNS record.
 #[derive(Clone)]
-pub struct Key {
+pub(crate) struct Key {
     /// PKCS#8 or PKCS#1 PEM.
     pub pem: String,
-    /// DER of the same.
+    /// DER of the same, for tests that sign.
+    #[cfg(test)]
     pub der: Vec<u8>,
     /// What `selector._domainkey.domain` says.
     pub record: String,
 }
 
 /// A new key: RSA-2048 or Ed25519.
-pub fn generate(algorithm: DkimAlgorithm) -> Result<Key, Error> {
+pub(crate) fn generate(algorithm: DkimAlgorithm) -> Result<Key, Error> {
     let kind = match algorithm {
         DkimAlgorithm::RsaSha256 => &PKCS_RSA_SHA256,
         DkimAlgorithm::Ed25519Sha256 => &PKCS_ED25519,
@@ -31,7 +32,7 @@ pub fn generate(algorithm: DkimAlgorithm) -> Result<Key, Error> {
 }
 
 /// A key from PEM, if it is of that kind.
-pub fn read(pem: &str, algorithm: DkimAlgorithm) -> Option<Key> {
+pub(crate) fn read(pem: &str, algorithm: DkimAlgorithm) -> Option<Key> {
     let pair = KeyPair::from_pem(pem).ok()?;
     let ed25519 = pair.algorithm() == &PKCS_ED25519;
     (ed25519 == (algorithm == DkimAlgorithm::Ed25519Sha256)).then(|| from_pair(&pair, algorithm))
@@ -44,7 +45,12 @@ fn from_pair(pair: &KeyPair, algorithm: DkimAlgorithm) -> Key {
         // RFC 8463 §4: the bare 32 octets.
         DkimAlgorithm::Ed25519Sha256 => format!("v=DKIM1; k=ed25519; p={}", encode(pair.public_key_raw())),
     };
-    Key { pem: pair.serialize_pem(), der: pair.serialize_der(), record }
+    Key {
+        pem: pair.serialize_pem(),
+        #[cfg(test)]
+        der: pair.serialize_der(),
+        record,
+    }
 }
 
 /// The keys of a configuration, without their secrets: what `[[dkim]]` promises.

@@ -34,7 +34,7 @@ const BAD_QUESTIONS: u32 = 2;
 
 /// What a name server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// Records.
     Records(Vec<RData>),
     /// The name exists, without records of that type.
@@ -49,7 +49,7 @@ pub enum Reply {
 
 /// Everything the simulated DNS knows. Names are in lower case, without the final dot.
 #[derive(Debug, Default)]
-pub struct Zone {
+pub(crate) struct Zone {
     records: HashMap<(String, RecordType), Vec<RData>>,
     /// Names that exist, with the types that each has.
     names: HashMap<String, Vec<RecordType>>,
@@ -76,7 +76,7 @@ impl Zone {
     }
 
     /// An address of a host.
-    pub fn address(&mut self, name: &str, address: IpAddr) {
+    pub(crate) fn address(&mut self, name: &str, address: IpAddr) {
         match address {
             IpAddr::V4(address) => self.add(name, RecordType::A, RData::A(A(address))),
             IpAddr::V6(address) => self.add(name, RecordType::AAAA, RData::AAAA(AAAA(address))),
@@ -84,38 +84,38 @@ impl Zone {
     }
 
     /// An MX record; an empty host is the null MX of RFC 7505.
-    pub fn mx(&mut self, domain: &str, preference: u16, host: &str) -> Result<(), Error> {
+    pub(crate) fn mx(&mut self, domain: &str, preference: u16, host: &str) -> Result<(), Error> {
         let exchange = parse_name(if host.is_empty() { "." } else { host })?;
         self.add(domain, RecordType::MX, RData::MX(MX::new(preference, exchange)));
         Ok(())
     }
 
     /// A TXT record, cut into strings of 255 octets (RFC 1035 §3.3.14).
-    pub fn txt(&mut self, name: &str, text: &str) {
+    pub(crate) fn txt(&mut self, name: &str, text: &str) {
         let strings = text.as_bytes().chunks(255).map(|chunk| String::from_utf8_lossy(chunk).into_owned()).collect();
         self.add(name, RecordType::TXT, RData::TXT(TXT::new(strings)));
     }
 
     /// A TLSA record `3 1 1` for a host at a port: the SHA-256 of its key (RFC 7672 §3.1.1).
-    pub fn tlsa(&mut self, host: &str, port: u16, digest: Vec<u8>) {
+    pub(crate) fn tlsa(&mut self, host: &str, port: u16, digest: Vec<u8>) {
         let data = TLSA::new(CertUsage::DaneEe, Selector::Spki, Matching::Sha256, digest);
         self.add(&format!("_{port}._tcp.{host}"), RecordType::TLSA, RData::TLSA(data));
     }
 
     /// The reverse name of a sending address.
-    pub fn reverse(&mut self, address: IpAddr, host: &str) -> Result<(), Error> {
+    pub(crate) fn reverse(&mut self, address: IpAddr, host: &str) -> Result<(), Error> {
         let name = Name::from(address).to_ascii();
         self.add(&name, RecordType::PTR, RData::PTR(PTR(parse_name(host)?)));
         Ok(())
     }
 
     /// How questions about a name are met at first.
-    pub fn mood(&mut self, name: &str, mood: NamesMood) {
+    pub(crate) fn mood(&mut self, name: &str, mood: NamesMood) {
         self.moods.insert(name.to_ascii_lowercase(), (mood, BAD_QUESTIONS));
     }
 
     /// The answer to a question; counts down bad moods.
-    pub fn answer(&mut self, name: &str, kind: RecordType) -> Reply {
+    pub(crate) fn answer(&mut self, name: &str, kind: RecordType) -> Reply {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         if let Some((mood, left)) = self.moods.get_mut(&name)
             && *left > 0
@@ -156,7 +156,7 @@ fn parse_name(text: &str) -> Result<Name, Error> {
 }
 
 /// A running name server.
-pub struct Names {
+pub(crate) struct Names {
     address: SocketAddr,
     shutdown: Box<dyn Fn() + Send + Sync>,
     questions: std::sync::Arc<AtomicU64>,
@@ -165,7 +165,7 @@ pub struct Names {
 
 impl Names {
     /// Starts on `address`; port 0 takes any that is free for both UDP and TCP.
-    pub async fn start(mut zone: Zone, address: SocketAddr) -> Result<Self, Error> {
+    pub(crate) async fn start(mut zone: Zone, address: SocketAddr) -> Result<Self, Error> {
         let (udp, tcp) = bind_both(address).await?;
         let address = udp
             .local_addr()
@@ -188,17 +188,17 @@ impl Names {
     }
 
     /// Its key, as a file of trust anchors has it.
-    pub fn anchor(&self) -> &str {
+    pub(crate) fn anchor(&self) -> &str {
         &self.anchor
     }
 
     /// Where it answers, by UDP and TCP.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Questions so far.
-    pub fn questions(&self) -> u64 {
+    pub(crate) fn questions(&self) -> u64 {
         self.questions.load(Ordering::Relaxed)
     }
 }
@@ -329,13 +329,13 @@ fn start_of_authority() -> Record {
 }
 
 /// The `number`th address of a block 127.`block`.0.1 and on, one for each host.
-pub fn loopback(block: u8, number: u16) -> Ipv4Addr {
+pub(crate) fn loopback(block: u8, number: u16) -> Ipv4Addr {
     let [high, low] = number.saturating_add(1).to_be_bytes();
     Ipv4Addr::new(127, block, high, low)
 }
 
 /// The one IPv6 loopback address.
-pub const LOOPBACK_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+pub(crate) const LOOPBACK_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 #[cfg(test)]
 mod tests {

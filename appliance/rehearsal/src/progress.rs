@@ -18,7 +18,7 @@ pub enum Watching {
 
 /// One provider's numbers now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Line {
+pub(crate) struct Line {
     /// Name.
     pub name: String,
     /// Accepted and not at an end.
@@ -34,7 +34,7 @@ pub struct Line {
 }
 
 /// Shows lines.
-pub struct Progress {
+pub(crate) struct Progress {
     shape: Shape,
     last: Instant,
     /// Delivered at the last look, for rates.
@@ -52,7 +52,7 @@ const PACE: Duration = Duration::from_secs(1);
 
 impl Progress {
     /// For `providers` lines.
-    pub fn new(watching: Watching, providers: usize) -> Self {
+    pub(crate) fn new(watching: Watching, providers: usize) -> Self {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         let shape = match watching {
             Watching::Nobody => Shape::Nothing,
@@ -63,12 +63,12 @@ impl Progress {
     }
 
     /// Whether it is time to show something.
-    pub fn due(&self) -> bool {
+    pub(crate) fn due(&self) -> bool {
         !matches!(self.shape, Shape::Nothing) && self.last.elapsed() >= PACE
     }
 
     /// Shows where things stand.
-    pub fn show(&mut self, elapsed: Duration, accepted: u64, lines: &[Line]) {
+    pub(crate) fn show(&mut self, elapsed: Duration, accepted: u64, lines: &[Line]) {
         let seconds = self.last.elapsed().as_secs_f64().max(0.001);
         self.last = Instant::now();
         let mut rates = Vec::with_capacity(lines.len());
@@ -127,7 +127,7 @@ impl Progress {
     }
 
     /// Takes the table away, so that the summary stands alone.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         if let Shape::Table(bar) = &self.shape {
             bar.finish_and_clear();
         }

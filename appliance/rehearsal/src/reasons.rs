@@ -160,12 +160,13 @@ impl Why for Reasons<'_> {
             let troubles = mailboxes.troubles();
             let fails = matches!(site.names, NamesMood::FailsFirst | NamesMood::SilentFirst);
             let from = at.map_or(Moment::ZERO, |at| at.saturating_sub(self.away));
-            if troubles.was_put_off(&accepted.recipient) || troubles.was_refused(&accepted.recipient) {
+            let to = at.unwrap_or(Moment::MAX);
+            if troubles.was_put_off(&accepted.recipient, from, to) {
                 Some(Cause::PutOff)
             } else if fails && !troubles.has_served(place) {
                 Some(Cause::NoNames)
             } else {
-                troubles.turned_away(place, from, at.unwrap_or(Moment::MAX)).then_some(Cause::TurnedAway)
+                troubles.turned_away(place, from, to).then_some(Cause::TurnedAway)
             }
         })?
     }

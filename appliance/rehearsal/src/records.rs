@@ -15,7 +15,7 @@ const GULP: u64 = 8 << 20;
 /// One event, as far as the rehearsal looks at it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Event {
+pub(crate) struct Event {
     /// What happened.
     pub event: String,
     /// Recipient.
@@ -34,7 +34,7 @@ pub struct Event {
 
 /// Protection inside an event.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct EventTls {
+pub(crate) struct EventTls {
     /// What the connection was held to.
     #[serde(default)]
     pub policy: Option<String>,
@@ -42,7 +42,7 @@ pub struct EventTls {
 
 /// Follows the files of one folder.
 #[derive(Debug)]
-pub struct Tail {
+pub(crate) struct Tail {
     directory: PathBuf,
     read: BTreeMap<PathBuf, u64>,
     unreadable: u64,
@@ -50,17 +50,17 @@ pub struct Tail {
 
 impl Tail {
     /// Follows the files of `directory`, which need not exist yet.
-    pub fn new(directory: &Path) -> Self {
+    pub(crate) fn new(directory: &Path) -> Self {
         Self { directory: directory.to_owned(), read: BTreeMap::new(), unreadable: 0 }
     }
 
     /// Lines that were no event.
-    pub fn unreadable(&self) -> u64 {
+    pub(crate) fn unreadable(&self) -> u64 {
         self.unreadable
     }
 
     /// Tells everything that was written since the last look.
-    pub fn look(&mut self, mut tell: impl FnMut(Event)) {
+    pub(crate) fn look(&mut self, mut tell: impl FnMut(Event)) {
         let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
         let mut files: Vec<PathBuf> = entries
             .flatten()
@@ -108,7 +108,7 @@ fn gulp(path: &Path, offset: u64) -> Option<(Vec<u8>, usize)> {
 
 /// What the product's records say, by recipient (every campaign recipient has one message).
 #[derive(Debug, Default)]
-pub struct RecordFacts {
+pub(crate) struct RecordFacts {
     ended: HashMap<String, Ended>,
     deferrals: HashMap<String, u64>,
     /// Deferrals by recipient domain.
@@ -129,7 +129,7 @@ pub(crate) enum Ended {
 
 impl RecordFacts {
     /// Takes in an event.
-    pub fn take(&mut self, event: Event) {
+    pub(crate) fn take(&mut self, event: Event) {
         let suppressed = event.reason.as_deref().is_some_and(|reason| reason.contains("suppress"));
         if event.event == "delivered" {
             let policy = event.tls.as_ref().map_or("clear", |tls| tls.policy.as_deref().unwrap_or("none"));
@@ -162,12 +162,12 @@ impl RecordFacts {
     }
 
     /// Deliveries by what their connections were held to (`tls.policy`); `clear`: without TLS.
-    pub fn policies(&self) -> &BTreeMap<String, u64> {
+    pub(crate) fn policies(&self) -> &BTreeMap<String, u64> {
         &self.policies
     }
 
     /// Recipients whose mail was put off at least once because it could not be protected as it must be.
-    pub fn held_back(&self) -> u64 {
+    pub(crate) fn held_back(&self) -> u64 {
         self.held_back.len() as u64
     }
 
@@ -177,22 +177,22 @@ impl RecordFacts {
     }
 
     /// Whether mail for the recipient ended as suppressed.
-    pub fn was_suppressed(&self, recipient: &str) -> bool {
+    pub(crate) fn was_suppressed(&self, recipient: &str) -> bool {
         self.ended.get(recipient) == Some(&Ended::Suppressed)
     }
 
     /// Deferrals so far.
-    pub fn deferrals(&self) -> u64 {
+    pub(crate) fn deferrals(&self) -> u64 {
         self.by_domain.values().sum()
     }
 
     /// Deferrals of a recipient domain.
-    pub fn deferrals_of(&self, domain: &str) -> u64 {
+    pub(crate) fn deferrals_of(&self, domain: &str) -> u64 {
         self.by_domain.get(domain).copied().unwrap_or_default()
     }
 
     /// Whether the recipient was deferred at least once.
-    pub fn was_deferred(&self, recipient: &str) -> bool {
+    pub(crate) fn was_deferred(&self, recipient: &str) -> bool {
         self.deferrals.contains_key(recipient)
     }
 }

@@ -8,7 +8,7 @@ use crate::rulebook::{Certificate, Provider};
 use crate::summary::{ProviderSummary, Summary};
 
 /// A provider with everything that is said about it.
-pub struct Finding<'a> {
+pub(crate) struct Finding<'a> {
     /// Its rules.
     pub rules: &'a Provider,
     /// What it saw.
@@ -20,7 +20,7 @@ pub struct Finding<'a> {
 }
 
 /// The sentences.
-pub fn verdict(summary: &Summary, findings: &[Finding<'_>]) -> Vec<String> {
+pub(crate) fn verdict(summary: &Summary, findings: &[Finding<'_>]) -> Vec<String> {
     let mut sentences = Vec::new();
     tried(summary, &mut sentences);
     broken(summary, &mut sentences);

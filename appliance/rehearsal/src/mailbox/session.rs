@@ -145,9 +145,9 @@ impl Session {
                 let answer = self.rcpt(mailboxes, &address, now);
                 let said = answer.reply.as_deref().unwrap_or_default();
                 if said.starts_with('5') && self.refused != Some(Refused::ForNow) {
-                    mailboxes.troubles.refuse(&address);
+                    mailboxes.troubles.refuse(&address, now);
                 } else if !said.starts_with('2') {
-                    mailboxes.troubles.put_off(&address);
+                    mailboxes.troubles.put_off(&address, now);
                 }
                 if answer.then != Then::Continue {
                     self.lose(mailboxes);
@@ -170,7 +170,7 @@ impl Session {
     fn lose(&self, mailboxes: &mut Mailboxes) {
         mailboxes.troubles.lose(self.source, self.site, self.now);
         for recipient in self.mail.iter().flat_map(|mail| &mail.recipients) {
-            mailboxes.troubles.put_off(recipient);
+            mailboxes.troubles.put_off(recipient, self.now);
         }
     }
 
@@ -370,7 +370,7 @@ impl Session {
             return refuse(Answer::say("554 5.5.1 No valid recipients"));
         }
         if size as u64 > self.largest(&rules) || mail.rejected_content {
-            mail.recipients.iter().for_each(|recipient| mailboxes.troubles.refuse(recipient));
+            mail.recipients.iter().for_each(|recipient| mailboxes.troubles.refuse(recipient, self.now));
         }
         if size as u64 > self.largest(&rules) {
             return refuse(mailboxes.refuse(Reason::TooLarge, "552 5.3.4 Message size exceeds fixed limit".into()));

@@ -12,7 +12,8 @@ const IN_A_ROW: u32 = 3;
 /// Whom a provider put off, and when its sites turned senders away.
 #[derive(Debug, Default)]
 pub struct Troubles {
-    put_off: HashSet<String>,
+    /// When each was last put off or refused.
+    put_off: HashMap<String, Moment>,
     refused: HashSet<String>,
     /// Seconds in which a sender was turned away, by site: enough to tell when, and bounded by the length of the rehearsal.
     turned_away: HashMap<usize, BTreeSet<u64>>,
@@ -22,14 +23,16 @@ pub struct Troubles {
 
 impl Troubles {
     /// A recipient was answered with a 4xx, or the connection was dropped over it.
-    pub(super) fn put_off(&mut self, recipient: &str) {
-        if !self.put_off.contains(recipient) {
-            self.put_off.insert(recipient.to_owned());
+    pub(super) fn put_off(&mut self, recipient: &str, now: Moment) {
+        match self.put_off.get_mut(recipient) {
+            Some(last) => *last = now,
+            None => _ = self.put_off.insert(recipient.to_owned(), now),
         }
     }
 
-    /// A recipient was answered with a 5xx.
-    pub(super) fn refuse(&mut self, recipient: &str) {
+    /// A recipient was answered with a 5xx, after which some senders try again.
+    pub(super) fn refuse(&mut self, recipient: &str, now: Moment) {
+        self.put_off(recipient, now);
         if !self.refused.contains(recipient) {
             self.refused.insert(recipient.to_owned());
         }
@@ -60,9 +63,9 @@ impl Troubles {
         self.refused.contains(recipient)
     }
 
-    /// Whether this recipient was ever put off.
-    pub fn was_put_off(&self, recipient: &str) -> bool {
-        self.put_off.contains(recipient)
+    /// Whether this recipient was last put off or refused in that time: one who was tried once and then forgotten was not.
+    pub fn was_put_off(&self, recipient: &str, from: Moment, to: Moment) -> bool {
+        self.put_off.get(recipient).is_some_and(|last| (from..=to).contains(last))
     }
 
     /// Whether a site turned senders away in that time.
@@ -93,6 +96,10 @@ mod tests {
         troubles.lose(source, 0, at(4));
         troubles.lose(source, 0, at(5));
         assert!(troubles.turned_away(0, at(5), at(9)) && !troubles.turned_away(0, at(6), at(9)));
+        troubles.put_off("a@b.test", at(2));
+        troubles.refuse("a@b.test", at(5));
+        assert!(troubles.was_refused("a@b.test") && troubles.was_put_off("a@b.test", at(5), at(9)));
+        assert!(!troubles.was_put_off("a@b.test", at(6), at(9)));
         troubles.turn_away(1, at(7));
         assert!(troubles.turned_away(1, at(0), at(7)) && !troubles.has_served(1));
     }
