@@ -12,7 +12,7 @@ pub(crate) fn read(material: &Material<'_>) -> Vec<Finding> {
     let opened = material.opened;
     let Some(report) = opened.of(PartKind::FeedbackReport).next() else { return Vec::new() };
     // Such a part in a letter is what somebody passes on.
-    if !material.sender.may_report() {
+    if !material.sender.may_pass_on_complaints() {
         return Vec::new();
     }
     let kind = field_in(report, "feedback-type").unwrap_or_else(|| "abuse".to_owned()).to_ascii_lowercase();

@@ -11,7 +11,7 @@ use crate::opened::{Opened, PartKind};
 /// Octets of words in which a sentence of a report is looked for.
 const LONGEST: usize = 8 << 10;
 /// What mail servers call themselves: whole local parts, whole display names.
-const DAEMONS: [&str; 18] = [
+const DAEMONS: [&str; 29] = [
     "mailer-daemon",
     "mailer daemon",
     "mailerdaemon",
@@ -30,6 +30,31 @@ const DAEMONS: [&str; 18] = [
     "mail delivery daemon",
     "mmdf mail router",
     "mailsystem",
+    "mailer_daemon",
+    "mail_daemon",
+    "mdaemon",
+    "mail.delivery.system",
+    "mail administrator",
+    "internet mail service",
+    "post office",
+    "postoffice",
+    "mmsc ndr administrator",
+    "mail delivery report",
+    "mail router",
+];
+/// Local parts under which providers send reports of complaints.
+const DESKS: [&str; 11] = [
+    "abuse",
+    "abusedesk",
+    "arf",
+    "complaint",
+    "complaints",
+    "fbl",
+    "feedback",
+    "feedbackloop",
+    "scomp",
+    "spamreport",
+    "staff",
 ];
 
 /// Sentences that reports have and letters have not, in several languages.
@@ -56,6 +81,8 @@ static KEEPER: LazyLock<Option<Regex>> = LazyLock::new(|| {
 pub(crate) struct Sender {
     /// A name that only mail servers have.
     pub is_daemon: bool,
+    /// A name under which complaints are passed on.
+    pub is_desk: bool,
     /// A name that stands for returned mail and nothing else; a postmaster may be a person.
     pub is_mailer: bool,
     /// Named after the reports of non-delivery: too short a name to prove anything.
@@ -97,15 +124,19 @@ impl Sender {
             || is_keeper;
         let is_answer = !header("in-reply-to").is_empty() && !is_daemons_path
             || ANSWER.as_ref().is_some_and(|pattern| pattern.is_match(header("subject")));
+        let is_named_daemon = names(from).chain(names(header("sender"))).any(|name| is_daemon(&name));
+        let sounds = |text: &str| SENTENCES.as_ref().is_some_and(|pattern| pattern.is_match(text));
         Self {
+            is_desk: names(from).any(|name| DESKS.contains(&name.as_str())),
             is_mailer: names(from).any(|name| is_mailer(&name)),
             is_non_delivery: names(from).any(|name| name == "ndr"),
-            is_daemon: names(from).chain(names(header("sender"))).any(|name| is_daemon(&name)),
+            is_daemon: is_named_daemon,
             has_null_path: is_daemons_path,
             has_own_path: path.is_some() && !is_daemons_path,
             is_report: is_multipart_report && !is_other_report,
             is_other_report,
-            has_sentence: SENTENCES.as_ref().is_some_and(|pattern| pattern.is_match(beginning)),
+            // Some say it in the subject alone.
+            has_sentence: sounds(beginning) || is_named_daemon && sounds(header("subject")),
             is_letter: is_list || is_answer,
             is_about_self: own.is_some_and(|own| mentions(beginning).any(|one| is_same(one.address, &own))),
         }
@@ -128,6 +159,11 @@ impl Sender {
             || ((!self.has_own_path || self.is_non_delivery) && self.has_sentence && !self.is_about_self)
     }
 
+    /// Whose report of complaints is taken for one.
+    pub(crate) fn may_pass_on_complaints(self) -> bool {
+        self.may_report() || self.is_desk
+    }
+
     /// Whose parts of a report are taken for one.
     pub(crate) fn may_report(self) -> bool {
         self.is_report || self.is_daemon || self.has_null_path
@@ -135,7 +171,8 @@ impl Sender {
 }
 
 fn is_mailer(name: &str) -> bool {
-    is_daemon(name) && !matches!(name, "postmaster" | "post_master")
+    is_daemon(name)
+        && !matches!(name, "postmaster" | "post_master" | "mail administrator" | "post office" | "postoffice")
 }
 
 fn is_daemon(name: &str) -> bool {
