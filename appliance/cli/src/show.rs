@@ -32,18 +32,19 @@ pub(crate) fn receivers(receivers: &[ReceiverStatus]) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         out,
-        "{:<11} {:<16} {:>10} {:>8} {:>8} {:>12} {:>8}  state",
-        "kind", "name", "sent", "retries", "dropped", "lag octets", "lag s"
+        "{:<11} {:<16} {:>10} {:>8} {:>8} {:>10} {:>12} {:>8}  state",
+        "kind", "name", "sent", "retries", "dropped", "lost files", "lag octets", "lag s"
     );
     for one in receivers {
         let _ = writeln!(
             out,
-            "{:<11} {:<16} {:>10} {:>8} {:>8} {:>12} {:>8}  {}",
+            "{:<11} {:<16} {:>10} {:>8} {:>8} {:>10} {:>12} {:>8}  {}",
             one.kind,
             one.name,
             one.sent,
             one.retried,
             one.dropped,
+            one.lost_files,
             one.lag_octets,
             one.lag_seconds,
             one.failing.as_deref().map_or_else(|| "works".to_owned(), |why| format!("fails: {}", shorten(why))),

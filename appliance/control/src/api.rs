@@ -73,7 +73,10 @@ pub struct ReceiverStatus {
     pub retried: u64,
     /// Events that were dropped, since the start.
     pub dropped: u64,
-    /// Why the last try failed; absent: it did not.
+    /// Record files that were deleted before it had read them to their ends, since the start.
+    #[serde(default)]
+    pub lost_files: u64,
+    /// What does not work; absent: everything does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing: Option<String>,
     /// The last failure there was.

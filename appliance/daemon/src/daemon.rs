@@ -46,18 +46,11 @@ pub(crate) async fn run(
         tokio::task::block_in_place(|| Events::start(&configuration, written))
     };
     let signals = [&mut hang_up, &mut terminate, &mut interrupt];
-    let (served, events) = match events {
-        Ok(events) => {
-            (serve(&path, &configuration, &engine, events.observer(), ready_file, signals).await, Some(events))
-        }
-        Err(error) => (Err(error.into()), None),
-    };
+    let served = serve(&path, &configuration, &engine, events.observer(), ready_file, signals).await;
     // Also when the doors could not be opened: mail that was left from before is on its way already.
     engine.stop(STOP_GRACE).await;
     // After the last record.
-    if let Some(events) = events {
-        events.stop().await;
-    }
+    events.stop().await;
     tokio::task::block_in_place(|| engine.suppression().close());
     log::info!("stopped");
     served
@@ -238,6 +231,7 @@ impl Reloader for Handle {
                 sent: status.sent,
                 retried: status.retried,
                 dropped: status.dropped,
+                lost_files: status.lost_files,
                 failing: status.failing,
                 last_error,
                 last_error_time: time.map(|time| time.to_string()),

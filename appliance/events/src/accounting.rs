@@ -9,7 +9,6 @@ mod output;
 mod row;
 
 use std::io;
-use std::path::Path;
 
 use postkeep_configuration as configuration;
 use postkeep_configuration::accounting::{LineType, TYPES, line_type};
@@ -89,19 +88,15 @@ impl Accounting {
 
 impl Sink for Accounting {
     async fn deliver(&mut self, events: &[Event], cursor: &mut Cursor) -> Result<(), Failure> {
-        let folder = self.files.directory().to_owned();
-        let failed =
-            |error: io::Error| Failure::new(format!("cannot write accounting files in {}: {error}", shown(&folder)));
-        tokio::task::block_in_place(|| self.write(events, cursor)).map_err(failed)
+        tokio::task::block_in_place(|| self.write(events, cursor)).map_err(|error| {
+            Failure::new(format!("cannot write accounting files in {}: {error}", self.files.directory().display()))
+        })
     }
 
-    fn tick(&mut self, _: &mut Cursor) {
+    fn tick(&mut self) -> Option<String> {
         if self.files.is_due() {
             tokio::task::block_in_place(|| self.files.close_when_due());
         }
+        self.files.trouble()
     }
-}
-
-fn shown(folder: &Path) -> std::path::Display<'_> {
-    folder.display()
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use async_compat::Compat;
 use async_rs::{Runtime, TokioRuntime};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::protocol::AMQPErrorKind;
 use lapin::types::ShortString;
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{AsyncTcpStream, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{AsyncTcpStream, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ErrorKind};
 use postkeep_configuration as configuration;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -27,8 +28,8 @@ use crate::secret_line;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Delivery mode of messages that the broker keeps over its own restart.
 const PERSISTENT: u8 = 2;
-/// Octets of a routing key at most (a short string of AMQP).
-const LONGEST_KEY: usize = 255;
+/// Octets of a short string of AMQP at most: routing keys and ids are such.
+const LONGEST_SHORT: usize = 255;
 
 /// An exchange.
 pub(crate) struct Amqp {
@@ -74,36 +75,51 @@ impl Amqp {
         Ok(channel)
     }
 
-    async fn publish(&mut self, events: &[Event]) -> Result<(), String> {
-        let channel = self.channel().await.map_err(|error| error.to_string())?;
+    async fn publish(&mut self, events: &[Event]) -> Result<(), Failure> {
+        let failed = |error: lapin::Error| Failure::new(error.to_string());
+        let channel = self.channel().await.map_err(failed)?;
         // The default exchange hands to the queue of that name: without one, nobody has it. Another
         // exchange may well have no reader of some events.
         let options = BasicPublishOptions { mandatory: self.exchange.is_empty(), ..BasicPublishOptions::default() };
         let mut under_way = Vec::with_capacity(events.len());
         for event in events {
-            let mut key = filled(&self.routing_key, event);
-            key.truncate(key.floor_char_boundary(LONGEST_KEY));
+            let key = short(&filled(&self.routing_key, event));
             let time = event.time.parse::<jiff::Timestamp>().map_or(0, |time| time.as_second());
             let properties = BasicProperties::default()
                 .with_delivery_mode(PERSISTENT)
                 .with_content_type("application/json".into())
-                .with_message_id(ShortString::from(event.id.as_str()))
-                .with_type(ShortString::from(event.name.as_str()))
+                .with_message_id(short(&event.id))
+                .with_type(short(&event.name))
                 .with_timestamp(u64::try_from(time).unwrap_or(0));
-            let exchange = ShortString::from(self.exchange.as_str());
-            let sent = channel.basic_publish(exchange, key.into(), options, &event.text, properties).await;
-            under_way.push(sent.map_err(|error| error.to_string())?);
+            let sent = channel.basic_publish(short(&self.exchange), key, options, &event.text, properties).await;
+            under_way.push(sent.map_err(failed)?);
         }
         for sent in under_way {
-            match sent.await.map_err(|error| error.to_string())? {
+            // A broker that forbids something closes the channel; what was lost with it was not refused.
+            let answer = sent.await.map_err(|error| match error.kind() {
+                ErrorKind::ProtocolError(said) if matches!(said.kind(), AMQPErrorKind::Soft(_)) => {
+                    Failure::refusal(error.to_string())
+                }
+                _ => failed(error),
+            });
+            match answer? {
                 Confirmation::Ack(None) => {}
-                Confirmation::Ack(Some(returned)) => return Err(format!("no queue for it: {}", returned.reply_text)),
-                Confirmation::Nack(_) => return Err("the broker refused it".to_owned()),
-                Confirmation::NotRequested => return Err("the broker confirms nothing".to_owned()),
+                Confirmation::Ack(Some(returned)) => {
+                    return Err(Failure::refusal(format!("no queue for it: {}", returned.reply_text)));
+                }
+                Confirmation::Nack(_) => return Err(Failure::refusal("the broker refused it")),
+                Confirmation::NotRequested => return Err(Failure::new("the broker confirms nothing")),
             }
         }
         Ok(())
     }
+}
+
+/// A text in a short string, which has bounds: an event's id begins with what tells it apart on this box, and is
+/// whole in the event itself.
+fn short(text: &str) -> ShortString {
+    let part = text.get(..text.floor_char_boundary(LONGEST_SHORT)).unwrap_or_default();
+    ShortString::try_new(part).unwrap_or_default()
 }
 
 /// A connection whose other end is behind TLS. The library takes a socket and nothing else, so it gets one
@@ -126,10 +142,10 @@ async fn through_tls(host: String, port: u16, tls: Arc<ClientConfig>) -> io::Res
 impl Sink for Amqp {
     async fn deliver(&mut self, events: &[Event], _: &mut Cursor) -> Result<(), Failure> {
         let result = tokio::time::timeout(PATIENCE, self.publish(events)).await;
-        let detail = match result {
+        let failure = match result {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(detail)) => detail,
-            Err(_) => "no answer in time".to_owned(),
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure::new("no answer in time"),
         };
         // Another connection, in case this one is what is wrong.
         if let Some((connection, _)) = self.open.take() {
@@ -137,6 +153,20 @@ impl Sink for Amqp {
             let _ = tokio::time::timeout(Duration::from_secs(1), closed).await;
         }
         let place = format!("{}:{}", self.uri.authority.host, self.uri.authority.port);
-        Err(Failure::new(format!("exchange \"{}\" at {place}: {detail}", self.exchange)))
+        let detail = format!("exchange \"{}\" at {place}: {}", self.exchange, failure.detail);
+        Err(Failure { detail, ..failure })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_longer_than_a_short_string_is_cut_between_characters() {
+        assert_eq!(short("postkeep.delivered").as_str(), "postkeep.delivered");
+        let long = format!("20261126T211200Z-000-4711@{}", "ö".repeat(200));
+        let cut = short(&long);
+        assert!(long.starts_with(cut.as_str()) && (254..=255).contains(&cut.as_str().len()), "{cut}");
     }
 }

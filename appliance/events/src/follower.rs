@@ -59,12 +59,24 @@ pub(crate) struct Skipped {
 pub(crate) struct Follower {
     position: Position,
     is_done_with_file: bool,
+    /// As whoever stood there before has seen it.
+    was_at_end: bool,
 }
 
 impl Follower {
-    /// A reader that stands there.
-    pub(crate) fn at(position: Position) -> Self {
-        Self { position, is_done_with_file: false }
+    /// A reader that stands there. `at_end`: nothing was behind it in its file when that was last looked at,
+    /// so that nothing is lost if the file is gone now.
+    pub(crate) fn at(position: Position, at_end: bool) -> Self {
+        Self { position, is_done_with_file: false, was_at_end: at_end }
+    }
+
+    /// Whether nothing is behind it in its file, by the sizes of these files.
+    pub(crate) fn is_at_end(&self, files: &[Seen]) -> bool {
+        match files.iter().find(|file| file.name == self.position.file) {
+            Some(file) => file.size <= self.position.offset,
+            // What has gone has not grown.
+            None => self.is_done_with_file || self.was_at_end,
+        }
     }
 
     /// Where it stands.
@@ -92,7 +104,7 @@ impl Follower {
     pub(crate) fn catch_up(&mut self, files: &[Seen], bound: u64) -> Skipped {
         let mut skipped = Skipped::default();
         let is_there = files.iter().any(|file| file.name == self.position.file);
-        if !is_there && !self.position.file.is_empty() && !self.is_done_with_file {
+        if !is_there && !self.position.file.is_empty() && !self.is_done_with_file && !self.was_at_end {
             skipped.gone = Some(std::mem::take(&mut self.position.file));
             // Where it was is still the order of things.
             let next = files.iter().find(|file| Some(&file.name) > skipped.gone.as_ref());
@@ -120,6 +132,7 @@ impl Follower {
             }
             self.position = Position { file: file.name.clone(), offset: from + part };
             self.is_done_with_file = false;
+            self.was_at_end = false;
             surplus -= part;
             if surplus == 0 {
                 break;
@@ -140,12 +153,14 @@ impl Follower {
         if file.name != self.position.file {
             self.position = Position { file: file.name.clone(), offset: 0 };
             self.is_done_with_file = false;
+            self.was_at_end = false;
         }
         Some(Span { file: file.name.clone(), from: self.position.offset, finished: index + 1 < files.len() })
     }
 
     /// Whole lines were read up to `offset` of the file that [`Follower::next`] named.
     pub(crate) fn moved(&mut self, offset: u64) {
+        self.was_at_end &= offset == self.position.offset;
         self.position.offset = offset;
     }
 
@@ -164,12 +179,12 @@ mod tests {
     }
 
     fn at(file: &str, offset: u64) -> Follower {
-        Follower::at(Position { file: file.to_owned(), offset })
+        Follower::at(Position { file: file.to_owned(), offset }, false)
     }
 
     #[test]
     fn it_begins_with_the_first_file_and_goes_on_when_one_is_finished() {
-        let mut follower = Follower::at(Position::beginning());
+        let mut follower = Follower::at(Position::beginning(), false);
         assert_eq!(follower.next(&[]), None);
         let files = seen(&[("a", 10), ("b", 5)]);
         assert_eq!(follower.next(&files), Some(Span { file: "a".into(), from: 0, finished: true }));
@@ -197,6 +212,13 @@ mod tests {
         assert_eq!(follower.catch_up(&[], 100).gone.as_deref(), Some("a"));
         assert_eq!(follower.catch_up(&[], 100), Skipped::default(), "it is told once");
         assert_eq!(follower.next(&files).map(|span| span.file), Some("b".into()));
+
+        // Another reader that goes on where one had seen the end.
+        let mut follower = Follower::at(Position { file: "a".into(), offset: 3 }, true);
+        assert_eq!(follower.catch_up(&files, 100), Skipped::default());
+        assert!(follower.is_at_end(&files));
+        assert_eq!(follower.next(&files).map(|span| span.file), Some("b".into()));
+        assert!(!follower.is_at_end(&files));
     }
 
     #[test]

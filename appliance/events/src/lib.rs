@@ -7,6 +7,7 @@
 
 mod accounting;
 mod amqp;
+mod complaints;
 mod cursor;
 mod event;
 mod follower;
@@ -14,24 +15,24 @@ mod kafka;
 mod nats;
 mod privacy;
 mod reader;
+mod receiver;
 mod runner;
 mod status;
 mod webhook;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use postkeep_configuration::{ByteSize, Configuration, EventsFrom, LocalPart};
-use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::complaints::Complaints;
 use crate::cursor::Cursor;
-use crate::event::Selection;
-use crate::privacy::Privacy;
-use crate::runner::{Pace, Runner, Sink, first_place};
+use crate::receiver::Receiver;
+use crate::runner::{Pace, Sink};
 use crate::status::{Board, Shared};
 
 pub use crate::status::Status;
@@ -40,24 +41,14 @@ pub use crate::status::Status;
 const LAST_REQUEST: Duration = Duration::from_secs(3);
 /// How long all of them are waited for.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// Where cursors lie, below the folder of the records.
-const CURSORS: &str = "receivers";
 /// Events at a time for brokers and the accounting file.
 const BATCH: usize = 500;
+/// How long a broker is sent an event that it refuses, unless the configuration says otherwise; as for webhooks.
+const RETRY_FOR: Duration = Duration::from_secs(86400);
 /// Longest gap between tries at a webhook, which may be down for hours.
 const WEBHOOK_GAP: Duration = Duration::from_secs(300);
 /// And at a broker.
 const BROKER_GAP: Duration = Duration::from_secs(30);
-
-/// Why a receiver of events could not be begun with.
-#[derive(Debug, Error)]
-#[error("{receiver}: {error}")]
-pub struct StartError {
-    /// `webhook shop`.
-    receiver: String,
-    /// What was tried, and why it failed.
-    error: io::Error,
-}
 
 /// All receivers of events, at work.
 pub struct Events {
@@ -83,27 +74,41 @@ impl Observer {
 }
 
 /// What all kinds of receivers have.
-struct Common<'a> {
+struct Common {
     kind: &'static str,
-    name: &'a str,
+    name: String,
     events: Vec<String>,
     local_part: LocalPart,
     buffer: ByteSize,
     from: EventsFrom,
 }
 
+/// That of a table with a name and a list of events.
+macro_rules! common {
+    ($kind:literal, $settings:expr) => {
+        Common {
+            kind: $kind,
+            name: $settings.name.clone(),
+            events: $settings.events.clone(),
+            local_part: $settings.local_part,
+            buffer: $settings.buffer,
+            from: $settings.from,
+        }
+    };
+}
+
 impl Events {
     /// Begins with every receiver of the configuration, beside the runtime. `written` changes whenever
     /// records were written; without it they are looked for every few seconds.
     ///
-    /// # Errors
-    /// A folder, a secret or a cursor cannot be used.
-    pub fn start(configuration: &Configuration, written: watch::Receiver<u64>) -> Result<Self, StartError> {
+    /// What cannot be opened, a folder that is not mounted for example, is tried again: nothing here may
+    /// keep mail from being taken.
+    pub fn start(configuration: &Configuration, written: watch::Receiver<u64>) -> Self {
         let (stop, stopped) = watch::channel(false);
         let events = Self { tasks: JoinSet::new(), stop, board: Board::default() };
         let mut starter = Starter { configuration, written, stopped, events };
-        starter.start()?;
-        Ok(starter.events)
+        starter.start();
+        starter.events
     }
 
     /// Reads how receivers are.
@@ -130,122 +135,91 @@ struct Starter<'a> {
 }
 
 impl Starter<'_> {
-    fn start(&mut self) -> Result<(), StartError> {
+    fn start(&mut self) {
         let configuration = self.configuration;
-        if let Some(settings) = &configuration.accounting {
+        if let Some(settings) = configuration.accounting.clone() {
             let common = Common {
                 kind: "accounting",
-                name: "accounting",
-                events: accounting::events_of(settings),
+                name: "accounting".to_owned(),
+                events: accounting::events_of(&settings),
                 local_part: settings.local_part,
                 buffer: settings.buffer,
                 from: settings.from,
             };
-            let pace = Pace { longest_gap: BROKER_GAP, ..pace(&common) };
-            self.add(&common, pace, |cursor| accounting::Accounting::open(settings, cursor))?;
+            let pace = pace(&common);
+            self.add(common, pace, move |cursor| accounting::Accounting::open(&settings, cursor));
         }
-        for settings in &configuration.webhook {
-            let common = Common {
-                kind: "webhook",
-                name: &settings.name,
-                events: settings.events.clone(),
-                local_part: settings.local_part,
-                buffer: settings.buffer,
-                from: settings.from,
-            };
+        for settings in configuration.webhook.iter().cloned() {
+            let common = common!("webhook", settings);
             let pace = Pace {
                 batch: settings.batch_events as usize,
                 linger: settings.batch_age.as_std(),
                 longest_gap: WEBHOOK_GAP,
                 retry_for: Some(settings.retry_for.as_std()),
+                outage_for: Some(settings.retry_for.as_std()),
                 ..pace(&common)
             };
-            self.add(&common, pace, |_| webhook::Webhook::new(settings))?;
+            self.add(common, pace, move |_| webhook::Webhook::new(&settings));
         }
-        for settings in &configuration.amqp {
-            let common = Common {
-                kind: "amqp",
-                name: &settings.name,
-                events: settings.events.clone(),
-                local_part: settings.local_part,
-                buffer: settings.buffer,
-                from: settings.from,
-            };
-            self.add(&common, pace(&common), |_| amqp::Amqp::new(settings))?;
+        for settings in configuration.amqp.iter().cloned() {
+            let common = common!("amqp", settings);
+            let pace = Pace { retry_for: patience(settings.retry_for), ..pace(&common) };
+            self.add(common, pace, move |_| amqp::Amqp::new(&settings));
         }
-        for settings in &configuration.kafka {
-            let common = Common {
-                kind: "kafka",
-                name: &settings.name,
-                events: settings.events.clone(),
-                local_part: settings.local_part,
-                buffer: settings.buffer,
-                from: settings.from,
-            };
-            self.add(&common, pace(&common), |_| kafka::Kafka::new(settings))?;
+        for settings in configuration.kafka.iter().cloned() {
+            let common = common!("kafka", settings);
+            let pace = Pace { retry_for: patience(settings.retry_for), ..pace(&common) };
+            self.add(common, pace, move |_| kafka::Kafka::new(&settings));
         }
-        for settings in &configuration.nats {
-            let common = Common {
-                kind: "nats",
-                name: &settings.name,
-                events: settings.events.clone(),
-                local_part: settings.local_part,
-                buffer: settings.buffer,
-                from: settings.from,
-            };
-            self.add(&common, pace(&common), |_| nats::Nats::new(settings))?;
+        for settings in configuration.nats.iter().cloned() {
+            let common = common!("nats", settings);
+            let pace = Pace { retry_for: patience(settings.retry_for), ..pace(&common) };
+            self.add(common, pace, move |_| nats::Nats::new(&settings));
         }
-        Ok(())
     }
 
-    fn add<S: Sink>(
-        &mut self,
-        common: &Common<'_>,
-        pace: Pace,
-        sink: impl FnOnce(&Cursor) -> io::Result<S>,
-    ) -> Result<(), StartError> {
+    fn add<S, F>(&mut self, common: Common, pace: Pace, sink: F)
+    where
+        S: Sink,
+        F: FnMut(&Cursor) -> io::Result<S> + Send + 'static,
+    {
         let label = if common.kind == common.name {
             common.kind.to_owned()
         } else {
             format!("{} {}", common.kind, common.name)
         };
-        let failed = |error| StartError { receiver: label.clone(), error };
-        let directory: PathBuf = self.configuration.records.directory.clone();
-        let folder = directory.join(CURSORS).join(label.replace(' ', "-"));
-        let cursor = Cursor::open(&folder, || first_place(&directory, common.from)).map_err(failed)?;
-        // One key for all: an address has the same sum wherever it goes.
-        let key = directory.join(CURSORS).join("address-key");
-        let selection = Selection {
-            events: common.events.clone(),
-            privacy: Privacy::open(common.local_part, &key).map_err(failed)?,
-            hostname: self.configuration.hostname.clone(),
-        };
-        let sink = sink(&cursor).map_err(failed)?;
         let shared = Arc::new(Shared::default());
-        self.events.board.0.push((common.kind, common.name.to_owned(), Arc::clone(&shared)));
-        let runner = Runner {
-            label: label.clone(),
-            sink,
+        self.events.board.0.push((common.kind, common.name.clone(), Arc::clone(&shared)));
+        let receiver = Receiver {
+            common,
+            label,
             pace,
-            selection,
-            cursor,
-            directory,
+            sink,
+            directory: self.configuration.records.directory.clone(),
+            hostname: self.configuration.hostname.clone(),
             shared,
             written: self.written.clone(),
             stop: self.stopped.clone(),
+            first: None,
+            complaints: Complaints::default(),
         };
-        self.events.tasks.spawn(runner.run());
-        Ok(())
+        self.events.tasks.spawn(receiver.begin());
     }
 }
 
-/// The pace of brokers.
-fn pace(common: &Common<'_>) -> Pace {
+/// How long a broker is sent an event that it refuses.
+fn patience(retry_for: Option<postkeep_configuration::Duration>) -> Option<Duration> {
+    Some(retry_for.map_or(RETRY_FOR, |time| time.as_std()))
+}
+
+/// The pace of brokers and of the accounting file.
+fn pace(common: &Common) -> Pace {
     Pace {
         batch: BATCH,
         linger: Duration::ZERO,
         longest_gap: BROKER_GAP,
         retry_for: None,
+        outage_for: None,
         buffer: common.buffer.bytes(),
     }
 }

@@ -5,6 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::connection::State;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::{self, Context};
 use async_nats::{ConnectOptions, HeaderMap};
 use bytes::Bytes;
@@ -65,18 +67,28 @@ impl Nats {
         Ok(context)
     }
 
-    async fn publish(&mut self, events: &[Event]) -> Result<(), String> {
-        let context = self.context().await?;
+    async fn publish(&mut self, events: &[Event]) -> Result<(), Failure> {
+        let context = self.context().await.map_err(Failure::new)?;
+        let failure = |error: PublishError| {
+            let is_refusal = match error.kind() {
+                PublishErrorKind::BrokenPipe | PublishErrorKind::MaxAckPending => false,
+                // A server says nothing to a message that this user may not send, but is there.
+                PublishErrorKind::TimedOut => context.client().connection_state() == State::Connected,
+                _ => true,
+            };
+            Failure { is_refusal, ..Failure::new(error.to_string()) }
+        };
         let mut under_way = Vec::with_capacity(events.len());
         for event in events {
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Msg-Id", event.id.as_str());
             let subject = filled(&self.subject, event);
             let sent = context.publish_with_headers(subject, headers, Bytes::from(event.text.clone())).await;
-            under_way.push(sent.map_err(|error| error.to_string())?);
+            // Too large is seen here already.
+            under_way.push(sent.map_err(failure)?);
         }
         for sent in under_way {
-            sent.await.map_err(|error| error.to_string())?;
+            sent.await.map_err(failure)?;
         }
         Ok(())
     }
@@ -85,13 +97,14 @@ impl Nats {
 impl Sink for Nats {
     async fn deliver(&mut self, events: &[Event], _: &mut Cursor) -> Result<(), Failure> {
         let result = tokio::time::timeout(3 * PATIENCE, self.publish(events)).await;
-        let detail = match result {
+        let failure = match result {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(detail)) => detail,
-            Err(_) => "no answer in time".to_owned(),
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure::new("no answer in time"),
         };
         // Another connection, in case this one is what is wrong.
         self.context = None;
-        Err(Failure::new(format!("subject {} at {}: {detail}", self.subject, self.servers.join(", "))))
+        let detail = format!("subject {} at {}: {}", self.subject, self.servers.join(", "), failure.detail);
+        Err(Failure { detail, ..failure })
     }
 }

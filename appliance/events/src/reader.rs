@@ -29,7 +29,7 @@ pub(crate) struct Loss {
     pub(crate) events: u64,
     /// Octets of them.
     pub(crate) octets: u64,
-    /// A file that was deleted before it was read to its end; what was in it is not known.
+    /// A file that was deleted before it was read to its end; how many lines were in it is not known.
     pub(crate) gone: Option<String>,
 }
 
@@ -46,12 +46,13 @@ pub(crate) struct Reader {
     directory: PathBuf,
     follower: Follower,
     open: Option<(String, File)>,
+    at_end: bool,
 }
 
 impl Reader {
-    /// A reader at a place.
-    pub(crate) fn at(directory: &Path, position: Position) -> Self {
-        Self { directory: directory.to_owned(), follower: Follower::at(position), open: None }
+    /// A reader at a place. `at_end`: the last one there had seen nothing behind it in its file.
+    pub(crate) fn at(directory: &Path, position: Position, at_end: bool) -> Self {
+        Self { directory: directory.to_owned(), follower: Follower::at(position, at_end), open: None, at_end }
     }
 
     /// The place behind the last whole line that there is.
@@ -77,6 +78,11 @@ impl Reader {
     /// Where the reader stands.
     pub(crate) fn position(&self) -> &Position {
         self.follower.position()
+    }
+
+    /// Nothing was behind that place in its file when [`Reader::read`] was called last.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.at_end
     }
 
     /// Octets that are still to be read.
@@ -114,9 +120,15 @@ impl Reader {
     pub(crate) fn read(&mut self, most: usize, into: &mut Vec<Line>) -> io::Result<()> {
         // Listed before reading: what has a file behind it now gets nothing more.
         let files = list(&self.directory)?;
+        let result = self.read_among(&files, most, into);
+        self.at_end = self.follower.is_at_end(&files);
+        result
+    }
+
+    fn read_among(&mut self, files: &[Seen], most: usize, into: &mut Vec<Line>) -> io::Result<()> {
         let mut want = CHUNK;
         while into.len() < most {
-            let Some(span) = self.follower.next(&files) else { return Ok(()) };
+            let Some(span) = self.follower.next(files) else { return Ok(()) };
             let chunk = self.chunk(&span.file, span.from, want)?;
             let is_at_end = chunk.len() < want;
             let mut offset = span.from;
@@ -263,7 +275,7 @@ mod tests {
             let name = |number: u32| format!("records-20260101T000000Z-{number:03}.jsonl");
             let open = |number: u32| File::create(directory.path().join(name(number))).expect("a file");
             let mut file = open(0);
-            let mut reader = Reader::at(directory.path(), Position::beginning());
+            let mut reader = Reader::at(directory.path(), Position::beginning(), false);
             let (mut written, mut read) = (Vec::new(), Vec::new());
             let mut half = false;
             for step in steps.into_iter().chain([Step::Append(b"end".to_vec()), Step::Read(1000)]) {
@@ -295,10 +307,34 @@ mod tests {
                         reader.read(most, &mut lines).expect("read");
                         read.extend(lines.into_iter().map(|line| line.text));
                     }
-                    Step::Restart => reader = Reader::at(directory.path(), reader.position().clone()),
+                    Step::Restart => reader = Reader::at(directory.path(), reader.position().clone(), reader.is_at_end()),
                 }
             }
             prop_assert_eq!(read, written);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_deleted_is_a_loss_only_if_something_in_it_was_not_read() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| directory.path().join(name);
+        std::fs::write(file("records-1.jsonl"), "a\nb\n").expect("write");
+        let read = |reader: &mut Reader, most| {
+            let mut lines = Vec::new();
+            reader.read(most, &mut lines).expect("read");
+            lines.len()
+        };
+        let mut half = Reader::at(directory.path(), Position::beginning(), false);
+        assert_eq!((read(&mut half, 1), half.is_at_end()), (1, false));
+        let mut whole = Reader::at(directory.path(), Position::beginning(), false);
+        assert_eq!((read(&mut whole, 9), whole.is_at_end()), (2, true));
+        std::fs::write(file("records-2.jsonl"), "c\n").expect("write");
+        std::fs::remove_file(file("records-1.jsonl")).expect("removed");
+        for (reader, lost) in [(half, true), (whole, false)] {
+            // As each reading is done, and the first one after a restart.
+            let mut again = Reader::at(directory.path(), reader.position().clone(), reader.is_at_end());
+            assert_eq!(again.catch_up(1 << 20).expect("looked at").gone.is_some(), lost);
+            assert_eq!(read(&mut again, 9), 1);
         }
     }
 
@@ -312,7 +348,7 @@ mod tests {
         write("records-1.jsonl", 0..100);
         write("records-2.jsonl", 100..200);
         std::fs::write(directory.path().join("other"), b"x").expect("write");
-        let mut reader = Reader::at(directory.path(), Position::beginning());
+        let mut reader = Reader::at(directory.path(), Position::beginning(), false);
         assert_eq!(reader.lag().expect("a lag"), 2000);
         // 2000 - 800 + 100 = 1300, which is line 130's beginning.
         let loss = reader.catch_up(800).expect("skipped");
@@ -322,7 +358,7 @@ mod tests {
         assert_eq!(lines.first().map(|line| line.text.as_slice()), Some(b"line 0130".as_slice()));
         assert_eq!(lines.len(), 70);
         // In the middle of a line: to its end.
-        let mut reader = Reader::at(directory.path(), Position::beginning());
+        let mut reader = Reader::at(directory.path(), Position::beginning(), false);
         let loss = reader.catch_up(804).expect("skipped");
         assert_eq!(loss, Loss { events: 130, octets: 1300, gone: None });
         let end = Reader::end(directory.path()).expect("the end");

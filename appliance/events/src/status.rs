@@ -1,5 +1,6 @@
 //! How each receiver of events is: for `postkeep events status` and for Prometheus.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,10 +29,28 @@ pub struct Status {
     pub retried: u64,
     /// Events that were dropped, since the start.
     pub dropped: u64,
-    /// The last try failed, for this reason.
+    /// Record files that were deleted before it had read them to their ends, since the start. How many events
+    /// were in them is not known.
+    pub lost_files: u64,
+    /// What does not work, if anything.
     pub failing: Option<String>,
     /// The last failure there was, and when.
     pub last_error: Option<(String, Timestamp)>,
+}
+
+/// What may be wrong with a receiver. Each is over when that very thing works again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Trouble {
+    /// It could not be begun with, or its task has ended.
+    Start,
+    /// The records cannot be read.
+    Records,
+    /// The receiver does not take events.
+    Delivery,
+    /// How far it is cannot be written down.
+    Place,
+    /// Something beside taking events, such as moving an accounting file.
+    Aside,
 }
 
 /// Counters of one receiver, shared between its task and whoever asks.
@@ -40,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) sent: AtomicU64,
     pub(crate) retried: AtomicU64,
     pub(crate) dropped: AtomicU64,
+    pub(crate) lost_files: AtomicU64,
     pub(crate) lag_octets: AtomicU64,
     /// Unix seconds of the oldest event that waits; 0: none.
     oldest: AtomicU64,
@@ -50,7 +70,7 @@ pub(crate) struct Shared {
 struct Place {
     file: String,
     offset: u64,
-    failing: Option<String>,
+    failing: BTreeMap<Trouble, String>,
     last_error: Option<(String, Timestamp)>,
 }
 
@@ -67,14 +87,20 @@ impl Shared {
         self.oldest.store(u64::try_from(seconds).unwrap_or(0), Ordering::Relaxed);
     }
 
-    pub(crate) fn failed(&self, detail: &str) {
+    pub(crate) fn failed(&self, trouble: Trouble, detail: &str) {
         let mut place = self.place.lock();
-        place.failing = Some(detail.to_owned());
+        place.failing.insert(trouble, detail.to_owned());
         place.last_error = Some((detail.to_owned(), Timestamp::now()));
     }
 
-    pub(crate) fn works(&self) {
-        self.place.lock().failing = None;
+    pub(crate) fn works(&self, trouble: Trouble) {
+        self.place.lock().failing.remove(&trouble);
+    }
+
+    /// What does not work, if anything.
+    pub(crate) fn failing(&self) -> Option<String> {
+        let all = self.place.lock().failing.values().cloned().collect::<Vec<_>>().join("; ");
+        Some(all).filter(|all| !all.is_empty())
     }
 }
 
@@ -98,7 +124,8 @@ impl Board {
                 sent: shared.sent.load(Ordering::Relaxed),
                 retried: shared.retried.load(Ordering::Relaxed),
                 dropped: shared.dropped.load(Ordering::Relaxed),
-                failing: place.failing,
+                lost_files: shared.lost_files.load(Ordering::Relaxed),
+                failing: shared.failing(),
                 last_error: place.last_error,
             }
         };
@@ -108,17 +135,24 @@ impl Board {
     /// Families of metrics in the OpenMetrics text form, without an end.
     pub(crate) fn metrics(&self) -> String {
         type Family = (&'static str, &'static str, &'static str, &'static str, fn(&Status) -> u64);
-        const FAMILIES: [Family; 6] = [
+        const FAMILIES: [Family; 7] = [
             ("events_sent", "counter", "_total", "Events that a receiver has taken.", |status| status.sent),
             ("events_retries", "counter", "_total", "Failed tries to send events.", |status| status.retried),
             ("events_dropped", "counter", "_total", "Events that a receiver was never told.", |status| status.dropped),
+            (
+                "events_lost_files",
+                "counter",
+                "_total",
+                "Record files deleted before a receiver had read them.",
+                |status| status.lost_files,
+            ),
             ("events_lag_bytes", "gauge", "", "Octets of records that a receiver is behind.", |status| {
                 status.lag_octets
             }),
             ("events_lag_seconds", "gauge", "", "Age of the oldest event that waits for a receiver.", |status| {
                 status.lag_seconds
             }),
-            ("events_failing", "gauge", "", "1 when the last try failed.", |status| {
+            ("events_failing", "gauge", "", "1 when something does not work.", |status| {
                 u64::from(status.failing.is_some())
             }),
         ];
@@ -136,5 +170,27 @@ impl Board {
             }
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_trouble_is_over_when_that_very_thing_works_again() {
+        let shared = Arc::new(Shared::default());
+        let board = Board(vec![("webhook", "shop".to_owned(), Arc::clone(&shared))]);
+        let failing = || board.statuses().into_iter().next().and_then(|status| status.failing);
+        assert_eq!(failing(), None);
+        shared.failed(Trouble::Place, "no room");
+        shared.failed(Trouble::Delivery, "answered 500");
+        assert_eq!(failing().as_deref(), Some("answered 500; no room"));
+        shared.works(Trouble::Delivery);
+        assert_eq!(failing().as_deref(), Some("no room"));
+        shared.works(Trouble::Records);
+        shared.works(Trouble::Place);
+        assert_eq!(failing(), None);
+        assert!(board.statuses().iter().all(|status| status.last_error.is_some()));
     }
 }

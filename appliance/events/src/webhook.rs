@@ -93,6 +93,7 @@ impl Webhook {
         let said: String = String::from_utf8_lossy(&said).chars().filter(|c| !c.is_control()).take(200).collect();
         let hint = if status.is_redirection() { "; redirects are not followed" } else { "" };
         let mut failure = self.failure(format!("answered {status}{hint}: {said}"));
+        failure.is_refusal = is_refusal(status);
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             failure.at_least = rest;
         }
@@ -196,6 +197,19 @@ fn secret(file: &Path) -> io::Result<Vec<u8>> {
                 file.display()
             ))
         })
+}
+
+/// Whether an answer may be meant for these very events: a receiver that is overloaded, moved or gone says nothing
+/// of them.
+fn is_refusal(status: StatusCode) -> bool {
+    let says_nothing = [
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::BAD_GATEWAY,
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::GATEWAY_TIMEOUT,
+    ];
+    (status.is_client_error() || status.is_server_error()) && !says_nothing.contains(&status)
 }
 
 /// Seconds that the receiver asks for.

@@ -15,7 +15,7 @@ use crate::types::{Accounting, Configuration};
 use crate::units::{ByteSize, Duration};
 
 /// The events of records, as `docs/operate/records.md` explains them.
-pub const EVENTS: [&str; 14] = [
+pub const EVENTS: [&str; 15] = [
     "received",
     "refused",
     "attempted",
@@ -30,6 +30,7 @@ pub const EVENTS: [&str; 14] = [
     "complaint",
     "auto-reply",
     "returned",
+    "unsubscribed",
 ];
 /// Words of a routing key or subject that stand for something of the event.
 const PLACES: [&str; 3] = ["{event}", "{stream}", "{domain}"];
@@ -58,29 +59,23 @@ pub(super) fn check(configuration: &Configuration, options: &Options, report: &m
         let path = root.key("webhook").at(index);
         common(&path, &webhook.name, &webhook.events, webhook.buffer, report);
         url(path.key("url"), &webhook.url, "https", "http", report);
-        files::secret(path.key("secret"), &webhook.secret, options, report);
+        files::webhook_secret(path.key("secret"), &webhook.secret, options, report);
         roots(path.key("extra-roots"), webhook.extra_roots.as_deref(), options, report);
         report.within(path.key("batch-events"), webhook.batch_events, 1, 1000);
         report.within(path.key("batch-age"), webhook.batch_age, Duration::ZERO, Duration::from_secs(60));
         report.within(path.key("timeout"), webhook.timeout, Duration::from_secs(1), Duration::from_secs(300));
-        report.within(path.key("retry-for"), webhook.retry_for, Duration::ZERO, Duration::from_secs(30 * 86400));
-        if webhook.retry_for > configuration.records.keep {
-            report.warn(
-                path.key("retry-for"),
-                format!("records are deleted after {}, before this time is up", configuration.records.keep),
-                "keep them longer: [records] keep",
-            );
-        }
+        check_retry_for(path.key("retry-for"), Some(webhook.retry_for), configuration, report);
     }
     for (index, amqp) in configuration.amqp.iter().enumerate() {
         let path = root.key("amqp").at(index);
         common(&path, &amqp.name, &amqp.events, amqp.buffer, report);
         url(path.key("url"), &amqp.url, "amqps", "amqp", report);
         if let Some(password) = &amqp.password {
-            files::secret(path.key("password"), password, options, report);
+            files::password(path.key("password"), password, options, report);
         }
         roots(path.key("extra-roots"), amqp.extra_roots.as_deref(), options, report);
         template(path.key("routing-key"), &amqp.routing_key, report);
+        check_retry_for(path.key("retry-for"), amqp.retry_for, configuration, report);
         report.within(path.key("exchange"), amqp.exchange.len(), 0, 255);
     }
     for (index, kafka) in configuration.kafka.iter().enumerate() {
@@ -97,8 +92,15 @@ pub(super) fn check(configuration: &Configuration, options: &Options, report: &m
                     format!("{} is not a broker", shown(broker)),
                     "write HOST:PORT, such as \"10.0.0.31:9092\"",
                 );
+            } else if !host_of(broker).is_some_and(is_nearby) {
+                report.error(
+                    path.key("brokers").at(position),
+                    format!("{} would tell strangers whom you write to: Kafka is spoken in plain text", shown(broker)),
+                    "name a broker at a loopback or private address, which may be the near end of a tunnel",
+                );
             }
         }
+        check_retry_for(path.key("retry-for"), kafka.retry_for, configuration, report);
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         if kafka.topic.is_empty() || kafka.topic.len() > LONGEST_TOPIC || !kafka.topic.bytes().all(is_plain) {
             report.error(
@@ -118,12 +120,13 @@ pub(super) fn check(configuration: &Configuration, options: &Options, report: &m
             url(path.key("servers").at(position), server, "tls", "nats", report);
         }
         if let Some(password) = &nats.password {
-            files::secret(path.key("password"), password, options, report);
+            files::password(path.key("password"), password, options, report);
         } else if nats.user.is_some() {
             report.error(path.key("user"), "a user without a password", "add password = FILE");
         }
         roots(path.key("extra-roots"), nats.extra_roots.as_deref(), options, report);
         template(path.key("subject"), &nats.subject, report);
+        check_retry_for(path.key("retry-for"), nats.retry_for, configuration, report);
     }
 }
 
@@ -216,6 +219,18 @@ fn check_buffer(path: KeyPath, buffer: ByteSize, report: &mut Report) {
     report.within(path, buffer, ByteSize::kibibytes(64), ByteSize::mebibytes(1 << 20));
 }
 
+fn check_retry_for(path: KeyPath, time: Option<Duration>, configuration: &Configuration, report: &mut Report) {
+    let Some(time) = time else { return };
+    report.within(path.clone(), time, Duration::ZERO, Duration::from_secs(30 * 86400));
+    if time > configuration.records.keep {
+        report.warn(
+            path,
+            format!("records are deleted after {}, before this time is up", configuration.records.keep),
+            "keep them longer: [records] keep",
+        );
+    }
+}
+
 /// A PEM file with roots, if one is named.
 fn roots(path: KeyPath, file: Option<&Path>, options: &Options, report: &mut Report) {
     if let Some(file) = file {
@@ -235,9 +250,7 @@ fn url(path: KeyPath, url: &str, protected: &str, plain: &str, report: &mut Repo
                 Some("a password does not belong into a configuration file".to_owned())
             } else if name.is_none_or(str::is_empty) || url.bytes().any(|byte| !byte.is_ascii_graphic()) {
                 Some(format!("{} names no host", shown(url)))
-            } else if scheme == plain
-                && name.is_none_or(|name| name != "localhost" && !name.parse::<IpAddr>().is_ok_and(is_near))
-            {
+            } else if scheme == plain && !name.is_some_and(is_nearby) {
                 Some(format!("{plain}:// would tell strangers whom you write to"))
             } else {
                 None
@@ -252,6 +265,11 @@ fn url(path: KeyPath, url: &str, protected: &str, plain: &str, report: &mut Repo
             format!("{remedy}; {plain}:// is for loopback and private addresses, secrets go into files"),
         );
     }
+}
+
+/// A host that nobody is on the way to.
+fn is_nearby(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(is_near)
 }
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`; `None`: none of these.
@@ -309,6 +327,19 @@ mod tests {
             ("ftp://example.com/", "begins with https://"),
         ] {
             assert!(webhook(bad).contains(why), "{bad}: {}", webhook(bad));
+        }
+    }
+
+    #[test]
+    fn kafka_is_plain_text_and_stays_near() {
+        let kafka = |broker: &str| {
+            errors(&format!("[[kafka]]\nname = \"k\"\nbrokers = [\"{broker}\"]\ntopic = \"t\"\nretry-for = \"1d\"\n"))
+        };
+        for good in ["10.0.0.31:9092", "127.0.0.1:9092", "[fd00::1]:9092", "localhost:9092"] {
+            assert_eq!(kafka(good), "", "{good}");
+        }
+        for bad in ["192.0.2.1:9092", "[2001:db8::1]:9092", "kafka.example.com:9092"] {
+            assert!(kafka(bad).contains("would tell strangers"), "{bad}: {}", kafka(bad));
         }
     }
 

@@ -6,6 +6,9 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
 use super::Report;
 use crate::load::Options;
 use crate::path::KeyPath;
@@ -80,15 +83,38 @@ pub(super) fn private_key(path: KeyPath, file: &Path, kind: KeyKind, options: &O
     }
 }
 
-/// A file with a secret; what it holds is not looked at.
-pub(super) fn secret(path: KeyPath, file: &Path, options: &Options, report: &mut Report) {
-    if read(&path, file, options, report).is_some() && mode(file).is_some_and(|mode| mode & 0o004 != 0) {
+/// A file with the secret of a webhook: `whsec_` and base64 of 24 to 64 octets.
+pub(super) fn webhook_secret(path: KeyPath, file: &Path, options: &Options, report: &mut Report) {
+    let Some(text) = secret(path.clone(), file, options, report) else { return };
+    let octets = text.trim().strip_prefix("whsec_").and_then(|text| BASE64_STANDARD.decode(text).ok());
+    if !octets.is_some_and(|octets| (24..=64).contains(&octets.len())) {
+        report.error(
+            path,
+            format!("{} holds no secret", file.display()),
+            "make one with: echo \"whsec_$(openssl rand -base64 32)\" > FILE",
+        );
+    }
+}
+
+/// A file with a password in its first line.
+pub(super) fn password(path: KeyPath, file: &Path, options: &Options, report: &mut Report) {
+    let Some(text) = secret(path.clone(), file, options, report) else { return };
+    if text.lines().next().is_none_or(str::is_empty) {
+        report.error(path, format!("{} is empty", file.display()), "write the password into its first line");
+    }
+}
+
+/// A file with a secret, whatever that is.
+fn secret(path: KeyPath, file: &Path, options: &Options, report: &mut Report) -> Option<String> {
+    let text = read(&path, file, options, report)?;
+    if mode(file).is_some_and(|mode| mode & 0o004 != 0) {
         report.warn(
             path,
             format!("everybody on this box can read {}", file.display()),
             format!("chmod o-rwx {}", file.display()),
         );
     }
+    Some(text)
 }
 
 /// A text file that must be there; `None` when it is not, which is reported, or is not to be looked at.

@@ -173,6 +173,9 @@ pub struct Amqp {
     /// Events that it is told of; `"*"` is all.
     #[serde(default = "final_events")]
     pub events: Vec<String>,
+    /// How long an event that is refused is sent again; then it is dropped, and the log says so. Absent: 1d. While nobody answers, events are kept.
+    #[serde(default)]
+    pub retry_for: Option<Duration>,
     /// What becomes of the part of addresses before the `@`.
     #[serde(default)]
     pub local_part: LocalPart,
@@ -207,7 +210,7 @@ pub enum KafkaKey {
 pub struct Kafka {
     /// Name, unique among receivers of events.
     pub name: String,
-    /// Brokers to begin with, `"HOST:PORT"`. Plain text: in a private network, or through a tunnel.
+    /// Brokers to begin with, `"HOST:PORT"`, at loopback or private addresses: it speaks plain text.
     pub brokers: Vec<String>,
     /// Topic, which must exist or be made by the broker.
     pub topic: String,
@@ -217,6 +220,9 @@ pub struct Kafka {
     /// Events that it is told of; `"*"` is all.
     #[serde(default = "final_events")]
     pub events: Vec<String>,
+    /// How long an event that is refused is sent again; then it is dropped, and the log says so. Absent: 1d. While nobody answers, events are kept.
+    #[serde(default)]
+    pub retry_for: Option<Duration>,
     /// What becomes of the part of addresses before the `@`.
     #[serde(default)]
     pub local_part: LocalPart,
@@ -253,6 +259,9 @@ pub struct Nats {
     /// Events that it is told of; `"*"` is all.
     #[serde(default = "final_events")]
     pub events: Vec<String>,
+    /// How long an event that is refused is sent again; then it is dropped, and the log says so. Absent: 1d. While nobody answers, events are kept.
+    #[serde(default)]
+    pub retry_for: Option<Duration>,
     /// What becomes of the part of addresses before the `@`.
     #[serde(default)]
     pub local_part: LocalPart,

@@ -126,8 +126,9 @@ mod tests {
     ];
 
     #[test]
-    fn every_class_has_a_category_that_powermta_knows() {
-        assert!(CATEGORIES.len() > 40, "{}", CATEGORIES.len());
+    fn categories_are_those_that_powermta_knows() {
+        // That every class of the rule book has one is tested where both can be seen: tests/tests/categories.rs.
+        assert!(!CATEGORIES.is_empty());
         for (class, category) in CATEGORIES.iter() {
             assert!(KNOWN.contains(&category.as_str()), "{class}: {category}");
         }

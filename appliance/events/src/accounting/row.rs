@@ -230,6 +230,13 @@ mod tests {
         Rows::new(&configuration::Accounting::default(), &TYPES.iter().collect::<Vec<_>>()).expect("columns")
     }
 
+    fn header(types: &[&str]) -> String {
+        let types: Vec<_> =
+            types.iter().map(|short| postkeep_configuration::accounting::line_type(short).expect("a type")).collect();
+        let rows = Rows::new(&configuration::Accounting::default(), &types).expect("columns");
+        String::from_utf8(rows.header().expect("a header")).expect("text")
+    }
+
     fn line(record: Value, short: &str) -> std::collections::BTreeMap<String, String> {
         let rows = rows();
         let of = postkeep_configuration::accounting::line_type(short).expect("a type");
@@ -246,16 +253,14 @@ mod tests {
 
     #[test]
     fn the_columns_are_powermtas_in_its_order() {
-        let header = String::from_utf8(rows().header().expect("a header")).expect("text");
         // The 23 of a stream of d and b, as the User's Guide has them.
-        assert!(
-            header.starts_with(
-                "type,timeLogged,timeQueued,orig,rcpt,orcpt,dsnAction,dsnStatus,dsnDiag,dsnMta,bounceCat,srcType,srcMta,\
-                 dlvType,dlvSourceIp,dlvDestinationIp,dlvEsmtpAvailable,dlvSize,vmta,jobId,envId,queue,vmtaPool,format,"
-            ),
-            "{header}"
-        );
-        assert!(header.ends_with(",dsnReportingMta\r\n"), "{header}");
+        let own = "type,timeLogged,timeQueued,orig,rcpt,orcpt,dsnAction,dsnStatus,dsnDiag,dsnMta,bounceCat,srcType,srcMta,\
+                   dlvType,dlvSourceIp,dlvDestinationIp,dlvEsmtpAvailable,dlvSize,vmta,jobId,envId,queue,vmtaPool";
+        assert_eq!(own.split(',').count(), 23);
+        assert_eq!(header(&["d", "b"]), format!("{own}\r\n"));
+        // What other types add comes behind them.
+        let all = header(&["d", "b", "t", "tq", "r", "f", "rb", "rs"]);
+        assert!(all.starts_with(&format!("{own},format,")) && all.ends_with(",dsnReportingMta\r\n"), "{all}");
     }
 
     #[test]
@@ -298,12 +303,20 @@ mod tests {
 
     #[test]
     fn what_ended_here_has_a_status_of_ours() {
-        let cells = line(
-            serde_json::json!({"event": "expired", "reply": {"code": 451, "enhanced": "4.2.1", "text": "x"}}),
-            "b",
-        );
+        // Its time was up after a try; and an order, which keeps no reply.
+        let record = serde_json::json!({"event": "expired", "stage": "rcpt", "attempt": 3, "class": "mailbox-full",
+            "reply": {"code": 452, "enhanced": "4.2.2", "text": "Full"}});
+        let cells = line(record, "b");
         assert_eq!(cells["dsnStatus"], "5.4.7 (delivery time expired)");
-        assert_eq!((cells["bounceCat"].as_str(), cells["dsnDiag"].as_str()), ("message-expired", "smtp;451 4.2.1 x"));
+        assert_eq!(
+            (cells["bounceCat"].as_str(), cells["dsnDiag"].as_str()),
+            ("message-expired", "smtp;452 4.2.2 Full")
+        );
+        let order = "delivery time expired by order of an administrator, after 1 attempt in 2h";
+        let record = serde_json::json!({"event": "expired", "stage": "queue", "actor": "uid 0", "detail": order});
+        let cells = line(record, "b");
+        assert_eq!((&*cells["dsnStatus"], &*cells["bounceCat"]), ("5.4.7 (delivery time expired)", "message-expired"));
+        assert_eq!(cells["dsnDiag"], format!("x-postkeep;{order}"));
         let cells = line(
             serde_json::json!({"event": "attempted", "stage": "connect", "detail": "refused", "host": "mx"}),
             "tq",
@@ -320,6 +333,15 @@ mod tests {
         );
         assert_eq!((cells["format"].as_str(), cells["rcvSourceIp"].as_str()), ("arf", "192.0.2.3"));
         assert_eq!((cells["header_Subject"].as_str(), cells["orig"].as_str()), ("a, \"b\"", "v@here.test"));
+    }
+
+    #[test]
+    fn what_a_spreadsheet_would_take_for_a_formula_is_told_as_it_is() {
+        let record = serde_json::json!({"event": "complaint", "recipient": "=1+1@there.test",
+            "report": {"return-path": "<=cmd@here.test>", "subject": "=HYPERLINK(\"http://a.test\",\"b\")"}});
+        let cells = line(record, "f");
+        assert_eq!((&*cells["rcpt"], &*cells["orig"]), ("=1+1@there.test", "=cmd@here.test"));
+        assert_eq!(cells["header_Subject"], "=HYPERLINK(\"http://a.test\",\"b\")");
     }
 
     proptest! {
