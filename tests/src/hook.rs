@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -38,6 +38,8 @@ pub struct Request {
     pub signature: String,
     /// The body.
     pub body: Vec<u8>,
+    /// When.
+    pub at: Instant,
     /// It was answered 2xx.
     pub taken: bool,
 }
@@ -59,7 +61,7 @@ impl Request {
     }
 }
 
-type Script = Box<dyn FnMut(usize) -> Answer + Send>;
+type Script = Box<dyn FnMut(usize, &[u8]) -> Answer + Send>;
 
 /// The receiver; it stops listening when dropped.
 pub struct Hook {
@@ -73,8 +75,16 @@ impl Hook {
     ///
     /// # Panics
     /// When the address is taken.
-    pub fn at(address: SocketAddr, script: impl FnMut(usize) -> Answer + Send + 'static) -> Self {
-        Self::listen(address, None, script)
+    pub fn at(address: SocketAddr, mut script: impl FnMut(usize) -> Answer + Send + 'static) -> Self {
+        Self::listen(address, None, move |number, _| script(number))
+    }
+
+    /// The same with a script that is told the body.
+    ///
+    /// # Panics
+    /// When the address is taken.
+    pub fn at_by_body(address: SocketAddr, mut script: impl FnMut(&[u8]) -> Answer + Send + 'static) -> Self {
+        Self::listen(address, None, move |_, body| script(body))
     }
 
     /// The same behind TLS.
@@ -84,15 +94,15 @@ impl Hook {
     pub fn at_with_tls(
         address: SocketAddr,
         tls: Arc<rustls::ServerConfig>,
-        script: impl FnMut(usize) -> Answer + Send + 'static,
+        mut script: impl FnMut(usize) -> Answer + Send + 'static,
     ) -> Self {
-        Self::listen(address, Some(tls), script)
+        Self::listen(address, Some(tls), move |number, _| script(number))
     }
 
     fn listen(
         address: SocketAddr,
         tls: Option<Arc<rustls::ServerConfig>>,
-        script: impl FnMut(usize) -> Answer + Send + 'static,
+        script: impl FnMut(usize, &[u8]) -> Answer + Send + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).expect("listen for webhooks");
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -161,12 +171,13 @@ fn serve(stream: impl Read + Write, requests: &Mutex<Vec<Request>>, script: &Mut
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
         let number = requests.lock().expect("requests").len();
-        let mut answer = script.lock().expect("script")(number);
+        let mut answer = script.lock().expect("script")(number, &body);
         requests.lock().expect("requests").push(Request {
             id: field("webhook-id")?,
             timestamp: field("webhook-timestamp")?,
             signature: field("webhook-signature")?,
             body,
+            at: Instant::now(),
             taken: false,
         });
         while let Answer::Wait(wait, then) = answer {

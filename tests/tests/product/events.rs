@@ -251,11 +251,14 @@ fn webhook_settings(ground: &Ground, over: &str) -> String {
 fn webhooks_get_every_event_signed_though_the_receiver_fails_and_the_daemon_is_killed() {
     let Some(python) = needs(tools::python()) else { return };
     let mut house = house(|ground| webhook_settings(ground, "") + "[records]\nrotate-size = \"64KiB\"\n");
-    let hook = Hook::at(house.ground.at(200, 8080), |number| match number % 7 {
+    // Where the redirect leads somebody does listen.
+    let elsewhere = house.ground.at(201, 8080);
+    let other = Hook::at(elsewhere, |_| Answer::status(200));
+    let hook = Hook::at(house.ground.at(200, 8080), move |number| match number % 7 {
         1 => Answer::status(500),
         2 => Answer::Close,
         3 => Answer::Wait(Duration::from_millis(1500), Box::new(Answer::status(200))),
-        4 => Answer::Status(302, "Location: http://127.0.0.1:1/\r\n".into()),
+        4 => Answer::Status(302, format!("Location: http://{elsewhere}/hooks\r\n")),
         _ => Answer::status(204),
     });
     for round in 0..4 {
@@ -274,6 +277,7 @@ fn webhooks_get_every_event_signed_though_the_receiver_fails_and_the_daemon_is_k
         first_ids(&hook.taken()).len() >= ids(&house.daemon, &FINAL).len()
     });
     assert_eq!(first_ids(&hook.taken()), ids(&house.daemon, &FINAL), "all of them, in order");
+    assert!(other.requests().is_empty(), "no redirect is followed");
     let records: BTreeMap<String, Value> = identified(&house.daemon).into_iter().collect();
     let requests = hook.requests();
     for event in requests.iter().flat_map(|request| request.events()) {
@@ -376,6 +380,68 @@ fn a_request_is_given_up_after_its_time_and_the_log_says_so() {
 }
 
 #[test]
+fn a_request_keeps_its_id_and_comes_no_sooner_than_it_was_asked_to() {
+    let house = house(|ground| webhook_settings(ground, "events = [\"delivered\"]\n"));
+    let hook = Hook::at(house.ground.at(200, 8080), |number| match number {
+        0 => Answer::Status(503, "Retry-After: 4\r\n".into()),
+        1 => Answer::Status(429, "Retry-After: 3\r\n".into()),
+        _ => Answer::status(200),
+    });
+    send(&house.daemon, std::iter::once("r@there.test".to_owned()));
+    wait_until("the event to be taken", LIMIT, || hook.taken().len() == 1);
+    let requests = hook.requests();
+    assert_eq!(requests.len(), 3);
+    assert!(requests.iter().all(|request| request.id == requests[0].id), "{requests:?}");
+    // Without that they would come after half a second and one.
+    assert!(requests[1].at - requests[0].at >= Duration::from_secs(4), "{requests:?}");
+    assert!(requests[2].at - requests[1].at >= Duration::from_secs(3), "{requests:?}");
+}
+
+#[test]
+fn an_event_that_is_refused_for_good_is_dropped_alone() {
+    let house = house(|ground| webhook_settings(ground, "retry-for = \"1s\"\nevents = [\"delivered\"]\n"));
+    // Whatever has the fourth message's event in it.
+    let address = house.ground.at(200, 8080);
+    let hook = Hook::at_by_body(address, |body| {
+        Answer::status(if String::from_utf8_lossy(body).contains("r3@there.test") { 413 } else { 200 })
+    });
+    send(&house.daemon, (0..8).map(|n| format!("r{n}@there.test")));
+    let status = || house.daemon.postkeep(&["events", "status", "--json"]).done().json()[0].clone();
+    wait_until("one to be dropped and the others taken", LIMIT, || status()["dropped"] == 1 && status()["sent"] == 7);
+    let missing = identified(&house.daemon)
+        .into_iter()
+        .find(|(_, record)| record["event"] == "delivered" && record["recipient"] == "r3@there.test")
+        .map(|(id, _)| id)
+        .expect("a record");
+    let wanted: Vec<_> = ids(&house.daemon, &["delivered"]).into_iter().filter(|id| *id != missing).collect();
+    assert_eq!(first_ids(&hook.taken()), wanted);
+    let log = house.daemon.tail(100);
+    assert!(log.contains(&format!("event {missing} is DROPPED")), "{log}");
+}
+
+#[test]
+fn a_receiver_that_cannot_begin_holds_up_no_mail_and_begins_when_it_can() {
+    let mut house = house(|ground| webhook_settings(ground, "events = [\"delivered\"]\n"));
+    let hook = Hook::at(house.ground.at(200, 8080), |_| Answer::status(200));
+    send(&house.daemon, std::iter::once("before@there.test".to_owned()));
+    wait_until("the first event", LIMIT, || hook.taken().len() == 1);
+    assert!(house.daemon.terminate().success());
+    let file = house.daemon.record_files()[0].clone();
+    let cursor = file.with_file_name("receivers").join("webhook-shop").join("cursor.json");
+    let kept = std::fs::read(&cursor).expect("the cursor");
+    std::fs::write(&cursor, "{").expect("damage it");
+    house.daemon.run();
+    send(&house.daemon, std::iter::once("meanwhile@there.test".to_owned()));
+    wait_until("mail to be delivered", LIMIT, || house.daemon.events("delivered").len() == 2);
+    let status = house.daemon.postkeep(&["events", "status", "--json"]).done().json()[0].clone();
+    assert!(status["failing"].as_str().is_some_and(|why| why.contains("is no cursor")), "{status}");
+    assert_eq!(hook.taken().len(), 1);
+    std::fs::write(&cursor, kept).expect("mend it");
+    wait_until("the event meanwhile to be told", LIMIT, || hook.taken().len() == 2);
+    assert_eq!(first_ids(&hook.taken()), ids(&house.daemon, &["delivered"]));
+}
+
+#[test]
 fn a_configuration_that_cannot_be_is_refused_with_its_place() {
     let house = house(|_| String::new());
     let file = house.ground.path("bad.toml");
@@ -388,7 +454,7 @@ fn a_configuration_that_cannot_be_is_refused_with_its_place() {
     for wanted in ["http:// would tell strangers", "cannot read /nowhere", "bad.toml:11"] {
         assert!(all.contains(wanted), "{wanted} is not in {all}");
     }
-    // A secret that is none is found at the start.
+    // A secret that is none is refused as well, before anything begins.
     let secret = house.ground.path("no-secret");
     std::fs::write(&secret, "hunter2\n").expect("write");
     let text = text
@@ -401,7 +467,7 @@ fn a_configuration_that_cannot_be_is_refused_with_its_place() {
     );
     std::fs::write(&file, text + &own).expect("write");
     let said = run(Command::new(tools::program("postkeepd")).arg("--config").arg(&file).env_remove("JOURNAL_STREAM"));
-    assert_eq!(said.status, 1, "{said:?}");
-    assert!(said.err.contains("webhook x: ") && said.err.contains("openssl rand"), "{said:?}");
+    assert_eq!(said.status, 2, "{said:?}");
+    assert!(said.err.contains("holds no secret") && said.err.contains("openssl rand"), "{said:?}");
     assert!(!said.err.contains("hunter2"), "{said:?}");
 }
