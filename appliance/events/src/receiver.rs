@@ -135,3 +135,68 @@ fn first_place(directory: &Path, from: EventsFrom) -> io::Result<Position> {
         EventsFrom::End => Reader::end(directory),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::event::Event;
+    use crate::runner::Failure;
+
+    struct Fragile(Arc<AtomicUsize>);
+
+    impl Sink for Fragile {
+        async fn deliver(&mut self, _: &[Event], _: &mut Cursor) -> Result<(), Failure> {
+            assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "the first time it breaks");
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_task_that_has_ended_is_shown_and_begun_again() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let record = "{\"time\":\"2026-11-26T21:12:00Z\",\"event\":\"delivered\"}\n";
+        std::fs::write(directory.path().join("records-20260101T000000Z-000.jsonl"), record).expect("write");
+        let (stop, stopped) = watch::channel(false);
+        let (_, written) = watch::channel(0);
+        let (shared, tries) = (Arc::new(Shared::default()), Arc::new(AtomicUsize::new(0)));
+        let common = Common {
+            kind: "webhook",
+            name: "shop".into(),
+            events: vec!["*".into()],
+            local_part: postkeep_configuration::LocalPart::Plain,
+            buffer: postkeep_configuration::ByteSize::mebibytes(1),
+            from: EventsFrom::Beginning,
+        };
+        let theirs = Arc::clone(&tries);
+        let receiver = Receiver {
+            label: "webhook shop".into(),
+            pace: crate::pace(&common),
+            common,
+            sink: move |_: &Cursor| Ok(Fragile(Arc::clone(&theirs))),
+            directory: directory.path().to_owned(),
+            hostname: "a.test".into(),
+            shared: Arc::clone(&shared),
+            written,
+            stop: stopped,
+            first: None,
+            complaints: Complaints::default(),
+        };
+        let task = tokio::spawn(receiver.begin());
+        let mut shown = String::new();
+        for _ in 0..500 {
+            if let Some(why) = shared.failing() {
+                shown = why;
+            }
+            if shared.sent.load(Ordering::SeqCst) == 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(shown.contains("its task has ended"), "{shown}");
+        assert_eq!((tries.load(Ordering::SeqCst), shared.failing()), (2, None));
+        stop.send_replace(true);
+        task.await.expect("ended");
+    }
+}
