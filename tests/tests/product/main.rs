@@ -2,6 +2,7 @@
 //! wrote. One program, so that it links once; each test is independent and may
 //! run beside the others.
 
+mod accounting_reasons;
 mod certificates;
 mod crash;
 mod delivery;

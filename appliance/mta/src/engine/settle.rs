@@ -344,12 +344,15 @@ impl Inner {
         let (peer, protocol) = message.submitter().unzip();
         for one in decided {
             let event = event(one);
+            let ordered = ordered(one, now);
             let (reply, detail, stage, actor) = match &one.fate {
                 Fate::Delivered { reply, .. } => (Some(reply), None, Some("final"), None),
                 Fate::Failed { reply, stage, .. } => (Some(reply), None, Some(*stage), None),
                 Fate::Retry { reply, detail, stage, .. } => (reply.as_ref(), detail.as_deref(), Some(*stage), None),
                 Fate::Suppressed { reply } => (None, Some(&*reply.text), Some("local"), None),
-                Fate::Expired { actor } | Fate::Removed { actor } => (None, None, None, Some(actor.as_str())),
+                Fate::Expired { actor } | Fate::Removed { actor } => {
+                    (None, ordered.as_deref(), Some("queue"), Some(actor.as_str()))
+                }
             };
             let address = journey.address.map(|address| address.to_string());
             let judged = one.fate.judged();
@@ -482,6 +485,19 @@ fn event(one: &Decided<'_>) -> Event {
         _ if one.expired => Event::Expired,
         _ => Event::Bounced,
     }
+}
+
+/// Why it ended by order: what the last try brought is not kept of every recipient, how much was tried is.
+fn ordered(one: &Decided<'_>, now: Micros) -> Option<String> {
+    let what = match one.fate {
+        Fate::Expired { .. } => "delivery time expired",
+        Fate::Removed { .. } => "removed",
+        _ => return None,
+    };
+    let age = postkeep_configuration::Duration::from_secs(u64::from(seconds(now).saturating_sub(one.entry.received)));
+    let tries = one.entry.tries();
+    let attempts = if tries == 1 { "attempt" } else { "attempts" };
+    Some(format!("{what} by order of an administrator, after {tries} {attempts} in {age}"))
 }
 
 /// The reply that a report quotes, and whether the receiver said it.
