@@ -433,6 +433,43 @@ mod tests {
             .collect()
     }
 
+    /// Every event; the compiler asks for what is new.
+    fn after(event: Option<Event>) -> Option<Event> {
+        match event {
+            None => Some(Event::Received),
+            Some(Event::Received) => Some(Event::Refused),
+            Some(Event::Refused) => Some(Event::Attempted),
+            Some(Event::Attempted) => Some(Event::Deferred),
+            Some(Event::Deferred) => Some(Event::Delivered),
+            Some(Event::Delivered) => Some(Event::Bounced),
+            Some(Event::Bounced) => Some(Event::Expired),
+            Some(Event::Expired) => Some(Event::Suppressed),
+            Some(Event::Suppressed) => Some(Event::Removed),
+            Some(Event::Removed) => Some(Event::RemoteBounce),
+            Some(Event::RemoteBounce) => Some(Event::RemoteDelay),
+            Some(Event::RemoteDelay) => Some(Event::Complaint),
+            Some(Event::Complaint) => Some(Event::AutoReply),
+            Some(Event::AutoReply) => Some(Event::Returned),
+            Some(Event::Returned) => Some(Event::Unsubscribed),
+            Some(Event::Unsubscribed) => None,
+        }
+    }
+
+    #[test]
+    fn every_event_is_documented_and_can_be_asked_for() {
+        let written: Vec<String> = std::iter::successors(after(None), |event| after(Some(*event)))
+            .map(|event| serde_json::to_string(&event).expect("JSON").trim_matches('"').to_owned())
+            .collect();
+        assert_eq!(written, configuration::EVENTS);
+        let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operate/records.md");
+        let manual = fs::read_to_string(manual).expect("the manual");
+        let table = manual.split("## Events").nth(1).and_then(|rest| rest.split("## ").next()).expect("the events");
+        // Names are in the first column; what explains them may name others.
+        let cells = table.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+        let documented: Vec<&str> = cells.flat_map(|cell| cell.trim_end_matches('`').split("`, `")).collect();
+        assert_eq!(documented, written);
+    }
+
     #[test]
     fn each_record_is_one_json_line_and_files_rotate_by_size() {
         let directory = tempfile::tempdir().unwrap();
