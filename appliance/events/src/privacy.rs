@@ -238,6 +238,7 @@ mod tests {
             ("%3Cjane.doe%3E xjane.doex", "%3Credacted%3E xredactedx"),
             ("rfc822;jane.doe+40there.test", "rfc822;redacted+40there.test"),
             ("ask bob=there.test@here.test", "ask redacted@here.test"),
+            ("'bob@b.test' *bob@b.test.", "'redacted@b.test' *redacted@b.test."),
             ("https://x.test/to/bob@b.test?a=1", "https://x.test/to/redacted@b.test?a=1"),
             ("\"bob b\"@b.test, bob%40b.test.", "\"redacted@b.test, redacted%40b.test.".trim_start_matches('"')),
             ("5.1.1 nobody here, janet.doerr; @ 40", "5.1.1 nobody here, janet.doerr; @ 40"),

@@ -224,13 +224,16 @@ fn local_at_end(text: &str) -> (&str, &str) {
     let begin = text
         .rfind(|character: char| !is_of_local(character))
         .map_or(0, |place| place + text.get(place..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8));
+    let is_around = |character: char| !character.is_alphanumeric();
     let run = text.get(begin..).unwrap_or_default();
     // What separates parts of links separates them from an address, too.
     let link = run.rfind(['/', '?', '&', '#', '|', '{', '`']).map_or(begin, |place| begin + place + 1);
     let own = text.get(link..).unwrap_or_default();
-    let own = own.rsplit_once('=').map_or(own, |(_, own)| own);
-    let own = own.trim_matches(|character: char| !character.is_alphanumeric());
-    (text.get(..link).unwrap_or_default(), own)
+    if let Some((_, own)) = own.rsplit_once('=') {
+        return (text.get(..link).unwrap_or_default(), own.trim_matches(is_around));
+    }
+    let kept = link + own.len() - own.trim_start_matches(is_around).len();
+    (text.get(..kept).unwrap_or_default(), own.trim_matches(is_around))
 }
 
 /// Without the backslashes of a quoted string (RFC 5322 §3.2.4).
