@@ -119,6 +119,24 @@ async fn one_that_is_refused_for_good_is_dropped_alone() {
     work.await.expect("ended");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_deleted_unread_is_counted_once_and_one_that_was_read_is_not() {
+    for (was_read, lost) in [(false, 1), (true, 0)] {
+        let directory = tempfile::tempdir().expect("a folder");
+        write(directory.path(), &["a", "b"]);
+        let sink = Picky::default();
+        let (mut runner, stop) = runner(directory.path(), &sink);
+        // It stood in a file that is not there any more.
+        runner.cursor.advance(Position { file: "records-20250101T000000Z-000.jsonl".into(), offset: 99 }, was_read);
+        let shared = Arc::clone(&runner.shared);
+        let work = tokio::spawn(async move { runner.run().await });
+        until("the rest to be taken", || sink.taken.lock().len() == 2).await;
+        stop.send_replace(true);
+        work.await.expect("ended");
+        assert_eq!(shared.lost_files.load(Ordering::Relaxed), lost);
+    }
+}
+
 #[test]
 fn what_becomes_of_events_that_were_not_taken() {
     let hour = Duration::from_secs(3600);
