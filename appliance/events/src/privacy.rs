@@ -241,6 +241,9 @@ mod tests {
             ("'bob@b.test' *bob@b.test.", "'redacted@b.test' *redacted@b.test."),
             ("https://x.test/to/bob@b.test?a=1", "https://x.test/to/redacted@b.test?a=1"),
             ("\"bob b\"@b.test, bob%40b.test.", "\"redacted@b.test, redacted%40b.test.".trim_start_matches('"')),
+            ("mary+jane.doe@there.test mary.jane.doe%40there.test", "redacted@there.test redacted%40there.test"),
+            ("/G=Mary/S=Smith/@b.test mary#smith@b.test", "redacted@b.test redacted@b.test"),
+            ("bob+40b.test; call +40 722, x+4096.5", "redacted+40b.test; call +40 722, x+4096.5"),
             ("5.1.1 nobody here, janet.doerr; @ 40", "5.1.1 nobody here, janet.doerr; @ 40"),
             ("", ""),
         ] {
@@ -274,6 +277,19 @@ mod tests {
             "envelope-id": "batch+2B7", "detail": "redacted",
         });
         assert_eq!(applied(&redacting(), record), told);
+    }
+
+    #[test]
+    fn other_scripts_are_seen_through_their_escapes() {
+        let privacy = Privacy { mode: LocalPart::Hashed, key: [7; 32] };
+        let sum = privacy.local("\u{e9}mile", "there.test");
+        let record = serde_json::json!({
+            "recipient": "\u{e9}mile@there.test", "original-recipient": "utf-8;\\x{E9}mile@there.test",
+            "detail": "\u{c9}mile %C3%A9mile %c3%a9mile",
+        });
+        let told = applied(&privacy, record);
+        assert_eq!(told["original-recipient"], format!("utf-8;{sum}@there.test"));
+        assert_eq!(told["detail"], format!("{sum} {sum} {sum}"));
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(super) fn replaced(privacy: &Privacy, text: &str, sought: &[Sought]) -> Stri
         let stands_for = privacy.local(&one.local, &one.domain);
         for spelling in one.spellings().iter().filter(|spelling| !spelling.is_empty()) {
             let whole = format!("{spelling}@{}", one.domain);
-            pieces = cut_out(pieces, &whole, Bounds::Word, |found| {
+            pieces = cut_out(pieces, &whole, Bounds::Address, |found| {
                 let at = ["%40", "+40", "=40"].into_iter().find(|at| found.contains(at)).unwrap_or("@");
                 format!("{stands_for}{at}{}", one.domain)
             });
@@ -95,6 +95,8 @@ impl Piece {
 enum Bounds {
     /// Neither a letter nor a digit before and behind it.
     Word,
+    /// The same, and it is not the end of a longer address: `mary.jane@there.test` is not Jane.
+    Address,
     None,
 }
 
@@ -106,7 +108,9 @@ fn cut_out(pieces: Vec<Piece>, sought: &str, bounds: Bounds, stands_for: impl Fn
         let mut from = 0;
         while let Some(rest) = text.get(from..).filter(|rest| !rest.is_empty()) {
             let length = prefix_length(rest, sought).filter(|length| {
-                bounds == Bounds::None || is_bound_before(text, from) && is_bound_behind(text, from + length)
+                let is_word = is_bound_before(text, from) && is_bound_behind(text, from + length);
+                let found = rest.get(..*length).unwrap_or_default();
+                bounds == Bounds::None || is_word && !(bounds == Bounds::Address && is_end_of_longer(text, from, found))
             });
             match length {
                 Some(length) => {
@@ -165,6 +169,14 @@ fn is_bound_before(text: &str, place: usize) -> bool {
     before.get(before.len().saturating_sub(3)..).and_then(escaped_octet).is_some()
 }
 
+/// What stands before that place belongs to the address, too: `mary.`, `mary+`. Only of an `@` that the next step
+/// knows, which then takes the whole.
+fn is_end_of_longer(text: &str, place: usize, found: &str) -> bool {
+    let before = text.get(..place).unwrap_or_default().strip_suffix(['.', '+', '-', '_']);
+    before.is_some_and(|before| !is_bound_before(before, before.len()))
+        && (found.contains('@') || found.contains("%40"))
+}
+
 fn is_bound_behind(text: &str, place: usize) -> bool {
     !text.get(place..).and_then(|rest| rest.chars().next()).is_some_and(char::is_alphanumeric)
 }
@@ -183,6 +195,11 @@ fn addresses(privacy: &Privacy, text: &str) -> Vec<Piece> {
         if domain.is_empty() || local.is_empty() {
             continue;
         }
+        // `+40` may as well begin a number, or stand in a local part.
+        let goes_on = || behind.get(domain.len()..).is_some_and(|next| next.starts_with('@'));
+        if at == "+40" && (!ends_in_a_name(domain) || goes_on()) {
+            continue;
+        }
         out.push(Piece::Open(kept.to_owned()));
         out.push(Piece::Done(format!("{}{at}{domain}", privacy.local(local, domain))));
         from += domain.len();
@@ -192,12 +209,17 @@ fn addresses(privacy: &Privacy, text: &str) -> Vec<Piece> {
     out
 }
 
-/// The next `@`, as it is or as links write it.
+fn ends_in_a_name(domain: &str) -> bool {
+    domain.rsplit_once('.').is_some_and(|(_, last)| last.starts_with(char::is_alphabetic))
+}
+
+/// The next `@`, as it is, as links write it or as xtext has it.
 fn next_at(text: &str, from: usize) -> Option<(usize, &'static str)> {
     let rest = text.get(from..)?;
     let plain = rest.find('@').map(|place| (from + place, "@"));
     let link = rest.find("%40").map(|place| (from + place, "%40"));
-    plain.into_iter().chain(link).min()
+    let xtext = rest.find("+40").map(|place| (from + place, "+40"));
+    plain.into_iter().chain(link).chain(xtext).min()
 }
 
 /// `there.test` of `there.test.`, and `[192.0.2.1]`.
@@ -226,8 +248,12 @@ fn local_at_end(text: &str) -> (&str, &str) {
         .map_or(0, |place| place + text.get(place..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8));
     let is_around = |character: char| !character.is_alphanumeric();
     let run = text.get(begin..).unwrap_or_default();
+    // An address at a gateway to X.400, `/G=Jane/S=Doe/@there.test`, goes whole.
+    if run.starts_with('/') && run.contains('=') && !run.contains('?') {
+        return (text.get(..begin).unwrap_or_default(), run);
+    }
     // What separates parts of links separates them from an address, too.
-    let link = run.rfind(['/', '?', '&', '#', '|', '{', '`']).map_or(begin, |place| begin + place + 1);
+    let link = run.rfind(['/', '?', '&', '`']).map_or(begin, |place| begin + place + 1);
     let own = text.get(link..).unwrap_or_default();
     if let Some((_, own)) = own.rsplit_once('=') {
         return (text.get(..link).unwrap_or_default(), own.trim_matches(is_around));
@@ -246,8 +272,31 @@ fn unquoted(inner: &str) -> String {
     out
 }
 
-/// xtext decoded (RFC 3461 §4); what is none stays as it is.
+/// Signs that are written by their number, `\x{E9}` (RFC 6533 §3).
+fn by_number(text: &str) -> String {
+    let mut parts = text.split("\\x{");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let sign = part
+            .split_once('}')
+            .and_then(|(number, rest)| Some((char::from_u32(u32::from_str_radix(number, 16).ok()?)?, rest)));
+        match sign {
+            Some((sign, rest)) => {
+                out.push(sign);
+                out.push_str(rest);
+            }
+            None => {
+                out.push_str("\\x{");
+                out.push_str(part);
+            }
+        }
+    }
+    out
+}
+
+/// xtext decoded (RFC 3461 §4), and the form that RFC 6533 has for other scripts; what is neither stays as it is.
 pub(super) fn from_xtext(text: &str) -> String {
+    let text = &by_number(text);
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, behind)) = rest.split_first() {

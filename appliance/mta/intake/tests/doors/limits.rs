@@ -197,9 +197,11 @@ async fn an_endless_message_or_an_absurd_chunk_ends_the_connection() {
     let mut client = Client::greeted(doors.addresses()[0]).await;
     client.data().await;
     let block = vec![b'a'; 1 << 20];
-    for _ in 0..17 {
+    for _ in 0..16 {
         client.send(&block).await;
     }
+    // Not much more than is put up with: what the server has not read when it closes takes its reply with it.
+    client.send(&block[..4 * 1000 + 64]).await;
     assert_eq!(client.next_codes(2).await, ["552 5.3.4", ""]);
     let mut client = Client::greeted(doors.addresses()[0]).await;
     client.say("MAIL FROM:<ann@example.com>").await;
