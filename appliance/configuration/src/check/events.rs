@@ -92,11 +92,19 @@ pub(super) fn check(configuration: &Configuration, options: &Options, report: &m
                     format!("{} is not a broker", shown(broker)),
                     "write HOST:PORT, such as \"10.0.0.31:9092\"",
                 );
-            } else if !host_of(broker).is_some_and(is_nearby) {
+            } else if host_of(broker).is_some_and(|host| host.parse::<IpAddr>().is_ok_and(|address| !is_near(address)))
+            {
                 report.error(
                     path.key("brokers").at(position),
                     format!("{} would tell strangers whom you write to: Kafka is spoken in plain text", shown(broker)),
                     "name a broker at a loopback or private address, which may be the near end of a tunnel",
+                );
+            } else if !host_of(broker).is_some_and(is_nearby) {
+                // Brokers go by name, and tell clients further names: here nobody can know where they lead.
+                report.warn(
+                    path.key("brokers").at(position),
+                    format!("Kafka is spoken in plain text, and {} may lead out of your own network", shown(broker)),
+                    "see to it that the name of every broker of the cluster leads to a private address",
                 );
             }
         }
@@ -335,10 +343,10 @@ mod tests {
         let kafka = |broker: &str| {
             errors(&format!("[[kafka]]\nname = \"k\"\nbrokers = [\"{broker}\"]\ntopic = \"t\"\nretry-for = \"1d\"\n"))
         };
-        for good in ["10.0.0.31:9092", "127.0.0.1:9092", "[fd00::1]:9092", "localhost:9092"] {
+        for good in ["10.0.0.31:9092", "127.0.0.1:9092", "[fd00::1]:9092", "localhost:9092", "kafka.example.com:9092"] {
             assert_eq!(kafka(good), "", "{good}");
         }
-        for bad in ["192.0.2.1:9092", "[2001:db8::1]:9092", "kafka.example.com:9092"] {
+        for bad in ["192.0.2.1:9092", "[2001:db8::1]:9092"] {
             assert!(kafka(bad).contains("would tell strangers"), "{bad}: {}", kafka(bad));
         }
     }
