@@ -15,9 +15,14 @@ pub(crate) struct Path<T>(pub(crate) T);
 /// What stands in the query.
 pub(crate) struct Query<T>(pub(crate) T);
 
-/// A problem in the words that a call's clients know: Mailgun's below `/v3/`, a problem document elsewhere.
+/// Whether a call is one of Mailgun's.
+pub(crate) fn is_mailgun(path: &str) -> bool {
+    path.starts_with("/v3/")
+}
+
+/// A problem in the words that a call's clients know: Mailgun's, or a problem document.
 pub(crate) fn refuse(path: &str, problem: Problem) -> Response {
-    if path.starts_with("/v3/") { Refusal::from(problem).into_response() } else { problem.into_response() }
+    if is_mailgun(path) { Refusal::from(problem).into_response() } else { problem.into_response() }
 }
 
 fn unreadable(parts: &Parts, part: &str, why: &str) -> Response {

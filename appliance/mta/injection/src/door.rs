@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use postkeep_certificates::{ACME_TLS, Certificates};
 use postkeep_configuration::{Configuration, Http, Service};
 use postkeep_intake::admission::ContentRules;
-use postkeep_intake::{Gatekeeper, TablesError, TlsSummary, server_tls};
+use postkeep_intake::{Gatekeeper, Guests, TablesError, TlsSummary, server_tls};
 use postkeep_smtp::data::{BareLineEnds, DataLimits};
 use postkeep_suppression::Suppression;
 use tokio::net::{TcpListener, TcpStream};
@@ -30,13 +30,12 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::access::Access;
-use crate::asked::refuse;
+use crate::asked::{is_mailgun, refuse};
 use crate::body::{self, Memory};
 use crate::mailgun;
 use crate::mailgun_suppressions;
 use crate::messages::{self, Client};
 use crate::openapi;
-use crate::places::Places;
 use crate::problem::Problem;
 use crate::suppressions;
 use crate::unsubscribe;
@@ -139,8 +138,7 @@ async fn guard<G: Gatekeeper>(
 ) -> Response {
     let (mut parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
-    let token =
-        if path.starts_with("/v3/") { mailgun::basic(&parts.headers) } else { messages::bearer(&parts.headers) };
+    let token = if is_mailgun(&path) { mailgun::basic(&parts.headers) } else { messages::bearer(&parts.headers) };
     let Some(policy) = token.and_then(|token| shared.tables.load().access.policy(&token)) else {
         return refuse(&path, Problem::unauthorized());
     };
@@ -172,12 +170,9 @@ pub struct HttpDoors<G> {
     /// TLS of each door, in the order of the configuration.
     acceptors: Vec<(SocketAddr, Acceptor)>,
     tasks: Vec<JoinHandle<()>>,
-    /// Requests under way hold one end of it.
-    under_way: Arc<Semaphore>,
+    /// Who is at each door.
+    guests: Vec<Arc<Guests>>,
 }
-
-/// Connections of all doors that may be served; what is taken is under way.
-const MOST_CONNECTIONS: usize = 1 << 20;
 
 impl<G: Gatekeeper> HttpDoors<G> {
     /// Opens every `[[http]]`. Must be called inside a tokio runtime.
@@ -198,7 +193,6 @@ impl<G: Gatekeeper> HttpDoors<G> {
             memory: Arc::default(),
         });
         let (closing, watched) = watch::channel(false);
-        let under_way = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         let mut bound = Vec::with_capacity(configuration.http.len());
         for door in &configuration.http {
             let tls = acceptor(door, certificates)?;
@@ -213,22 +207,24 @@ impl<G: Gatekeeper> HttpDoors<G> {
             .zip(&bound)
             .map(|(door, (_, tls, _))| (door.address, Arc::new(ArcSwap::from_pointee(tls.clone()))))
             .collect();
+        let guests: Vec<Arc<Guests>> = bound.iter().map(|_| Arc::default()).collect();
         let tasks = bound
             .into_iter()
+            .zip(&guests)
             .zip(acceptors.iter().map(|(_, tls)| Arc::clone(tls)))
-            .map(|((listener, _, door), tls)| {
+            .map(|(((listener, _, door), guests), tls)| {
                 let house = House {
                     router: router(&shared, &door.serve),
                     tls,
                     places: Arc::new(Semaphore::new(door.connections as usize)),
-                    shares: Places::new(door.connections_per_address),
+                    guests: Arc::clone(guests),
+                    share: door.connections_per_address,
                     closing: watched.clone(),
-                    under_way: Arc::clone(&under_way),
                 };
                 tokio::spawn(house.serve(listener))
             })
             .collect();
-        Ok(Self { shared, closing, addresses, acceptors, tasks, under_way })
+        Ok(Self { shared, closing, addresses, acceptors, tasks, guests })
     }
 
     /// Takes over tokens, streams, limits and certificates. Doors themselves need a restart.
@@ -259,8 +255,12 @@ impl<G: Gatekeeper> HttpDoors<G> {
     pub async fn close(&self, grace: Duration) {
         self.closing.send_replace(true);
         self.tasks.iter().for_each(JoinHandle::abort);
-        let all = self.under_way.acquire_many(MOST_CONNECTIONS as u32);
-        if tokio::time::timeout(grace, all).await.is_err() {
+        let all_served = async {
+            for guests in &self.guests {
+                guests.all_served().await;
+            }
+        };
+        if tokio::time::timeout(grace, all_served).await.is_err() {
             log::warn!("http: requests that were under way were cut off; what was not answered 202 was not taken");
         }
     }
@@ -343,10 +343,10 @@ struct House {
     router: Router,
     tls: Acceptor,
     places: Arc<Semaphore>,
-    /// Places by address.
-    shares: Places,
+    guests: Arc<Guests>,
+    /// Connections of one address.
+    share: u32,
     closing: watch::Receiver<bool>,
-    under_way: Arc<Semaphore>,
 }
 
 impl House {
@@ -357,12 +357,11 @@ impl House {
             match listener.accept().await {
                 Ok((stream, address)) => {
                     // Whoever has their share is closed on at once, and takes nobody's place.
-                    let Some(share) = self.shares.take(address.ip().to_canonical()) else { continue };
+                    let Ok(seat) = self.guests.seat(address.ip(), usize::MAX, self.share) else { continue };
                     let house = self.clone();
                     tokio::spawn(async move {
-                        let Ok(_under_way) = house.under_way.acquire().await else { return };
                         house.welcome(stream, address).await;
-                        drop((place, share));
+                        drop((place, seat));
                     });
                 }
                 Err(error) => {

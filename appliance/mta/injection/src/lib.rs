@@ -13,7 +13,6 @@ mod mailgun;
 mod mailgun_suppressions;
 mod messages;
 mod openapi;
-mod places;
 mod problem;
 mod request;
 mod suppressions;

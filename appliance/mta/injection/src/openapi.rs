@@ -14,7 +14,7 @@ use crate::suppressions::{self, AdditionOfOne, Additions, Listed};
 /// Where the document is served.
 pub(crate) const PATH: &str = "/api/v1/openapi.json";
 
-/// Problems by status.
+/// Problems of a message, by status.
 const PROBLEMS: [(u16, &str); 9] = [
     (400, "The query cannot be read, or the body broke off."),
     (401, "No token, or one that is not known."),
@@ -24,6 +24,17 @@ const PROBLEMS: [(u16, &str); 9] = [
     (415, "Neither JSON nor message/rfc822."),
     (422, "The message cannot be taken; `errors` names the places."),
     (408, "The request took too long."),
+    (503, "Not now; `Retry-After` says when."),
+];
+
+/// Problems of a call about suppressions.
+const SUPPRESSION_PROBLEMS: [(u16, &str); 7] = [
+    (400, "Path or query cannot be read, or the body broke off."),
+    (401, "No token, or one that is not known."),
+    (403, "The token may not."),
+    (408, "The request took too long."),
+    (413, "The body is larger than 4 MiB."),
+    (422, "The request cannot be understood; `errors` names the places."),
     (503, "Not now; `Retry-After` says when."),
 ];
 
@@ -47,23 +58,7 @@ pub(crate) fn document() -> Value {
         problem: problem.clone(),
     };
     let schemas = generator.take_definitions(true);
-    let mut responses = Map::new();
-    responses.insert(
-        "202".into(),
-        json!({
-            "description": "The message is durable.",
-            "content": { "application/json": { "schema": accepted } },
-        }),
-    );
-    for (status, description) in PROBLEMS {
-        responses.insert(
-            status.to_string(),
-            json!({
-                "description": description,
-                "content": { "application/problem+json": { "schema": problem } },
-            }),
-        );
-    }
+    let responses = responses((202, "The message is durable."), &accepted, &PROBLEMS, &problem);
     let text = |name: &str, place: &str, description: &str| json!({ "name": name, "in": place, "description": description, "schema": { "type": "string" } });
     json!({
         "openapi": "3.1.0",
@@ -178,18 +173,18 @@ impl Suppressions {
     }
 
     fn responses(&self, good: &Schema) -> Value {
-        let problem = |description: &str| json!({ "description": description, "content": { "application/problem+json": { "schema": self.problem } } });
-        json!({
-            "200": { "description": "Done, and durable.", "content": { "application/json": { "schema": good } } },
-            "401": problem("No token, or one that is not known."),
-            "400": problem("Path or query cannot be read, or the body broke off."),
-            "403": problem("The token may not."),
-            "408": problem("The request took too long."),
-            "413": problem("The body is larger than 4 MiB."),
-            "422": problem("The request cannot be understood; `errors` names the places."),
-            "503": problem("Not now; `Retry-After` says when."),
-        })
+        responses((200, "Done, and durable."), good, &SUPPRESSION_PROBLEMS, &self.problem)
     }
+}
+
+/// What is answered: the good end, and problems.
+fn responses((status, description): (u16, &str), good: &Schema, problems: &[(u16, &str)], problem: &Schema) -> Value {
+    let response = |description: &str, kind: &str, schema: &Schema| json!({ "description": description, "content": { kind: { "schema": schema } } });
+    let mut responses = Map::from_iter([(status.to_string(), response(description, "application/json", good))]);
+    for (status, description) in problems {
+        responses.insert(status.to_string(), response(description, "application/problem+json", problem));
+    }
+    Value::Object(responses)
 }
 
 fn body(schema: &Schema, required: bool) -> Value {

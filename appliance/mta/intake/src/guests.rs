@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 /// The counts.
 #[derive(Default)]
-pub(crate) struct Guests {
+pub struct Guests {
     /// Sockets, also of those who are being turned away or have said goodbye.
     sockets: AtomicUsize,
     seats: Mutex<Seats>,
@@ -28,14 +28,14 @@ struct Seats {
 pub(crate) struct Guest(Arc<Guests>);
 
 /// A client that is served until this is dropped.
-pub(crate) struct Seat {
+pub struct Seat {
     guests: Arc<Guests>,
     address: IpAddr,
 }
 
 /// Why there is no seat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoSeat {
+pub enum NoSeat {
     /// All are taken.
     Full,
     /// The client's address has its share.
@@ -54,7 +54,10 @@ impl Guests {
     }
 
     /// A seat for a client at that address, of `limit` in all and `share` for one address.
-    pub(crate) fn seat(self: &Arc<Self>, address: IpAddr, limit: usize, share: u32) -> Result<Seat, NoSeat> {
+    ///
+    /// # Errors
+    /// There is none, and why.
+    pub fn seat(self: &Arc<Self>, address: IpAddr, limit: usize, share: u32) -> Result<Seat, NoSeat> {
         let address = counted_address(address);
         let mut seats = self.seats.lock();
         if seats.taken >= limit {
@@ -83,7 +86,7 @@ impl Guests {
     }
 
     /// Waits until nobody is served.
-    pub(crate) async fn all_served(&self) {
+    pub async fn all_served(&self) {
         self.wait_until(|guests| guests.served() == 0).await;
     }
 

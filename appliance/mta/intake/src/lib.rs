@@ -16,5 +16,6 @@ mod transport;
 
 pub use doors::{CloseSummary, Doors, DoorsError};
 pub use gatekeeper::{Click, Gatekeeper, NotKept, Once, Refused, Returned, Submission, TlsSummary};
+pub use guests::{Guests, NoSeat, Seat};
 pub use postkeep_smtp::server::Stage;
 pub use tables::{TablesError, server_tls};
