@@ -23,6 +23,7 @@ pub mod settings;
 pub mod signed_names;
 pub mod sink;
 pub mod submitters;
+pub mod token;
 pub mod tools;
 pub mod wait;
 

@@ -7,14 +7,12 @@ use postkeep_tests::certificates::Flaw;
 use postkeep_tests::daemon::{Said, run_with_input};
 use postkeep_tests::ground::{HTTP_PORT, HTTPS_PORT};
 use postkeep_tests::submitters::mailgun;
+use postkeep_tests::token::{HASH, TOKEN};
 use postkeep_tests::tools::needs;
 use postkeep_tests::{Act, Daemon, Ground, Names, Settings, Sink, Stage, message, wait_until};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
-const TOKEN: &str = "postkeep_test-token";
-/// `printf postkeep_test-token | sha256sum`.
-const HASH: &str = "sha256:633035828959f2692018575fd219d78d440d55c701a434be45df4500b4b74746";
 
 struct House {
     ground: Ground,
