@@ -210,7 +210,7 @@ pub enum KafkaKey {
 pub struct Kafka {
     /// Name, unique among receivers of events.
     pub name: String,
-    /// Brokers to begin with, `"HOST:PORT"`, at loopback or private addresses: it speaks plain text.
+    /// Brokers to begin with, `"HOST:PORT"`, in your own network: it speaks plain text, and public addresses are refused.
     pub brokers: Vec<String>,
     /// Topic, which must exist or be made by the broker.
     pub topic: String,
