@@ -165,7 +165,7 @@ mod tests {
             topic: "mail".into(),
             key: KafkaKey::Message,
             events: vec!["*".into()],
-            retry_for: None,
+            retry_for: configuration::Duration::from_secs(86_400),
             local_part: configuration::LocalPart::Plain,
             buffer: configuration::ByteSize::mebibytes(1),
             from: configuration::EventsFrom::End,

@@ -43,8 +43,6 @@ const LAST_REQUEST: Duration = Duration::from_secs(3);
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Events at a time for brokers and the accounting file.
 const BATCH: usize = 500;
-/// How long a broker is sent an event that it refuses, unless the configuration says otherwise; as for webhooks.
-const RETRY_FOR: Duration = Duration::from_secs(86400);
 /// Longest gap between tries at a webhook, which may be down for hours.
 const WEBHOOK_GAP: Duration = Duration::from_secs(300);
 /// And at a broker.
@@ -163,17 +161,17 @@ impl Starter<'_> {
         }
         for settings in configuration.amqp.iter().cloned() {
             let common = common!("amqp", settings);
-            let pace = Pace { retry_for: patience(settings.retry_for), ..pace(&common) };
+            let pace = Pace { retry_for: Some(settings.retry_for.as_std()), ..pace(&common) };
             self.add(common, pace, move |_| amqp::Amqp::new(&settings));
         }
         for settings in configuration.kafka.iter().cloned() {
             let common = common!("kafka", settings);
-            let pace = Pace { retry_for: patience(settings.retry_for), ..pace(&common) };
+            let pace = Pace { retry_for: Some(settings.retry_for.as_std()), ..pace(&common) };
             self.add(common, pace, move |_| kafka::Kafka::new(&settings));
         }
         for settings in configuration.nats.iter().cloned() {
             let common = common!("nats", settings);
-            let pace = Pace { retry_for: patience(settings.retry_for), ..pace(&common) };
+            let pace = Pace { retry_for: Some(settings.retry_for.as_std()), ..pace(&common) };
             self.add(common, pace, move |_| nats::Nats::new(&settings));
         }
     }
@@ -205,11 +203,6 @@ impl Starter<'_> {
         };
         self.events.tasks.spawn(receiver.begin());
     }
-}
-
-/// How long a broker is sent an event that it refuses.
-fn patience(retry_for: Option<postkeep_configuration::Duration>) -> Option<Duration> {
-    Some(retry_for.map_or(RETRY_FOR, |time| time.as_std()))
 }
 
 /// The pace of brokers and of the accounting file.

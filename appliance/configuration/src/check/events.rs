@@ -64,7 +64,7 @@ pub(super) fn check(configuration: &Configuration, options: &Options, report: &m
         report.within(path.key("batch-events"), webhook.batch_events, 1, 1000);
         report.within(path.key("batch-age"), webhook.batch_age, Duration::ZERO, Duration::from_secs(60));
         report.within(path.key("timeout"), webhook.timeout, Duration::from_secs(1), Duration::from_secs(300));
-        check_retry_for(path.key("retry-for"), Some(webhook.retry_for), configuration, report);
+        check_retry_for(path.key("retry-for"), webhook.retry_for, configuration, report);
     }
     for (index, amqp) in configuration.amqp.iter().enumerate() {
         let path = root.key("amqp").at(index);
@@ -227,8 +227,7 @@ fn check_buffer(path: KeyPath, buffer: ByteSize, report: &mut Report) {
     report.within(path, buffer, ByteSize::kibibytes(64), ByteSize::mebibytes(1 << 20));
 }
 
-fn check_retry_for(path: KeyPath, time: Option<Duration>, configuration: &Configuration, report: &mut Report) {
-    let Some(time) = time else { return };
+fn check_retry_for(path: KeyPath, time: Duration, configuration: &Configuration, report: &mut Report) {
     report.within(path.clone(), time, Duration::ZERO, Duration::from_secs(30 * 86400));
     if time > configuration.records.keep {
         report.warn(

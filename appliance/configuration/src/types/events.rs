@@ -173,9 +173,9 @@ pub struct Amqp {
     /// Events that it is told of; `"*"` is all.
     #[serde(default = "final_events")]
     pub events: Vec<String>,
-    /// How long an event that is refused is sent again; then it is dropped, and the log says so. Absent: 1d. While nobody answers, events are kept.
-    #[serde(default)]
-    pub retry_for: Option<Duration>,
+    /// How long an event that is refused is sent again; then it is dropped, and the log says so. While nobody answers, events are kept.
+    #[serde(default = "retry_for")]
+    pub retry_for: Duration,
     /// What becomes of the part of addresses before the `@`.
     #[serde(default)]
     pub local_part: LocalPart,
@@ -220,9 +220,9 @@ pub struct Kafka {
     /// Events that it is told of; `"*"` is all.
     #[serde(default = "final_events")]
     pub events: Vec<String>,
-    /// How long an event that is refused is sent again; then it is dropped, and the log says so. Absent: 1d. While nobody answers, events are kept.
-    #[serde(default)]
-    pub retry_for: Option<Duration>,
+    /// How long an event that is refused is sent again; then it is dropped, and the log says so. While nobody answers, events are kept.
+    #[serde(default = "retry_for")]
+    pub retry_for: Duration,
     /// What becomes of the part of addresses before the `@`.
     #[serde(default)]
     pub local_part: LocalPart,
@@ -259,9 +259,9 @@ pub struct Nats {
     /// Events that it is told of; `"*"` is all.
     #[serde(default = "final_events")]
     pub events: Vec<String>,
-    /// How long an event that is refused is sent again; then it is dropped, and the log says so. Absent: 1d. While nobody answers, events are kept.
-    #[serde(default)]
-    pub retry_for: Option<Duration>,
+    /// How long an event that is refused is sent again; then it is dropped, and the log says so. While nobody answers, events are kept.
+    #[serde(default = "retry_for")]
+    pub retry_for: Duration,
     /// What becomes of the part of addresses before the `@`.
     #[serde(default)]
     pub local_part: LocalPart,
