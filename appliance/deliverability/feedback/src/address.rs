@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 pub(crate) use postkeep_deliverability::reply::named::{
-    Mention, Parties, addresses, first_address, is_same, local_part, mentions, without,
+    Mention, Parties, addresses, first_address, is_same, local_part, mentions, tail, without,
 };
 use regex::{Captures, Regex};
 
@@ -35,11 +35,6 @@ pub(crate) fn is_redacted(address: &str) -> bool {
     let local = local_part(&lower);
     ["redact", "removed", "hidden", "anonym", "xxxx", "withheld"].iter().any(|word| lower.contains(word))
         || local.len() > 2 && local.chars().all(|character| matches!(character, 'x' | '*' | '.' | '-' | '_'))
-}
-
-/// The end of a text, cut at a character.
-pub(crate) fn tail(text: &str, longest: usize) -> &str {
-    text.get(text.ceil_char_boundary(text.len().saturating_sub(longest))..).unwrap_or_default()
 }
 
 /// The beginning of a text, cut at a character.

@@ -148,8 +148,8 @@ impl Parties<'_> {
     }
 }
 
-/// The end of a text, cut at a character.
-fn tail(text: &str, longest: usize) -> &str {
+/// The end of a text, at most so many octets, cut at a character.
+pub fn tail(text: &str, longest: usize) -> &str {
     text.get(text.ceil_char_boundary(text.len().saturating_sub(longest))..).unwrap_or_default()
 }
 

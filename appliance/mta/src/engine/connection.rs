@@ -307,8 +307,7 @@ async fn transmit(engine: &Arc<Inner>, opened: &mut Opened, mut job: Job, is_use
     let book = engine.replies.load_full();
     let envelope = &message.metadata.envelope;
     // A refusal that names the sender is none of a recipient's.
-    let senders: Vec<&str> =
-        envelope.sender.iter().map(Address::as_str).chain([&*message.metadata.from_domain]).collect();
+    let senders = [envelope.sender.as_ref().map_or("", Address::as_str), &*message.metadata.from_domain];
     let mut troubles: Vec<Trouble> = Vec::new();
     let mut delivered = false;
     let fates = batch
