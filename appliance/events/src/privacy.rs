@@ -6,9 +6,10 @@
 mod text;
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use parking_lot::Mutex;
 use postkeep_configuration::LocalPart;
 use serde_json::Value;
@@ -184,7 +185,7 @@ fn key(file: &Path) -> io::Result<[u8; 32]> {
             if let Some(folder) = file.parent() {
                 fs::create_dir_all(folder)?;
             }
-            fs::File::open("/dev/urandom")?.read_exact(&mut key)?;
+            SystemRandom::new().fill(&mut key).map_err(|_| io::Error::other("the system gives no random numbers"))?;
             postkeep_files::replace(file, &key)?;
         }
         Err(error) => return Err(error),
