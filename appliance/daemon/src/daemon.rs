@@ -15,6 +15,8 @@ use postkeep_mta::{Engine, clock};
 use postkeep_suppression::Suppression;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::supervision;
+
 /// How long clients and transactions may take to finish after a signal to stop.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 /// How long a client in the middle of a message is waited for.
@@ -95,11 +97,14 @@ async fn serve(
     let addresses = doors.addresses();
     let addresses: Vec<String> = addresses.iter().chain(http.addresses()).map(ToString::to_string).collect();
     log::info!("ready: {}", addresses.join(", "));
+    supervision::ready(&addresses);
+    let mut watchdog = supervision::Watchdog::of_this_process();
     // After the doors are open: that is where names are proved.
     let renewal = certificates.map(|certificates| tokio::spawn(certificates.keep()));
 
     loop {
         tokio::select! {
+            () = watchdog.due() => supervision::alive(engine.queued()),
             _ = hang_up.recv() => match supervisor.take_over().await {
                 Ok(report) => log::info!("configuration read again: {} keys changed, {} need a restart", report.changed.len(), report.need_restart.len()),
                 Err(errors) => log::error!("configuration not taken over, the running one stays in place:\n{errors}"),
@@ -109,6 +114,7 @@ async fn serve(
         }
     }
     log::info!("stopping");
+    supervision::stopping();
     if let Some(renewal) = renewal {
         renewal.abort();
     }

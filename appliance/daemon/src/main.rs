@@ -3,6 +3,7 @@
 
 mod daemon;
 mod logging;
+mod supervision;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
