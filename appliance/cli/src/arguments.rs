@@ -1,8 +1,10 @@
 //! The command line: `postkeep NOUN VERB`.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use postkeep_rehearsal::{Block, Ports};
 use postkeep_suppression::{Reason, Scope};
 
 /// Runs, watches and rehearses a Postkeep mail core.
@@ -61,7 +63,7 @@ pub(crate) enum Command {
     Spool(SpoolCommand),
     /// Send a campaign through a configuration in a simulated internet on loopback.
     #[command(
-        after_help = "Example: postkeep rehearse --config /etc/postkeep/postkeep.toml --recipients 10000 --seed 7 --summary summary.json"
+        after_help = "Examples: postkeep rehearse --config /etc/postkeep/postkeep.toml --recipients 10000 --seed 7 --summary summary.json\n          postkeep rehearse --config postkeep.toml --box 10.1.0.1 --block 10.0.0.0/8 --prepare folder\n          postkeep rehearse --prepared folder --recipients 1000\n          postkeep rehearse --prepared folder --no-campaign --serve"
     )]
     Rehearse(Box<RehearseArguments>),
 }
@@ -388,19 +390,19 @@ pub(crate) enum SpoolCommand {
 #[derive(Debug, Args)]
 pub(crate) struct RehearseArguments {
     /// The configuration to rehearse; it is not changed, and nothing leaves this machine.
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "prepared", conflicts_with = "prepared")]
+    pub config: Option<PathBuf>,
     /// Recipients of the campaign.
     #[arg(long, default_value_t = 10_000)]
     pub recipients: u64,
     /// The same seed gives the same campaign and the same whims of the providers.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, conflicts_with = "prepared")]
     pub seed: u64,
     /// How many times faster waits pass, of the configuration and of the providers.
-    #[arg(long, default_value_t = 60.0, value_name = "TIMES")]
+    #[arg(long, default_value_t = 60.0, value_name = "TIMES", conflicts_with = "prepared")]
     pub hurry: f64,
     /// Give up after this many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, conflicts_with = "prepared")]
     pub deadline: u64,
     /// Connections that submit the campaign.
     #[arg(long, default_value_t = 6)]
@@ -409,11 +411,38 @@ pub(crate) struct RehearseArguments {
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub verify_every: u64,
     /// Another rule book of mailbox providers than the shipped one.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "prepared")]
     pub rules: Option<PathBuf>,
-    /// Port of the simulated MX hosts; 0 takes any that is free.
-    #[arg(long, default_value_t = 0)]
-    pub port: u16,
+    /// Private addresses that the simulated internet has: NETWORK/PREFIX. This machine must have them already.
+    #[arg(long, value_name = "NETWORK", default_value_t, conflicts_with = "prepared")]
+    pub block: Block,
+    /// Port of the simulated MX hosts; default: any that is free, and 25 for a box elsewhere.
+    #[arg(long, conflicts_with = "prepared")]
+    pub port: Option<u16>,
+    /// Prepare the rehearsal of a box that runs elsewhere, in this folder, and run nothing.
+    #[arg(long, value_name = "FOLDER", requires = "box_address", conflicts_with_all = ["prepared", "serve", "daemon", "scratch"])]
+    pub prepare: Option<PathBuf>,
+    /// Private address at which that box is reached.
+    #[arg(long = "box", id = "box_address", value_name = "ADDRESS", requires = "prepare")]
+    pub box_address: Option<Ipv4Addr>,
+    /// Port of the name server, for a box elsewhere.
+    #[arg(long, default_value_t = Ports::default().names, requires = "prepare", value_name = "PORT")]
+    pub names_port: u16,
+    /// Port of the host of MTA-STS policies, for a box elsewhere.
+    #[arg(long, default_value_t = Ports::default().policies, requires = "prepare", value_name = "PORT")]
+    pub policies_port: u16,
+    /// Port at which the records of a box elsewhere are taken.
+    #[arg(long, default_value_t = Ports::default().events, requires = "prepare", value_name = "PORT")]
+    pub events_port: u16,
+    /// Rehearse the box that this folder was prepared for, and that has been started with it.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["daemon", "scratch"])]
+    pub prepared: Option<PathBuf>,
+    /// Wait so many seconds for the doors of a box elsewhere.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "prepared")]
+    pub wait: u64,
+    /// Send nothing; with --serve.
+    #[arg(long, requires = "serve")]
+    pub no_campaign: bool,
     /// No progress.
     #[arg(long)]
     pub quiet: bool,

@@ -4,15 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use postkeep_configuration::command::Outcome;
-use postkeep_rehearsal::{Error, News, Options, Summary, Watching, rehearse, serve};
+use postkeep_rehearsal::{Error, News, Options, Ports, Summary, Watching, prepare, rehearse, serve};
 
 use crate::arguments::RehearseArguments;
 use crate::{BAD_INPUT, FAILED, failure};
 
-/// Runs a rehearsal to its summary, or keeps it up.
+/// Runs a rehearsal to its summary, keeps it up, or prepares one of a box elsewhere.
 pub(crate) async fn run(arguments: RehearseArguments, json: bool) -> Outcome {
     let options = Options {
-        recipients: arguments.recipients,
+        recipients: if arguments.no_campaign { 0 } else { arguments.recipients },
         seed: arguments.seed,
         hurry: arguments.hurry,
         deadline: Duration::from_secs(arguments.deadline),
@@ -20,11 +20,26 @@ pub(crate) async fn run(arguments: RehearseArguments, json: bool) -> Outcome {
         daemon: arguments.daemon,
         scratch: arguments.scratch,
         rules: arguments.rules,
-        port: arguments.port,
+        block: arguments.block,
+        port: arguments.port.unwrap_or_default(),
+        prepared: arguments.prepared,
+        wait: Duration::from_secs(arguments.wait),
         verify_every: arguments.verify_every,
         watching: if arguments.quiet { Watching::Nobody } else { Watching::Somebody },
-        ..Options::new(arguments.config)
+        ..Options::new(arguments.config.unwrap_or_default())
     };
+    if let (Some(folder), Some(at)) = (&arguments.prepare, arguments.box_address) {
+        let ports = Ports {
+            mail: arguments.port.unwrap_or(Ports::default().mail),
+            names: arguments.names_port,
+            policies: arguments.policies_port,
+            events: arguments.events_port,
+        };
+        return match prepare(&options, at, folder, ports) {
+            Ok(text) => Outcome { text, complaint: String::new(), code: 0 },
+            Err(error) => refused(&error),
+        };
+    }
     let summary_file = arguments.summary.as_deref();
     if arguments.serve {
         let told = serve(options, |news| match news {

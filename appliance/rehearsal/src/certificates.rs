@@ -48,7 +48,18 @@ pub(crate) fn crypto() -> Arc<CryptoProvider> {
 impl Authority {
     /// A new authority with a new key.
     pub fn new() -> Result<Self, Error> {
-        let key = KeyPair::generate().map_err(failed)?;
+        Self::of(&Self::secret()?)
+    }
+
+    /// A new key for an authority, PEM.
+    pub fn secret() -> Result<String, Error> {
+        Ok(KeyPair::generate().map_err(failed)?.serialize_pem())
+    }
+
+    /// The authority with this key. Its certificate is written anew: the same name and key, which is all that counts
+    /// to those who trust it.
+    pub fn of(secret: &str) -> Result<Self, Error> {
+        let key = KeyPair::from_pem(secret).map_err(failed)?;
         let mut parameters = CertificateParams::default();
         parameters.distinguished_name.push(DnType::CommonName, "Postkeep rehearsal authority");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

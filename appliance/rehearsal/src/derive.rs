@@ -1,41 +1,67 @@
 //! From the owner's configuration to the one that is rehearsed: everything
 //! that decides how mail is paced, signed and retried stays; everything that
 //! touches the world outside (addresses, files, DNS, port 25) is turned to
-//! loopback and to a scratch folder. What was changed is said in notes.
+//! loopback and to a scratch folder, or, for a box that runs elsewhere, to a
+//! private block and to files that are carried there. What was changed is said
+//! in notes.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use postkeep_configuration::{
-    Configuration, Dnssec, Feedback, LaneLimits, Listener, ListenerTls, Rate, TotalLimits, units,
+    Configuration, Dnssec, Feedback, LaneLimits, LocalPart, Rate, TotalLimits, Webhook, units,
 };
 
 use crate::Error;
-use crate::client::Submission;
-use crate::http::HttpDoor;
-use crate::internet::{Internet, Owner};
-use crate::keys::{self, Keyring};
-use crate::names::{LOOPBACK_V6, loopback};
+use crate::block::Block;
+use crate::certificates::Authority;
+use crate::internet::Owner;
+use crate::keys;
 
 use self::doors::{credential, free_address, token};
-use self::promises::{promises, streams};
 
 mod doors;
+mod owner;
 mod promises;
+mod ready;
 
-/// Second octet of the sending addresses.
-const SOURCES_BLOCK: u8 = 1;
+pub(crate) use self::owner::{owner, sender_domains};
+pub(crate) use self::ready::{Ready, Secrets, doors};
+
+/// Where a box elsewhere finds the files of its rehearsal.
+pub(crate) const BOX_FOLDER: &str = "/var/lib/postkeep/etc/rehearsal";
 /// Shortest wait that hurry leaves: less is no valid configuration.
 const SHORTEST: units::Duration = units::Duration::from_secs(1);
 /// Longest path of a Unix socket that every system takes.
 const LONGEST_SOCKET: usize = 100;
 
+/// How and where a configuration is rehearsed.
+pub(crate) struct Setting {
+    /// Where files are written.
+    pub folder: PathBuf,
+    /// Where the simulated internet lives.
+    pub block: Block,
+    /// How many times faster waits pass.
+    pub hurry: f64,
+    /// Mail that has not arrived after so long expires.
+    pub longest: Duration,
+    /// The box runs there, not here.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// A box that runs elsewhere.
+pub(crate) struct Elsewhere {
+    /// Where it takes records to.
+    pub events: SocketAddr,
+    /// The secret that it signs them with.
+    pub events_secret: String,
+}
+
 /// An owner's configuration on its way to a rehearsal.
 pub(crate) struct Prepared {
-    /// With everything changed that can be before the simulated internet is up.
+    /// With everything changed that can be before the simulated internet is known.
     pub configuration: Configuration,
     /// What the simulated internet must know.
     pub owner: Owner,
@@ -47,41 +73,27 @@ pub(crate) struct Prepared {
     pub token: String,
     /// What was changed, in sentences.
     pub notes: Vec<String>,
-    scratch: PathBuf,
+    setting: Setting,
 }
 
-/// A configuration ready to run.
-pub(crate) struct Ready {
-    /// The file that `postkeepd` reads.
-    pub file: PathBuf,
-    /// Where the campaign submits.
-    pub submission: Submission,
-    /// Where mail that comes back goes in.
-    pub comebacks: Submission,
-    /// Where the campaign's other part goes in.
-    pub http: HttpDoor,
-    /// Where records appear.
-    pub records: PathBuf,
-    /// The control socket.
-    pub control: PathBuf,
-    /// The metrics endpoint, if there is one.
-    pub metrics: Option<SocketAddr>,
+/// What a configuration must know of the simulated internet.
+pub(crate) struct Surroundings<'a> {
+    pub authority: &'a Authority,
+    /// Of all MX hosts.
+    pub port: u16,
+    pub names: SocketAddr,
+    pub trust_anchor: &'a str,
+    pub policy_port: u16,
+    /// Where the simulated DNS sends what comes back.
+    pub back: IpAddr,
 }
 
-/// Changes what can be changed before the simulated internet is up. Mail that has not arrived after `longest` expires.
-pub(crate) fn prepare(
-    mut configuration: Configuration,
-    scratch: &Path,
-    hurry: f64,
-    longest: Duration,
-) -> Result<Prepared, Error> {
+/// Changes what can be changed before the simulated internet is known.
+pub(crate) fn prepare(mut configuration: Configuration, setting: Setting) -> Result<Prepared, Error> {
     let mut notes = Vec::new();
-    let mut owner = Owner::default();
     let domains = sender_domains(&configuration);
-    owner.return_domains =
-        domains.iter().cloned().chain([configuration.hostname.clone()]).collect::<BTreeSet<_>>().into_iter().collect();
-    keys_of(&mut configuration, scratch, &mut owner, &mut notes)?;
-    sources_of(&mut configuration, &mut owner, &mut notes);
+    let keys = keys_of(&mut configuration, &setting, &mut notes)?;
+    sources_of(&mut configuration, setting.block, &mut notes)?;
     if configuration.acme.take().is_some() {
         notes.push("[acme] was left out: certificates are of the rehearsal's own authority".to_owned());
     }
@@ -90,28 +102,33 @@ pub(crate) fn prepare(
         notes.push("[[route]] was left out: mail goes by MX of the simulated DNS".to_owned());
     }
     leave_out_receivers(&mut configuration, &mut notes);
-    feedback_of(&mut configuration, &domains, &mut owner, &mut notes);
-    hurried(&mut configuration, hurry, longest, &mut notes);
-    owner.promises = promises(&configuration)?;
-    owner.streams = streams(&configuration);
-    owner.keyring = Keyring::of(&configuration);
-    let credential = credential(&mut configuration)?;
-    let token = token(&mut configuration);
+    feedback_of(&mut configuration, &domains, &mut notes);
+    hurried(&mut configuration, setting.hurry, setting.longest, &mut notes);
     configuration.include.clear();
-    configuration.spool.directory = scratch.join("spool");
-    configuration.records.directory = scratch.join("records");
-    configuration.suppression.directory = scratch.join("suppression");
-    configuration.mta_sts.directory = scratch.join("mta-sts");
     configuration.resolver.dnssec = Dnssec::Required;
-    if let Some(reports) = &mut configuration.tls_reports {
-        reports.directory = scratch.join("tls-reports");
+    if setting.elsewhere.is_none() {
+        keep_here(&mut configuration, &setting.folder);
     }
-    configuration.control.socket = scratch.join("control.sock");
+    let owner = owner(&configuration, keys)?;
+    let credential = credential(&mut configuration)?;
+    let token = token(&mut configuration, setting.elsewhere.is_some());
+    Ok(Prepared { configuration, owner, domains, credential, token, notes, setting })
+}
+
+/// Everything that a box on this machine writes goes to one folder.
+fn keep_here(configuration: &mut Configuration, folder: &Path) {
+    configuration.spool.directory = folder.join("spool");
+    configuration.records.directory = folder.join("records");
+    configuration.suppression.directory = folder.join("suppression");
+    configuration.mta_sts.directory = folder.join("mta-sts");
+    if let Some(reports) = &mut configuration.tls_reports {
+        reports.directory = folder.join("tls-reports");
+    }
+    configuration.control.socket = folder.join("control.sock");
     if configuration.control.socket.as_os_str().len() > LONGEST_SOCKET {
         configuration.control.socket =
             std::env::temp_dir().join(format!("postkeep-rehearsal-{}.sock", std::process::id()));
     }
-    Ok(Prepared { configuration, owner, domains, credential, token, notes, scratch: scratch.to_owned() })
 }
 
 /// Nobody outside is told of mail that never was.
@@ -131,67 +148,80 @@ fn leave_out_receivers(configuration: &mut Configuration, notes: &mut Vec<String
 }
 
 impl Prepared {
-    /// Points the configuration to a running simulated internet and writes it down.
-    pub(crate) fn connect(&mut self, internet: &Internet) -> Result<Ready, Error> {
-        let authority = internet.authority();
-        let root = self.write("authority.pem", authority.pem())?;
-        self.configuration.delivery.extra_roots = Some(root);
-        self.configuration.delivery.port = internet.port();
-        self.configuration.resolver.servers = vec![internet.names()];
-        self.configuration.resolver.trust_anchors = Some(self.write("trust-anchors", internet.trust_anchor())?);
-        self.configuration.mta_sts.port = internet.policy_port();
-        let back = self.feedback_door(internet.port());
-        let door = self.doors(authority, back)?;
-        let comebacks = self.configuration.listener.get(back).cloned();
-        let submission = |listener: &Listener, credential: Option<(String, String)>| Submission {
-            address: listener.address,
-            host: self.configuration.hostname.clone(),
-            credential,
-            implicit_tls: listener.tls == ListenerTls::Implicit,
-            authority: (listener.tls != ListenerTls::None).then(|| authority.certificate().clone()),
-        };
-        let comebacks = comebacks.as_ref().unwrap_or(&door);
-        let (submission, comebacks) = (submission(&door, Some(self.credential.clone())), submission(comebacks, None));
-        let http = self.http_doors()?;
-        let metrics = match &mut self.configuration.metrics {
-            Some(metrics) => {
-                metrics.address = free_address()?;
-                Some(metrics.address)
+    /// Points the configuration to a simulated internet and writes it down; the file.
+    pub(crate) fn connect(&mut self, around: &Surroundings<'_>) -> Result<PathBuf, Error> {
+        let root = self.write("authority.pem", around.authority.pem())?;
+        self.configuration.delivery.extra_roots = Some(root.clone());
+        self.configuration.delivery.port = around.port;
+        self.configuration.resolver.servers = vec![around.names];
+        self.configuration.resolver.trust_anchors = Some(self.write("trust-anchors", around.trust_anchor)?);
+        self.configuration.mta_sts.port = around.policy_port;
+        self.move_doors(around)?;
+        match &self.setting.elsewhere {
+            Some(elsewhere) => {
+                let secret = self.write("events.secret", &elsewhere.events_secret)?;
+                self.configuration.webhook.push(events_to(elsewhere.events, secret, root));
             }
-            None => None,
-        };
+            None => {
+                if let Some(metrics) = &mut self.configuration.metrics {
+                    metrics.address = free_address()?;
+                }
+            }
+        }
         let text = postkeep_configuration::to_toml(&self.configuration)
             .map_err(|error| Error::Configuration(format!("the derived configuration cannot be written: {error}")))?;
-        let file = self.write("postkeep.toml", &text)?;
-        Ok(Ready {
-            file,
-            submission,
-            comebacks,
-            http: HttpDoor {
-                address: http,
-                host: self.configuration.hostname.clone(),
-                token: self.token.clone(),
-                authority: authority.certificate().clone(),
-            },
-            records: self.configuration.records.directory.clone(),
-            control: self.configuration.control.socket.clone(),
-            metrics,
-        })
+        let file = self.setting.folder.join("postkeep.toml");
+        write(&file, &text)
     }
 
+    /// Writes a file that the box needs; where the box finds it.
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
-        write(&self.scratch.join(name), text)
+        self.setting.write(name, text)
+    }
+
+    fn shown(&self, name: &str) -> PathBuf {
+        self.setting.shown(name)
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<PathBuf, Error> {
+impl Setting {
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
+        write(&self.folder.join(name), text)?;
+        Ok(self.shown(name))
+    }
+
+    /// Where the box finds a file.
+    fn shown(&self, name: &str) -> PathBuf {
+        if self.elsewhere.is_some() { Path::new(BOX_FOLDER).join(name) } else { self.folder.join(name) }
+    }
+}
+
+/// All records, as soon as they are written, for as long as a rehearsal may last.
+fn events_to(address: SocketAddr, secret: PathBuf, root: PathBuf) -> Webhook {
+    Webhook {
+        name: "rehearsal".to_owned(),
+        url: format!("https://{address}/"),
+        secret,
+        extra_roots: Some(root),
+        events: vec!["*".to_owned()],
+        batch_events: 500,
+        batch_age: units::Duration::from_millis(200),
+        timeout: units::Duration::from_secs(30),
+        retry_for: units::Duration::from_secs(86_400),
+        local_part: LocalPart::Plain,
+        buffer: units::ByteSize::mebibytes(4096),
+        from: postkeep_configuration::EventsFrom::Beginning,
+    }
+}
+
+/// Writes a file that is nobody else's business: some hold keys, one a password hash.
+pub(crate) fn write(path: &Path, text: &str) -> Result<PathBuf, Error> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let written = fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
-        // Keys and a password hash: nobody else's business.
         .mode(0o600)
         .open(path)
         .and_then(|mut file| file.write_all(text.as_bytes()));
@@ -201,79 +231,67 @@ fn write(path: &Path, text: &str) -> Result<PathBuf, Error> {
     }
 }
 
-/// Domains to send from: those that are signed, else those that credentials name, else the host's own.
-fn sender_domains(configuration: &Configuration) -> Vec<String> {
-    let signed: BTreeSet<String> = configuration.dkim.iter().map(|key| key.domain.to_ascii_lowercase()).collect();
-    if !signed.is_empty() {
-        return signed.into_iter().collect();
-    }
-    let named = configuration.credential.iter().flat_map(|credential| &credential.sender_domains);
-    let listed = configuration.network.iter().flat_map(|network| &network.sender_domains);
-    let domains: BTreeSet<String> = named
-        .chain(listed)
-        .filter(|domain| *domain != "*")
-        .map(|domain| domain.strip_prefix("*.").map_or_else(|| domain.clone(), |below| format!("mail.{below}")))
-        .collect();
-    if domains.is_empty() { vec![configuration.hostname.clone()] } else { domains.into_iter().collect() }
-}
-
+/// The TXT records of the signing keys, which are made where the owner's are not to be had.
 fn keys_of(
     configuration: &mut Configuration,
-    scratch: &Path,
-    owner: &mut Owner,
+    setting: &Setting,
     notes: &mut Vec<String>,
-) -> Result<(), Error> {
-    let mut generated = Vec::new();
+) -> Result<Vec<(String, String)>, Error> {
+    let (mut records, mut generated) = (Vec::new(), Vec::new());
     for (number, entry) in configuration.dkim.iter_mut().enumerate() {
-        let own = fs::read_to_string(&entry.key).ok().and_then(|pem| keys::read(&pem, entry.algorithm));
-        let key = match own {
+        let name = format!("{}._domainkey.{}", entry.selector, entry.domain);
+        // Keys of the owner are not carried about.
+        let own = setting.elsewhere.is_none().then(|| fs::read_to_string(&entry.key).ok()).flatten();
+        let key = match own.and_then(|pem| keys::read(&pem, entry.algorithm)) {
             Some(key) => key,
             None => {
                 let key = keys::generate(entry.algorithm)?;
-                entry.key = write(&scratch.join(format!("dkim-{number}.pem")), &key.pem)?;
-                generated.push(format!("{}._domainkey.{}", entry.selector, entry.domain));
+                entry.key = setting.write(&format!("dkim-{number}.pem"), &key.pem)?;
+                generated.push(name.clone());
                 key
             }
         };
-        owner.keys.push((format!("{}._domainkey.{}", entry.selector, entry.domain), key.record));
+        records.push((name, key.record));
     }
     if !generated.is_empty() {
-        notes.push(format!(
-            "signing keys made for the rehearsal, because the configured files could not be read: {}",
-            generated.join(", ")
-        ));
+        let why = match setting.elsewhere {
+            Some(_) => "the owner's stay where they are",
+            None => "the configured files could not be read",
+        };
+        notes.push(format!("signing keys made for the rehearsal, because {why}: {}", generated.join(", ")));
     }
-    Ok(())
+    Ok(records)
 }
 
-fn sources_of(configuration: &mut Configuration, owner: &mut Owner, notes: &mut Vec<String>) {
+fn sources_of(configuration: &mut Configuration, block: Block, notes: &mut Vec<String>) -> Result<(), Error> {
     let mut v6_taken = false;
-    let hostname = configuration.hostname.clone();
     let mut mapped = Vec::new();
     for (number, (name, source)) in configuration.source.iter_mut().enumerate() {
-        let ehlo = source.ehlo.clone().unwrap_or_else(|| hostname.clone());
-        let address = loopback(SOURCES_BLOCK, u16::try_from(number).unwrap_or(u16::MAX));
+        let address: Ipv4Addr = block
+            .source(number)
+            .ok_or_else(|| Error::Configuration(format!("{block} has no room for so many sources")))?;
         source.ipv4 = Some(address);
-        owner.sources.push((IpAddr::V4(address), name.clone(), ehlo.clone()));
         let mut text = format!("{name} = {address}");
         if source.ipv6.is_some() {
-            source.ipv6 = (!v6_taken).then_some(std::net::Ipv6Addr::LOCALHOST);
-            if v6_taken {
-                text.push_str(" (without IPv6: loopback has one address)");
-            } else {
-                text.push_str(" and ::1");
-                owner.sources.push((LOOPBACK_V6, name.clone(), ehlo));
-                v6_taken = true;
-            }
+            let here = block.is_loopback() && !v6_taken;
+            source.ipv6 = here.then_some(std::net::Ipv6Addr::LOCALHOST);
+            text.push_str(match (here, block.is_loopback()) {
+                (true, _) => " and ::1",
+                (false, true) => " (without IPv6: loopback has one address)",
+                (false, false) => " (without IPv6: only loopback has it)",
+            });
+            v6_taken |= here;
         }
         mapped.push(text);
     }
-    notes.push(format!("sources on loopback: {}", mapped.join(", ")));
+    let place = if block.is_loopback() { "loopback".to_owned() } else { block.to_string() };
+    notes.push(format!("sources on {place}: {}", mapped.join(", ")));
+    Ok(())
 }
 
 /// Mail comes back to the box itself, in the owner's way if there is one.
-fn feedback_of(configuration: &mut Configuration, domains: &[String], owner: &mut Owner, notes: &mut Vec<String>) {
-    let feedback = configuration.feedback.get_or_insert_with(|| {
+fn feedback_of(configuration: &mut Configuration, domains: &[String], notes: &mut Vec<String>) {
+    configuration.feedback.get_or_insert_with(|| {
         let domain = format!("bounce.{}", domains.first().unwrap_or(&configuration.hostname));
         notes.push(format!("[feedback] with the domain {domain} was added, so that mail can come back"));
         Feedback {
@@ -283,7 +301,6 @@ fn feedback_of(configuration: &mut Configuration, domains: &[String], owner: &mu
             forward_to: None,
         }
     });
-    owner.feedback_domain = Some(feedback.domain.clone());
 }
 
 /// The longest time for which a shipped rule stays away.
@@ -409,8 +426,13 @@ servers = ["tls://nats.example.com"]
     fn prepared(hurry: f64) -> (tempfile::TempDir, Prepared) {
         let folder = tempfile::tempdir().unwrap();
         let loaded = postkeep_configuration::load::parse("test", OWNER, &Options::without_files()).unwrap();
-        let prepared = prepare(loaded.configuration, folder.path(), hurry, Duration::from_secs(60)).unwrap();
+        let prepared = prepare(loaded.configuration, setting(folder.path(), hurry)).unwrap();
         (folder, prepared)
+    }
+
+    fn setting(folder: &Path, hurry: f64) -> Setting {
+        let longest = Duration::from_secs(60);
+        Setting { folder: folder.to_owned(), block: Block::default(), hurry, longest, elsewhere: None }
     }
 
     #[test]
@@ -442,7 +464,7 @@ servers = ["tls://nats.example.com"]
         );
         let loaded = postkeep_configuration::load::parse("test", &own, &Options::without_files()).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let prepared = prepare(loaded.configuration, folder.path(), 1.0, Duration::from_secs(60)).unwrap();
+        let prepared = prepare(loaded.configuration, setting(folder.path(), 1.0)).unwrap();
         assert_eq!(prepared.owner.feedback_domain.as_deref(), Some("back.example.test"));
         assert!(!prepared.notes.iter().any(|note| note.starts_with("[feedback]")));
     }
@@ -474,7 +496,7 @@ servers = ["tls://nats.example.com"]
         let loaded = postkeep_configuration::load_with(path, &Options::without_files()).unwrap();
         assert_eq!(loaded.warnings, []);
         let folder = tempfile::tempdir().unwrap();
-        let prepared = prepare(loaded.configuration, folder.path(), 600.0, Duration::from_secs(100)).unwrap();
+        let prepared = prepare(loaded.configuration, setting(folder.path(), 600.0)).unwrap();
         assert_eq!(prepared.domains, ["harbour-news.example", "offers.harbour-news.example"]);
         assert_eq!(prepared.owner.keys.len(), 3);
         let text = postkeep_configuration::to_toml(&prepared.configuration).unwrap();

@@ -99,7 +99,10 @@ impl HttpClient {
 
     /// Asks for a path with its query; the status and the body.
     pub(crate) async fn get(&mut self, path: &str) -> io::Result<(u16, Bytes)> {
-        let request = Request::get(path).header(HOST, &self.host);
+        let mut request = Request::get(path).header(HOST, &self.host);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
         self.exchange(request.body(Full::default()).map_err(io::Error::other)?).await
     }
 

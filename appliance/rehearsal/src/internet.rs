@@ -1,9 +1,10 @@
 //! The simulated internet, started and held together: names, hosts, their
-//! providers, the ledger, the judge and the verifier. Everything lives on
-//! loopback: sending addresses are 127.1.x.y, MX hosts 127.2.x.y.
+//! providers, the ledger, the judge and the verifier. Everything lives in one
+//! [`Block`] of addresses, on loopback unless said otherwise.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -11,6 +12,8 @@ use std::time::Instant;
 use tokio::task::AbortHandle;
 
 use crate::Error;
+use crate::arrivals::Arrivals;
+use crate::block::Block;
 use crate::certificates::Authority;
 use crate::chance::Chance;
 use crate::client::Submission;
@@ -19,7 +22,7 @@ use crate::judge::{Judge, Promise};
 use crate::keys::Keyring;
 use crate::ledger::Ledger;
 use crate::mailbox::Mailboxes;
-use crate::names::{Names, Zone};
+use crate::names::{Names, Zone, ZoneKey};
 use crate::policy_host::PolicyHost;
 use crate::receiver::{Door, TlsTally, serve};
 use crate::rulebook::{Host, Limits, Mood, NamesMood, Provider, Replies, RuleBook, Site, Tlsa};
@@ -37,8 +40,6 @@ pub(crate) const HOME: &str = "home";
 const HOME_HOST: &str = "return.rehearsal.test";
 /// Host that takes what comes back to the owner's `[feedback] domain`.
 const FEEDBACK_HOST: &str = "mail-in.rehearsal.test";
-/// Address of that host: the daemon's own listener, at the port of all MX hosts.
-pub(crate) const FEEDBACK_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 3, 0, 1));
 
 /// What the simulated internet must know about the owner.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +69,21 @@ pub struct StreamPromise {
     pub sources: HashSet<IpAddr>,
 }
 
+/// What a simulated internet has from before, because a box elsewhere knows it already.
+#[derive(Debug, Clone)]
+pub struct Fixed {
+    /// Key of the authority, PEM.
+    pub authority: String,
+    /// Key of the simulated DNS, PKCS#8 DER.
+    pub names_key: Vec<u8>,
+    /// Port of the host of policies.
+    pub policy_port: u16,
+    /// Where the box takes what comes back, at the port of all MX hosts.
+    pub back: IpAddr,
+    /// File for what arrives.
+    pub arrivals: PathBuf,
+}
+
 /// How to start a simulated internet.
 #[derive(Debug, Clone)]
 pub struct InternetOptions {
@@ -77,10 +93,14 @@ pub struct InternetOptions {
     pub book: RuleBook,
     /// Divides waits, 1 or more.
     pub hurry: f64,
+    /// Where it lives.
+    pub block: Block,
     /// Port of every MX host; 0 takes any that is free.
     pub port: u16,
-    /// Address of the name server; port 0 takes any that is free.
-    pub names: SocketAddr,
+    /// Port of the name server; 0 takes any that is free.
+    pub names_port: u16,
+    /// What is not to be made anew.
+    pub fixed: Option<Fixed>,
     /// The owner.
     pub owner: Owner,
     /// Verify every so many-th message; 1: all.
@@ -94,8 +114,10 @@ impl InternetOptions {
             seed,
             book: RuleBook::shipped()?,
             hurry: 1.0,
+            block: Block::default(),
             port: 0,
-            names: SocketAddr::from(([127, 0, 0, 1], 0)),
+            names_port: 0,
+            fixed: None,
             owner,
             verify_every: 1,
         })
@@ -118,7 +140,10 @@ impl Internet {
         let mut book = options.book;
         let home = book.provider.len();
         book.provider.push(home_of(&options.owner));
-        let authority = Authority::new()?;
+        let fixed = options.fixed.as_ref();
+        let authority = fixed.map_or_else(Authority::new, |fixed| Authority::of(&fixed.authority))?;
+        let names_key = fixed.map_or_else(ZoneKey::new, |fixed| ZoneKey::of(&fixed.names_key))?;
+        let own = IpAddr::V4(options.block.own());
         let mut zone = Zone::default();
         for (name, text) in &options.owner.keys {
             zone.txt(name, text);
@@ -132,17 +157,21 @@ impl Internet {
             !options.owner.return_domains.iter().any(|home| home.eq_ignore_ascii_case(domain))
         }) {
             zone.mx(domain, 10, FEEDBACK_HOST)?;
-            zone.address(FEEDBACK_HOST, FEEDBACK_ADDRESS);
+            zone.address(FEEDBACK_HOST, fixed.map_or(IpAddr::V4(options.block.back()), |fixed| fixed.back));
         }
-        let hosts = layout::lay_out(&book, &mut zone)?;
-        let policy_host = PolicyHost::start(layout::policies(&book, &mut zone), &authority).await?;
+        let hosts = layout::lay_out(&book, options.block, &mut zone)?;
+        let policies = layout::policies(&book, own, &mut zone);
+        let policy_port = fixed.map_or(0, |fixed| fixed.policy_port);
+        let policy_host = PolicyHost::start(policies, SocketAddr::new(own, policy_port), &authority).await?;
         let (port, listeners) = layout::listen(&hosts, options.port).await?;
         let mut identities = Vec::with_capacity(hosts.len());
         for spot in &hosts {
             identities.push(layout::identify(spot, port, &authority, &mut zone)?);
         }
-        let names = Names::start(zone, options.names).await?;
-        let verifier = Verifier::start(names.address(), options.owner.keyring.clone(), options.verify_every)?;
+        let names = Names::start(zone, SocketAddr::new(own, options.names_port), names_key).await?;
+        let arrivals = fixed.map(|fixed| Arrivals::open(&fixed.arrivals)).transpose()?;
+        let keyring = options.owner.keyring.clone();
+        let verifier = Verifier::start(names.address(), keyring, options.verify_every, arrivals)?;
         let promises = book
             .provider
             .iter()

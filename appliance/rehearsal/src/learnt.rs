@@ -2,21 +2,20 @@
 //! list, and tried with a second wave to those who must not be written to.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use postkeep_configuration::{Configuration, LearntScope};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::Error;
 use crate::campaign::{Campaign, Message};
 use crate::chance::Chance;
 use crate::comeback::{Kind, Returned};
 use crate::handed::Handed;
-use crate::http::{HttpClient, encoded};
 use crate::inject::{Doors, inject};
 use crate::internet::Internet;
+use crate::list::{List, ListAt};
 use crate::watch::Watch;
 
 /// Wait for what is on its way back.
@@ -86,22 +85,6 @@ impl CameBack {
     }
 }
 
-/// An answer of the control socket about an address.
-#[derive(Deserialize)]
-struct View {
-    entries: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    reason: String,
-}
-
-#[derive(Deserialize)]
-struct Statistics {
-    entries: Vec<(String, u64)>,
-}
-
 /// The reason by which the list must know a recipient; `None`: it must not, or need not.
 fn reason(kind: Kind, configuration: &Configuration) -> Option<&'static str> {
     let (reason, scope) = match kind {
@@ -115,7 +98,7 @@ fn reason(kind: Kind, configuration: &Configuration) -> Option<&'static str> {
 /// Asks the list about everybody who sent something back.
 pub(crate) async fn learn(
     internet: &Internet,
-    control: &Path,
+    list: &ListAt,
     configuration: &Configuration,
 ) -> Result<(CameBack, Vec<Returned>), Error> {
     internet.comebacks_settled(COMING_BACK).await;
@@ -133,9 +116,7 @@ pub(crate) async fn learn(
     }
     let mut suppressed = Vec::new();
     let mut known = HashSet::new();
-    let mut client = HttpClient::control(control)
-        .await
-        .map_err(|error| Error::Io(format!("cannot ask the control socket {}: {error}", control.display())))?;
+    let mut list = List::open(list).await?;
     for returned in internet.comebacks() {
         if let Err(said) = &returned.taken {
             came_back.refused += 1;
@@ -151,17 +132,16 @@ pub(crate) async fn learn(
         if !known.insert(returned.recipient.clone()) {
             continue;
         }
-        let path = format!("/v1/suppressions?address={}", encoded(&returned.recipient));
-        let view: View = ask(&mut client, &path).await?;
+        let reasons = list.reasons(&returned.recipient).await?;
         match (returned.kind, reason(returned.kind, configuration)) {
             (Kind::AutoReply, _) => {
-                if !view.entries.is_empty() {
+                if !reasons.is_empty() {
                     came_back.wrongly_suppressed += 1;
                     came_back.say(|| format!("{} is suppressed for an automatic reply", returned.recipient));
                 }
             }
             (_, None) => {}
-            (kind, Some(reason)) if view.entries.iter().any(|entry| entry.reason == reason) => {
+            (kind, Some(reason)) if reasons.iter().any(|known| known == reason) => {
                 match kind {
                     Kind::Bounce => came_back.learnt_bounces += 1,
                     _ => came_back.learnt_complaints += 1,
@@ -175,18 +155,8 @@ pub(crate) async fn learn(
             }
         }
     }
-    let statistics: Statistics = ask(&mut client, "/v1/suppressions/statistics").await?;
-    came_back.suppressions = statistics.entries.into_iter().filter(|(_, count)| *count > 0).collect();
+    came_back.suppressions = list.counts().await?;
     Ok((came_back, suppressed))
-}
-
-async fn ask<T: for<'a> Deserialize<'a>>(client: &mut HttpClient, path: &str) -> Result<T, Error> {
-    let failed = |why: String| Error::Io(format!("the control socket does not answer {path}: {why}"));
-    let (status, body) = client.get(path).await.map_err(|error| failed(error.to_string()))?;
-    if status != 200 {
-        return Err(failed(format!("{status} {}", String::from_utf8_lossy(&body))));
-    }
-    serde_json::from_slice(&body).map_err(|error| failed(error.to_string()))
 }
 
 /// The same mail again, to each who must not be written to any more.

@@ -1,6 +1,6 @@
 //! The rehearsal: a simulated internet on loopback (DNS and mailbox
 //! providers that keep their published rules), a campaign that is sent through
-//! a real `postkeepd`, and a judge at the receivers who counts what the
+//! a real `postkeepd`, here or in a machine elsewhere, and a judge at the receivers who counts what the
 //! product promises. `postkeep rehearse` tells an owner how a configuration
 //! would fare; tests use [`Internet`] and [`Client`] on their own.
 //!
@@ -8,6 +8,8 @@
 //! book it was given.
 
 mod account;
+mod arrivals;
+mod block;
 pub mod campaign;
 mod certificates;
 mod chance;
@@ -18,7 +20,9 @@ mod content;
 mod daemon;
 mod derive;
 mod error;
+mod events;
 mod excuses;
+mod folder;
 mod handed;
 mod http;
 mod inject;
@@ -27,6 +31,7 @@ pub mod judge;
 mod keys;
 mod learnt;
 mod ledger;
+mod list;
 pub mod mailbox;
 mod names;
 mod policy_host;
@@ -38,15 +43,19 @@ pub mod rulebook;
 mod run;
 mod scratch;
 mod signature;
+mod stage;
 mod stop;
 mod sum_up;
 mod summary;
 mod verdict;
 mod watch;
 
+pub use block::Block;
 pub use client::{Client, Submission};
 pub use error::Error;
+pub use folder::Ports;
 pub use internet::{Internet, InternetOptions, Owner};
 pub use progress::Watching;
-pub use run::{Addresses, News, Options, rehearse, serve};
+pub use run::{News, Options, rehearse, serve};
+pub use stage::{Addresses, prepare};
 pub use summary::Summary;

@@ -4,7 +4,7 @@
 //! for signatures (RFC 4035) gets them.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseI
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::net::{TcpListener, UdpSocket};
 
-use self::signing::ZoneKey;
+pub(crate) use self::signing::ZoneKey;
 use crate::Error;
 use crate::rulebook::NamesMood;
 
@@ -165,13 +165,12 @@ pub(crate) struct Names {
 
 impl Names {
     /// Starts on `address`; port 0 takes any that is free for both UDP and TCP.
-    pub(crate) async fn start(mut zone: Zone, address: SocketAddr) -> Result<Self, Error> {
+    pub(crate) async fn start(mut zone: Zone, address: SocketAddr, key: ZoneKey) -> Result<Self, Error> {
         let (udp, tcp) = bind_both(address).await?;
         let address = udp
             .local_addr()
             .map_err(|error| Error::Io(format!("cannot learn the address of the name server: {error}")))?;
         let questions = std::sync::Arc::new(AtomicU64::new(0));
-        let key = ZoneKey::new()?;
         zone.add(".", RecordType::DNSKEY, key.record());
         let anchor = key.anchor().to_owned();
         let handler = Handler { key, zone: Mutex::new(zone), questions: std::sync::Arc::clone(&questions) };
@@ -328,18 +327,14 @@ fn start_of_authority() -> Record {
     Record::from_rdata(Name::root(), NEGATIVE_LIFE, RData::SOA(soa))
 }
 
-/// The `number`th address of a block 127.`block`.0.1 and on, one for each host.
-pub(crate) fn loopback(block: u8, number: u16) -> Ipv4Addr {
-    let [high, low] = number.saturating_add(1).to_be_bytes();
-    Ipv4Addr::new(127, block, high, low)
-}
-
 /// The one IPv6 loopback address.
 pub(crate) const LOOPBACK_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
+
     use hickory_resolver::TokioResolver;
     use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
     use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -368,7 +363,7 @@ mod tests {
 
     #[tokio::test]
     async fn hickory_resolver_reads_mx_addresses_and_long_keys_over_udp_and_tcp() {
-        let names = Names::start(zone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let names = Names::start(zone(), "127.0.0.1:0".parse().unwrap(), ZoneKey::new().unwrap()).await.unwrap();
         for tcp in [false, true] {
             let resolver = resolver(names.address(), tcp);
             let mx = resolver.mx_lookup("gmail.test.").await.unwrap();
@@ -399,8 +394,9 @@ mod tests {
         use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
         let mut zone = zone();
         zone.tlsa("gmail-smtp-in.l.google.com", 25, vec![7; 32]);
-        let names = Names::start(zone, "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let other = Names::start(Zone::default(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let names = Names::start(zone, "127.0.0.1:0".parse().unwrap(), ZoneKey::new().unwrap()).await.unwrap();
+        let other =
+            Names::start(Zone::default(), "127.0.0.1:0".parse().unwrap(), ZoneKey::new().unwrap()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let validating = |anchor: &str| {
             let file = folder.path().join("anchor");

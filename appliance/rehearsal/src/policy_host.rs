@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,8 +16,6 @@ use tokio_rustls::TlsAcceptor;
 use crate::Error;
 use crate::certificates::Authority;
 
-/// Its address.
-pub(crate) const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 3, 0, 2));
 /// Largest request that is read, in octets.
 const LARGEST_REQUEST: usize = 8192;
 /// Wait for a request.
@@ -34,13 +32,13 @@ pub(crate) struct PolicyHost {
 }
 
 impl PolicyHost {
-    /// Serves policies, each at `mta-sts.` before its domain.
-    pub(crate) async fn start(policies: Policies, authority: &Authority) -> Result<Self, Error> {
-        let failed = |error: io::Error| Error::Io(format!("cannot open the host of policies at {ADDRESS}: {error}"));
+    /// Serves policies, each at `mta-sts.` before its domain. Port 0 takes any that is free.
+    pub(crate) async fn start(policies: Policies, at: SocketAddr, authority: &Authority) -> Result<Self, Error> {
+        let failed = |error: io::Error| Error::Io(format!("cannot open the host of policies at {at}: {error}"));
         let names: Vec<String> = policies.keys().map(|domain| format!("mta-sts.{domain}")).collect();
         let leaf = authority.leaf_of(names)?;
         let acceptor = TlsAcceptor::from(leaf.server()?);
-        let listener = TcpListener::bind(SocketAddr::new(ADDRESS, 0)).await.map_err(failed)?;
+        let listener = TcpListener::bind(at).await.map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
         let fetched = Arc::new(AtomicU64::new(0));
         let (policies, count) = (Arc::new(policies), Arc::clone(&fetched));

@@ -338,7 +338,8 @@ impl Visit {
         let message = Bytes::from(message);
         if !end.accepted.is_empty() {
             receipts = self.note(door, &end, &message, eight_bit, now);
-            self.shared.verify(door.provider, message.clone()).await;
+            let arrival = self.shared.keeps_arrivals().then(|| self.arrival(door, &end, &message));
+            self.shared.verify(door.provider, message.clone(), arrival).await;
         }
         let replied = end.answer.reply.is_some();
         let then = self.answer(end.answer).await?;

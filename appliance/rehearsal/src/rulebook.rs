@@ -54,6 +54,16 @@ impl RuleBook {
             Some((provider, site))
         })
     }
+
+    /// The owner's domains must be nobody else's.
+    pub(crate) fn is_free_of(&self, domains: &[String]) -> Result<(), Error> {
+        match domains.iter().find(|domain| self.find(domain).is_some()) {
+            None => Ok(()),
+            Some(domain) => Err(Error::Configuration(format!(
+                "{domain} is a domain of the rehearsal's rule book; it cannot be the sender's"
+            ))),
+        }
+    }
 }
 
 /// One provider's rules.

@@ -1,8 +1,7 @@
 //! A whole rehearsal from the owner's configuration to the summary: the
-//! simulated internet, a real `postkeepd` as a process, the campaign, and the
-//! wait until every accepted recipient has come to an end.
+//! simulated internet, a real `postkeepd`, the campaign, and the wait until
+//! every accepted recipient has come to an end.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,19 +9,14 @@ use std::time::{Duration, Instant};
 use postkeep_configuration::Configuration;
 
 use crate::Error;
+use crate::block::Block;
 use crate::campaign::{Campaign, Plan};
-use crate::client::Submission;
-use crate::daemon::{self, Daemon};
-use crate::derive::{Ready, prepare};
-use crate::excuses::Excuses;
 use crate::handed::Handed;
-use crate::http::HttpDoor;
-use crate::inject::{Doors, inject};
-use crate::internet::{Internet, InternetOptions};
+use crate::inject::inject;
+use crate::internet::Internet;
 use crate::learnt::{self, CameBack};
 use crate::progress::Watching;
-use crate::rulebook::RuleBook;
-use crate::scratch::Scratch;
+use crate::stage::{Addresses, Stage};
 use crate::stop::Stop;
 use crate::sum_up::sum_up;
 use crate::summary::Summary;
@@ -49,8 +43,15 @@ pub struct Options {
     pub scratch: Option<PathBuf>,
     /// Another rule book than the shipped one.
     pub rules: Option<PathBuf>,
+    /// Where the simulated internet lives.
+    pub block: Block,
     /// Port of the simulated MX hosts; 0: any that is free.
     pub port: u16,
+    /// A folder that was prepared for a box elsewhere. It decides what else would be said here: configuration, seed,
+    /// hurry, deadline, rules, block and port.
+    pub prepared: Option<PathBuf>,
+    /// How long a box elsewhere may take to open its doors.
+    pub wait: Duration,
     /// Verify the signatures of every so many-th message; 1: all.
     pub verify_every: u64,
     /// Who watches.
@@ -70,85 +71,12 @@ impl Options {
             daemon: None,
             scratch: None,
             rules: None,
+            block: Block::default(),
             port: 0,
+            prepared: None,
+            wait: Duration::from_secs(300),
             verify_every: 1,
             watching: Watching::Somebody,
-        }
-    }
-}
-
-/// Where to talk to a rehearsal that is kept up.
-#[derive(Debug, Clone)]
-pub struct Addresses {
-    /// Submission, with user and password.
-    pub submission: Submission,
-    /// The HTTP door, with a token.
-    pub http: HttpDoor,
-    /// PEM file of the authority that signed the submission listener's certificate.
-    pub authority: PathBuf,
-    /// The simulated DNS, UDP and TCP.
-    pub names: SocketAddr,
-    /// Port of the simulated MX hosts.
-    pub port: u16,
-    /// The daemon's control socket.
-    pub control: PathBuf,
-    /// The daemon's metrics.
-    pub metrics: Option<SocketAddr>,
-    /// The daemon's records.
-    pub records: PathBuf,
-    /// The configuration that runs.
-    pub configuration: PathBuf,
-    /// Recipient domains that exist.
-    pub domains: Vec<String>,
-    /// What was changed.
-    pub notes: Vec<String>,
-}
-
-impl std::fmt::Display for Addresses {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for note in &self.notes {
-            writeln!(out, "note: {note}")?;
-        }
-        let kind = if self.submission.implicit_tls { "implicit TLS" } else { "STARTTLS" };
-        writeln!(out, "submit      {} ({kind}, certificate for {})", self.submission.address, self.submission.host)?;
-        if let Some((user, password)) = &self.submission.credential {
-            writeln!(out, "user        {user}\npassword    {password}")?;
-        }
-        writeln!(out, "HTTP        https://{} (certificate for {})", self.http.address, self.http.host)?;
-        writeln!(out, "token       {}", self.http.token)?;
-        writeln!(out, "authority   {}", self.authority.display())?;
-        writeln!(out, "control     {}", self.control.display())?;
-        if let Some(metrics) = self.metrics {
-            writeln!(out, "metrics     http://{metrics}/metrics")?;
-        }
-        writeln!(out, "records     {}", self.records.display())?;
-        writeln!(out, "config      {}", self.configuration.display())?;
-        writeln!(out, "DNS         {} (UDP and TCP)", self.names)?;
-        writeln!(out, "MX hosts    127.2.0.1 and on, port {}", self.port)?;
-        writeln!(out, "domains     {}", self.domains.join(" "))
-    }
-}
-
-/// Everything that runs.
-struct Stage {
-    internet: Internet,
-    daemon: Daemon,
-    ready: Ready,
-    configuration: Configuration,
-    domains: Vec<String>,
-    notes: Vec<String>,
-    book: RuleBook,
-    // Last, so that the folder outlives those who use it.
-    scratch: Scratch,
-}
-
-impl Stage {
-    fn doors(&self) -> Doors {
-        Doors {
-            submission: self.ready.submission.clone(),
-            http: self.ready.http.clone(),
-            stream_header: self.configuration.intake.stream_header.as_str().into(),
-            excuses: Arc::new(Excuses::of(&self.configuration)),
         }
     }
 }
@@ -157,9 +85,9 @@ impl Stage {
 ///
 /// # Errors
 /// It could not be held, or a signal stopped it; then nothing of it is left.
-pub async fn rehearse(options: Options) -> Result<Summary, Error> {
+pub async fn rehearse(mut options: Options) -> Result<Summary, Error> {
     let mut stop = Stop::new()?;
-    let mut stage = stop.unless_asked(set_up(&options)).await?;
+    let mut stage = stop.unless_asked(Stage::set_up(&mut options)).await?;
     let result = tokio::select! {
         // A signal at a terminal reaches the daemon too, whose end is no surprise then.
         biased;
@@ -170,7 +98,9 @@ pub async fn rehearse(options: Options) -> Result<Summary, Error> {
     let Stage { scratch: _scratch, internet, daemon, configuration, notes, .. } = stage;
     let end = async {
         // What the daemon does while it stops counts too.
-        daemon.stop().await?;
+        if let Some(daemon) = daemon {
+            daemon.stop().await?;
+        }
         match result {
             Some(mut result) => Ok(result.summary(&options, &internet, &configuration, notes).await),
             None => Err(Error::Stopped),
@@ -189,6 +119,7 @@ struct Rehearsed {
 
 impl Rehearsed {
     async fn of(options: &Options, stage: &mut Stage) -> Result<Self, Error> {
+        stage.await_doors(options.wait).await?;
         let handed = Arc::new(Mutex::new(Handed::default()));
         let mut watch = Watch::new(options.watching, &stage.ready.records, &stage.internet);
         let end = campaign(options, stage, &mut watch, &handed, Instant::now()).await;
@@ -197,11 +128,15 @@ impl Rehearsed {
         watch.progress.end();
         let end = end?;
         let (mut came_back, suppressed) =
-            learnt::learn(&stage.internet, &stage.ready.control, &stage.configuration).await?;
+            learnt::learn(&stage.internet, &stage.ready.list, &stage.configuration).await?;
         let first = Campaign::new(plan(options, stage), &stage.book);
         let again = learnt::second_wave(first, options.seed, &suppressed);
         let (doors, patience) = (stage.doors(), options.deadline);
         learnt::send_again(&mut came_back, again, doors, patience, &stage.internet, &mut watch).await?;
+        if stage.daemon.is_none() {
+            // Records of a box elsewhere come behind the mail.
+            watch.quiet().await;
+        }
         Ok(Self { handed, watch, end, came_back })
     }
 
@@ -260,10 +195,7 @@ async fn campaign(
             () = tokio::time::sleep(Duration::from_millis(200)) => {}
         }
         watch.look(&stage.internet, handed, started);
-        if let Some(status) = stage.daemon.ended() {
-            let log = stage.daemon.log_tail();
-            return Err(Error::Daemon(format!("postkeepd ended in mid-rehearsal ({status}):\n{log}")));
-        }
+        stage.lives()?;
         let end = |submitted, at_deadline| Ok(End { submitted, at_deadline });
         match submitted {
             Some(length) if watch.open.is_empty() => return end(length, false),
@@ -310,28 +242,10 @@ pub enum News<'a> {
 }
 
 /// Sends a campaign (none, if it has no recipients) and then keeps everything up until Ctrl-C or SIGTERM.
-pub async fn serve(options: Options, mut tell: impl FnMut(News<'_>)) -> Result<(), Error> {
+pub async fn serve(mut options: Options, mut tell: impl FnMut(News<'_>)) -> Result<(), Error> {
     let mut stop = Stop::new()?;
-    let mut stage = stop.unless_asked(set_up(&options)).await?;
-    tell(News::Up(&Addresses {
-        submission: stage.ready.submission.clone(),
-        http: stage.ready.http.clone(),
-        authority: stage.scratch.path.join("authority.pem"),
-        names: stage.internet.names(),
-        port: stage.internet.port(),
-        control: stage.ready.control.clone(),
-        metrics: stage.ready.metrics,
-        records: stage.ready.records.clone(),
-        configuration: stage.ready.file.clone(),
-        domains: stage
-            .book
-            .provider
-            .iter()
-            .flat_map(|provider| &provider.site)
-            .flat_map(|site| site.domains.clone())
-            .collect(),
-        notes: stage.notes.clone(),
-    }));
+    let mut stage = stop.unless_asked(Stage::set_up(&mut options)).await?;
+    tell(News::Up(&stage.addresses()));
     let up = async {
         if options.recipients > 0 {
             let mut result = Rehearsed::of(&options, &mut stage).await?;
@@ -340,9 +254,7 @@ pub async fn serve(options: Options, mut tell: impl FnMut(News<'_>)) -> Result<(
         }
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            if let Some(status) = stage.daemon.ended() {
-                return Err(Error::Daemon(format!("postkeepd ended ({status}):\n{}", stage.daemon.log_tail())));
-            }
+            stage.lives()?;
         }
     };
     tokio::select! {
@@ -351,53 +263,14 @@ pub async fn serve(options: Options, mut tell: impl FnMut(News<'_>)) -> Result<(
         result = up => return result,
     }
     // Ctrl-C at a terminal reaches the daemon too; either way it is asked to stop, and waited for.
-    let Stage { scratch: _scratch, daemon, .. } = stage;
-    stop.unless_asked(daemon.stop()).await
-}
-
-async fn set_up(options: &Options) -> Result<Stage, Error> {
-    let binary = daemon::find(options.daemon.as_deref())?;
-    // Files that the configuration names need not exist here: keys and certificates are replaced.
-    let loading = postkeep_configuration::Options::without_files();
-    let loaded = postkeep_configuration::load_with(&options.configuration, &loading)
-        .map_err(|errors| Error::Configuration(errors.to_string()))?;
-    let book = match &options.rules {
-        None => RuleBook::shipped()?,
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| Error::RuleBook(format!("cannot read {}: {error}", path.display())))?;
-            RuleBook::parse(&text)?
+    let Stage { scratch: _scratch, internet, daemon, .. } = stage;
+    let end = async {
+        // Every arrival has its line.
+        internet.verifier().settle().await;
+        match daemon {
+            Some(daemon) => daemon.stop().await,
+            None => Ok(()),
         }
     };
-    let scratch = Scratch::new(options.scratch.as_deref())?;
-    let longest = options.deadline.mul_f64(0.5);
-    let mut prepared = prepare(loaded.configuration, &scratch.path, options.hurry, longest)?;
-    if let Some(domain) = prepared.owner.return_domains.iter().find(|domain| book.find(domain).is_some()) {
-        return Err(Error::Configuration(format!(
-            "{domain} is a domain of the rehearsal's rule book; it cannot be the sender's"
-        )));
-    }
-    let mut internet = Internet::start(InternetOptions {
-        seed: options.seed,
-        book: book.clone(),
-        hurry: options.hurry,
-        port: options.port,
-        names: SocketAddr::from(([127, 0, 0, 1], 0)),
-        owner: prepared.owner.clone(),
-        verify_every: options.verify_every,
-    })
-    .await?;
-    let ready = prepared.connect(&internet)?;
-    internet.open_comebacks(ready.comebacks.clone());
-    let daemon = Daemon::start(&binary, &ready.file, &scratch.path).await?;
-    Ok(Stage {
-        internet,
-        daemon,
-        ready,
-        configuration: prepared.configuration,
-        domains: prepared.domains,
-        notes: prepared.notes,
-        book,
-        scratch,
-    })
+    stop.unless_asked(end).await
 }

@@ -14,6 +14,7 @@ use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator, Paramete
 use tokio::sync::mpsc;
 
 use crate::Error;
+use crate::arrivals::{Arrival, Arrivals, Signed};
 use crate::content::{STREAM_HEADER, header, split};
 use crate::keys::Keyring;
 
@@ -47,6 +48,7 @@ struct Book {
 struct Job {
     provider: usize,
     message: Bytes,
+    arrival: Option<Arrival>,
 }
 
 /// The worker's front.
@@ -57,11 +59,19 @@ pub struct Verifier {
     waiting: Arc<AtomicU64>,
     sample_every: u64,
     seen: Arc<AtomicU64>,
+    arrivals: Option<Arc<Arrivals>>,
 }
 
 impl Verifier {
     /// Starts the worker. The keys of `keyring` must sign; every `sample_every`th message is looked at (1: all).
-    pub fn start(names: SocketAddr, keyring: Keyring, sample_every: u64) -> Result<Self, Error> {
+    /// What arrives is written to `arrivals`, if there is such a file.
+    pub(crate) fn start(
+        names: SocketAddr,
+        keyring: Keyring,
+        sample_every: u64,
+        arrivals: Option<Arrivals>,
+    ) -> Result<Self, Error> {
+        let arrivals = arrivals.map(Arc::new);
         let authenticator = authenticator(names)?;
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
         let book = Arc::new(Mutex::new(Book::default()));
@@ -72,11 +82,20 @@ impl Verifier {
             waiting: Arc::clone(&waiting),
             sample_every: sample_every.max(1),
             seen: Arc::default(),
+            arrivals: arrivals.clone(),
         };
         tokio::spawn(async move {
             let cache = KeyCache::default();
             while let Some(job) = queue.recv().await {
                 let verdict = verify(&authenticator, &cache, &keyring, &job.message).await;
+                if let (Some(arrivals), Some(arrival)) = (&arrivals, &job.arrival) {
+                    let signed = match verdict.good {
+                        Some(true) => Signed::Verified,
+                        Some(false) => Signed::Failed,
+                        None => Signed::Unsigned,
+                    };
+                    arrivals.note(arrival, signed, (signed == Signed::Failed).then_some(verdict.why.as_str()));
+                }
                 if let Ok(mut book) = book.lock() {
                     note(&mut book, job.provider, verdict);
                 }
@@ -86,13 +105,21 @@ impl Verifier {
         Ok(worker)
     }
 
+    /// Whether somebody wants to know what arrives.
+    pub(crate) fn keeps_arrivals(&self) -> bool {
+        self.arrivals.is_some()
+    }
+
     /// Hands over a message; waits only when the queue is full.
-    pub async fn submit(&self, provider: usize, message: Bytes) {
+    pub(crate) async fn submit(&self, provider: usize, message: Bytes, arrival: Option<Arrival>) {
         if !self.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.sample_every) {
+            if let (Some(arrivals), Some(arrival)) = (&self.arrivals, arrival) {
+                arrivals.note(&arrival, Signed::Unchecked, None);
+            }
             return;
         }
         self.waiting.fetch_add(1, Ordering::Acquire);
-        if self.jobs.send(Job { provider, message }).await.is_err() {
+        if self.jobs.send(Job { provider, message, arrival }).await.is_err() {
             self.waiting.fetch_sub(1, Ordering::Release);
         }
     }
@@ -263,7 +290,7 @@ fn authenticator(names: SocketAddr) -> Result<MessageAuthenticator, Error> {
 mod tests {
     use super::*;
     use crate::keys::{generate, ring};
-    use crate::names::{Names, Zone};
+    use crate::names::{Names, Zone, ZoneKey};
     use mail_auth::common::crypto::{Ed25519Key, RsaKey, Sha256};
     use mail_auth::common::headers::HeaderWriter;
     use mail_auth::dkim::DkimSigner;
@@ -275,7 +302,7 @@ mod tests {
         let key = generate(DkimAlgorithm::RsaSha256).unwrap();
         let mut zone = Zone::default();
         zone.txt("s1._domainkey.sender.test", &key.record);
-        let names = Names::start(zone, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let names = Names::start(zone, "127.0.0.1:0".parse().unwrap(), ZoneKey::new().unwrap()).await.unwrap();
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.der.clone()));
         let message = "From: a@sender.test\r\nSubject: x\r\n\r\nHello\r\n";
         let signature = DkimSigner::from_key(RsaKey::<Sha256>::from_key_der(der).unwrap())
@@ -286,11 +313,12 @@ mod tests {
             .unwrap();
         let signed = format!("{}{message}", signature.to_header());
         let verifier =
-            Verifier::start(names.address(), ring(&[("sender.test", "s1", DkimAlgorithm::RsaSha256, &[])]), 1).unwrap();
-        verifier.submit(0, Bytes::from(signed.clone())).await;
-        verifier.submit(1, Bytes::from(signed.replace("Hello", "Hallo"))).await;
-        verifier.submit(2, Bytes::from(message)).await;
-        verifier.submit(3, Bytes::from_static(b"From: b@other.test\r\n\r\nx\r\n")).await;
+            Verifier::start(names.address(), ring(&[("sender.test", "s1", DkimAlgorithm::RsaSha256, &[])]), 1, None)
+                .unwrap();
+        verifier.submit(0, Bytes::from(signed.clone()), None).await;
+        verifier.submit(1, Bytes::from(signed.replace("Hello", "Hallo")), None).await;
+        verifier.submit(2, Bytes::from(message), None).await;
+        verifier.submit(3, Bytes::from_static(b"From: b@other.test\r\n\r\nx\r\n"), None).await;
         verifier.settle().await;
         assert_eq!(verifier.tally(0), Tally { checked: 1, passed: 1, failed: 0, rsa: 1, ed25519: 0 });
         assert_eq!(verifier.tally(1).failed, 1);
@@ -307,13 +335,13 @@ mod tests {
         zone.txt("r._domainkey.a.test", &rsa.record);
         zone.txt("e._domainkey.a.test", &ed25519.record);
         zone.txt("e._domainkey.only.test", &ed25519.record);
-        let names = Names::start(zone, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let names = Names::start(zone, "127.0.0.1:0".parse().unwrap(), ZoneKey::new().unwrap()).await.unwrap();
         let keys = ring(&[
             ("a.test", "r", DkimAlgorithm::RsaSha256, &[]),
             ("a.test", "e", DkimAlgorithm::Ed25519Sha256, &["news"]),
             ("only.test", "e", DkimAlgorithm::Ed25519Sha256, &[]),
         ]);
-        let verifier = Verifier::start(names.address(), keys, 1).unwrap();
+        let verifier = Verifier::start(names.address(), keys, 1, None).unwrap();
         let message = |domain: &str, stream: &str| {
             format!("From: a@{domain}\r\nSubject: x\r\n{STREAM_HEADER}: {stream}\r\n\r\nHello\r\n")
         };
@@ -338,7 +366,7 @@ mod tests {
             (by_ed25519("a.test", message("a.test", "news")), false),
         ];
         for (place, (message, _)) in cases.iter().enumerate() {
-            verifier.submit(place, Bytes::from(message.clone())).await;
+            verifier.submit(place, Bytes::from(message.clone()), None).await;
         }
         verifier.settle().await;
         for (place, (message, good)) in cases.iter().enumerate() {

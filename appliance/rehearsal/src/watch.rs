@@ -11,6 +11,11 @@ use crate::progress::{Line, Progress, Watching};
 use crate::records::{RecordFacts, Tail};
 use crate::rulebook::Provider;
 
+/// Records that come from elsewhere have come when there was none for so long.
+const QUIET: Duration = Duration::from_secs(3);
+/// Longest wait for that.
+const LONGEST_UNQUIET: Duration = Duration::from_secs(60);
+
 /// What is looked at again and again while the rehearsal runs.
 pub(crate) struct Watch {
     tail: Tail,
@@ -54,6 +59,20 @@ impl Watch {
             *events += 1;
             records.take(event);
         });
+    }
+
+    /// Waits until no record has come for a while.
+    pub(crate) async fn quiet(&mut self) {
+        let end = Instant::now() + LONGEST_UNQUIET;
+        let mut last = Instant::now();
+        while last.elapsed() < QUIET && Instant::now() < end {
+            let before = self.events;
+            self.read();
+            if self.events > before {
+                last = Instant::now();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Lines of the records that were no event.

@@ -8,13 +8,12 @@ use rustls::ServerConfig;
 use tokio::net::TcpListener;
 
 use crate::Error;
+use crate::block::Block;
 use crate::certificates::Authority;
-use crate::names::{LOOPBACK_V6, Zone, loopback};
-use crate::policy_host::{self, Policies};
+use crate::names::{LOOPBACK_V6, Zone};
+use crate::policy_host::Policies;
 use crate::rulebook::{Certificate, Host, NamesMood, RuleBook, Tlsa};
 
-/// Second octet of the MX hosts' addresses.
-const HOSTS_BLOCK: u8 = 2;
 /// Tries to find a port that is free at every address.
 const PORT_TRIES: u32 = 20;
 
@@ -27,7 +26,7 @@ pub(super) struct Spot {
 }
 
 /// Gives every host its address and writes MX and address records.
-pub(super) fn lay_out(book: &RuleBook, zone: &mut Zone) -> Result<Vec<Spot>, Error> {
+pub(super) fn lay_out(book: &RuleBook, block: Block, zone: &mut Zone) -> Result<Vec<Spot>, Error> {
     let mut spots: Vec<Spot> = Vec::new();
     for (provider, entry) in book.provider.iter().enumerate() {
         for (site, set) in entry.site.iter().enumerate() {
@@ -46,9 +45,12 @@ pub(super) fn lay_out(book: &RuleBook, zone: &mut Zone) -> Result<Vec<Spot>, Err
                 }
             }
             for host in &set.host {
-                let number = u16::try_from(spots.len()).map_err(|_| Error::RuleBook("too many hosts".to_owned()))?;
-                let mut addresses = vec![IpAddr::V4(loopback(HOSTS_BLOCK, number))];
-                if host.ipv6 {
+                let address = block
+                    .host(spots.len())
+                    .ok_or_else(|| Error::RuleBook(format!("{block} has no room for so many hosts")))?;
+                let mut addresses = vec![IpAddr::V4(address)];
+                // Only loopback has an IPv6 address that is surely here.
+                if host.ipv6 && block.is_loopback() {
                     if spots.iter().any(|spot| spot.host.ipv6) {
                         return Err(Error::RuleBook(format!(
                             "{} asks for ipv6, but loopback has one IPv6 address, and another host has it",
@@ -68,13 +70,13 @@ pub(super) fn lay_out(book: &RuleBook, zone: &mut Zone) -> Result<Vec<Spot>, Err
 }
 
 /// Writes the records of MTA-STS policies (RFC 8461 §3.1); the policies themselves.
-pub(super) fn policies(book: &RuleBook, zone: &mut Zone) -> Policies {
+pub(super) fn policies(book: &RuleBook, host: IpAddr, zone: &mut Zone) -> Policies {
     let mut policies = Policies::new();
     for site in book.provider.iter().flat_map(|provider| &provider.site) {
         let Some(policy) = &site.policy else { continue };
         for domain in &site.domains {
             zone.txt(&format!("_mta-sts.{domain}"), "v=STSv1; id=20261126T000000;");
-            zone.address(&format!("mta-sts.{domain}"), policy_host::ADDRESS);
+            zone.address(&format!("mta-sts.{domain}"), host);
             policies.insert(domain.to_ascii_lowercase(), policy.text());
         }
     }

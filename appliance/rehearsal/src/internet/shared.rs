@@ -12,6 +12,7 @@ use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::StreamPromise;
+use crate::arrivals::Arrival;
 use crate::comeback::Comebacks;
 use crate::judge::{Judge, LaneKey};
 use crate::ledger::{Ledger, Receipt};
@@ -79,6 +80,10 @@ impl Shared {
         self.sources.get(&address).cloned().unwrap_or_else(|| address.to_string())
     }
 
+    pub(crate) fn provider_name(&self, provider: usize) -> String {
+        self.providers.get(provider).map(|provider| provider.name.clone()).unwrap_or_default()
+    }
+
     pub(crate) fn mailboxes(&self, provider: usize) -> MutexGuard<'_, Mailboxes> {
         // Doors are made from the same list, so the place exists.
         #[allow(clippy::indexing_slicing)]
@@ -139,8 +144,13 @@ impl Shared {
         }
     }
 
-    pub(crate) async fn verify(&self, provider: usize, message: Bytes) {
-        self.verifier.submit(provider, message).await;
+    /// Whether arrivals are written down.
+    pub(crate) fn keeps_arrivals(&self) -> bool {
+        self.verifier.keeps_arrivals()
+    }
+
+    pub(crate) async fn verify(&self, provider: usize, message: Bytes, arrival: Option<Arrival>) {
+        self.verifier.submit(provider, message, arrival).await;
     }
 
     /// A message was accepted and answered: some of its recipients send something back.

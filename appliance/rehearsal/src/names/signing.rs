@@ -23,7 +23,7 @@ const ALGORITHM: (Algorithm, u8) = (Algorithm::ECDSAP256SHA256, 13);
 const VALIDITY: Duration = Duration::from_secs(86_400);
 
 /// The key of the whole simulated DNS.
-pub(super) struct ZoneKey {
+pub(crate) struct ZoneKey {
     signer: DnssecSigner,
     tag: u16,
     anchor: String,
@@ -31,10 +31,22 @@ pub(super) struct ZoneKey {
 
 impl ZoneKey {
     /// A new one.
-    pub(super) fn new() -> Result<Self, Error> {
-        let failed = |error: String| Error::Names(format!("cannot make a key for the simulated DNS: {error}"));
-        let secret = EcdsaSigningKey::generate_pkcs8(ALGORITHM.0).map_err(|error| failed(error.to_string()))?;
-        let key = EcdsaSigningKey::from_pkcs8(&secret, ALGORITHM.0).map_err(|error| failed(error.to_string()))?;
+    pub(crate) fn new() -> Result<Self, Error> {
+        Self::of(&Self::secret()?)
+    }
+
+    /// A new secret, PKCS#8 DER.
+    pub(crate) fn secret() -> Result<Vec<u8>, Error> {
+        let secret = EcdsaSigningKey::generate_pkcs8(ALGORITHM.0)
+            .map_err(|error| Error::Names(format!("cannot make a key for the simulated DNS: {error}")))?;
+        Ok(secret.secret_pkcs8_der().to_vec())
+    }
+
+    /// The one with this secret.
+    pub(crate) fn of(secret: &[u8]) -> Result<Self, Error> {
+        let failed = |error: String| Error::Names(format!("cannot use the key of the simulated DNS: {error}"));
+        let key =
+            EcdsaSigningKey::from_pkcs8(&secret.into(), ALGORITHM.0).map_err(|error| failed(error.to_string()))?;
         let public = key.to_public_key().map_err(|error| failed(error.to_string()))?;
         let dnskey = DNSKEY::from_key(&public);
         let anchor = format!(
@@ -49,7 +61,7 @@ impl ZoneKey {
     }
 
     /// The key as a file of trust anchors has it.
-    pub(super) fn anchor(&self) -> &str {
+    pub(crate) fn anchor(&self) -> &str {
         &self.anchor
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::wire::Stream;
 use super::{Door, Visit};
+use crate::arrivals::{Arrival, seconds};
 use crate::content::{self, header};
 use crate::ledger::{Acceptance, Receipt};
 use crate::mailbox::Final;
@@ -77,6 +78,23 @@ impl Visit {
                 ledger.accept(&id, recipient, acceptance)
             })
             .collect()
+    }
+
+    /// What is written down of it.
+    pub(super) fn arrival(&self, door: &Door, end: &Final, message: &[u8]) -> Arrival {
+        let (head, _) = content::split(message);
+        Arrival {
+            time: seconds(),
+            provider: self.shared.provider_name(door.provider),
+            host: door.host.name.clone(),
+            from: self.source,
+            tls: matches!(self.stream, Stream::Tls(_)),
+            answered: end.answer.reply.is_some(),
+            sender: end.sender.clone(),
+            recipients: end.accepted.clone(),
+            id: header(head, content::ID_HEADER),
+            message_id: header(head, "Message-ID"),
+        }
     }
 
     /// A delivery report, or something that should not have come.
