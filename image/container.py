@@ -1,0 +1,122 @@
+"""The image's root as a container: the same files, started by systemd-nspawn in a second, without firmware, kernel and
+disk. What it cannot have (boot partition, TPM, data volume) is replaced in an overlay that is thrown away.
+
+Used in the tools tree (image/enter) by image/tests.
+"""
+
+import os
+import pathlib
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+
+DATA_MOUNT = """[Unit]
+Description=Data volume
+DefaultDependencies=no
+After=var.mount
+[Mount]
+What=/srv/data
+Where=/var/lib/postkeep
+Type=none
+Options=bind
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+class Container:
+    """One container from a root partition's file. `extra` lays files over it: path in the image → text."""
+
+    def __init__(self, root, extra=None, network=None):
+        self.root = pathlib.Path(root)
+        self.network = network
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="postkeep-container-"))
+        self.process = None
+        self.text = ""
+        self.news = threading.Condition()
+        self.lower, self.upper, self.merged = (self.folder / name for name in ("lower", "upper", "merged"))
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", self.folder], check=True)
+        for folder in (self.lower, self.upper / "files", self.upper / "work", self.merged):
+            folder.mkdir(parents=True)
+        subprocess.run(["mount", "-t", "erofs", "-o", "loop,ro", self.root, self.lower], check=True)
+        subprocess.run(
+            ["mount", "-t", "overlay", "overlay", "-o", f"lowerdir={self.lower},upperdir={self.upper / 'files'},workdir={self.upper / 'work'}", self.merged],
+            check=True,
+        )
+        self.lay("etc/crypttab", "")
+        self.lay("etc/systemd/system/var-lib-postkeep.mount", DATA_MOUNT)
+        for unit in ("efi.mount", "postkeep-partitions.service"):
+            self.mask(unit)
+        (self.merged / "srv/data").mkdir(parents=True, exist_ok=True)
+        for path, text in (extra or {}).items():
+            self.lay(path, text)
+
+    def lay(self, path, text):
+        target = self.merged / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+    def mask(self, unit):
+        target = self.merged / "etc/systemd/system" / unit
+        target.unlink(missing_ok=True)
+        target.symlink_to("/dev/null")
+
+    def start(self):
+        # The cgroup tree of version 2 that the container's systemd wants, in this mount namespace alone.
+        if not pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists():
+            subprocess.run(["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"], check=True)
+        network = [f"--network-interface={self.network}"] if self.network else ["--private-network"]
+        self.process = subprocess.Popen(
+            ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", *network, "--timezone=off", "--resolv-conf=off",
+             "--uuid=a3f0c1de6f0b4c519c3b6f6f73746b71", "-D", self.merged, "--console=read-only", "-b", "systemd.log_target=console"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        threading.Thread(target=self.read, daemon=True).start()
+        return self
+
+    def read(self):
+        for octets in iter(lambda: os.read(self.process.stdout.fileno(), 65536), b""):
+            with self.news:
+                self.text += octets.decode(errors="replace")
+                self.news.notify_all()
+
+    def expect(self, text, within=60):
+        deadline = time.monotonic() + within
+        with self.news:
+            while text not in self.text:
+                left = deadline - time.monotonic()
+                if left <= 0 or self.process.poll() is not None:
+                    raise AssertionError(f"no {text!r} within {within} s:\n{self.text[-4000:]}")
+                self.news.wait(min(left, 1))
+
+    def leader(self):
+        """Its process 1, as we see it."""
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return children[0]
+
+    def run(self, *command, check=True):
+        """Runs a program of the image in it."""
+        return subprocess.run(
+            ["nsenter", "--target", self.leader(), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", *command],
+            check=check, capture_output=True, text=True,
+        )
+
+    def run_ours(self, *command, check=True):
+        """Runs a program of the tools tree in its network."""
+        return subprocess.run(["nsenter", "--target", self.leader(), "--net", *command], check=check, capture_output=True, text=True)
+
+    def close(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+        for path in (self.merged, self.lower, self.folder):
+            subprocess.run(["umount", "--lazy", path], check=False)
+        self.folder.rmdir()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

@@ -1,0 +1,182 @@
+"""A virtual machine that boots as a server would: UEFI with our Secure Boot keys, a TPM, a disk, perhaps a network.
+
+Used in the tools tree (image/enter) by image/boot and by image/tests. Software emulation only, said outright: a /dev/kvm
+that opens need not run a kernel. The network is a tap device of the namespace that the caller has made; there is no
+other way out.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+OVMF = pathlib.Path("/usr/share/OVMF")
+OWNER = "a3f0c1de-6f0b-4c51-9c3b-6f6f73746b70"
+ESCAPES = re.compile(rb"\x1b\[[0-9;:?!]*[a-zA-Z]|\x1b[c78=>]|\r")
+
+
+class TimeUp(Exception):
+    """What was waited for has not been said; the end of the console is in the message."""
+
+
+class Machine:
+    """One machine. Its disks, firmware variables and TPM live in a folder, so that it can be booted again."""
+
+    def __init__(self, state, keys, *, secure_boot=True, tpm=True, network=None, memory=2048, echo=False):
+        self.state = pathlib.Path(state)
+        self.keys = pathlib.Path(keys)
+        self.secure_boot, self.tpm, self.network, self.memory, self.echo = secure_boot, tpm, network, memory, echo
+        self.computer = self.chip = None
+        self.text = ""
+        self.seen = 0
+        self.news = threading.Condition()
+        self.state.mkdir(parents=True, exist_ok=True)
+
+    # -- what it is made of
+
+    def disks(self):
+        return sorted(self.state.glob("disk*.raw"))
+
+    def insert(self, image, name="disk.raw", size="9G"):
+        """A new disk with the image on it, as a flash leaves it. Holes stay holes."""
+        disk = self.state / name
+        subprocess.run(["cp", "--sparse=always", "--reflink=auto", image, disk], check=True)
+        subprocess.run(["truncate", "--size", size, disk], check=True)
+        return disk
+
+    def firmware(self):
+        variables = self.state / "variables.fd"
+        if not variables.exists():
+            if self.secure_boot:
+                certificate = self.keys / "secure-boot.crt"
+                subprocess.run(
+                    ["virt-fw-vars", "--input", OVMF / "OVMF_VARS_4M.fd", "--output", variables, "--set-pk", OWNER, certificate,
+                     "--add-kek", OWNER, certificate, "--add-db", OWNER, certificate, "--secure-boot"],
+                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )
+            else:
+                shutil.copy(OVMF / "OVMF_VARS_4M.fd", variables)
+        return variables
+
+    def start_chip(self):
+        folder, socket = self.state / "tpm", self.state / "tpm.socket"
+        if not folder.exists():
+            folder.mkdir()
+            # One bank: the firmware hashes everything once for each.
+            subprocess.run(
+                ["swtpm_setup", "--tpm2", "--tpmstate", folder, "--pcr-banks", "sha256", "--overwrite"],
+                check=True, stdout=subprocess.DEVNULL,
+            )
+        socket.unlink(missing_ok=True)
+        self.chip = subprocess.Popen(
+            ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}", "--ctrl", f"type=unixio,path={socket}", "--terminate"],
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 10
+        while not socket.exists():
+            if time.monotonic() > deadline:
+                raise TimeUp("swtpm does not open its socket")
+            time.sleep(0.05)
+        return ["-chardev", f"socket,id=tpm,path={socket}", "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]
+
+    # -- its life
+
+    def start(self):
+        """Power on."""
+        assert self.computer is None, "it runs already"
+        self.text, self.seen = "", 0
+        command = [
+            "qemu-system-x86_64", "-M", "q35,smm=on", "-uuid", OWNER, "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max", "-smp", "2",
+            "-m", str(self.memory), "-nodefaults", "-display", "none", "-serial", "stdio",
+            "-qmp", f"unix:{self.state / 'qmp.socket'},server=on,wait=off",
+            "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.noreboot=off",
+            "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF / 'OVMF_CODE_4M.secboot.fd'}",
+            "-drive", f"if=pflash,format=raw,unit=1,file={self.firmware()}",
+            "-device", "virtio-rng-pci",
+        ]
+        for number, disk in enumerate(self.disks()):
+            command += ["-drive", f"if=none,id=disk{number},format=raw,cache=none,discard=unmap,file={disk}",
+                        "-device", f"virtio-blk-pci,drive=disk{number},id=blk{number},serial=postkeep-{number},bootindex={number + 1}"]
+        if self.network:
+            command += ["-netdev", f"tap,id=net,ifname={self.network},script=no,downscript=no",
+                        "-device", "virtio-net-pci,netdev=net,mac=52:54:00:70:6b:01,romfile="]
+        if self.tpm:
+            command += self.start_chip()
+        self.computer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        threading.Thread(target=self.read, args=(self.computer.stdout,), daemon=True).start()
+        return self
+
+    def read(self, stream):
+        with open(self.state / "console.log", "ab") as log:
+            while octets := os.read(stream.fileno(), 65536):
+                log.write(octets)
+                log.flush()
+                plain = ESCAPES.sub(b"", octets).decode(errors="replace")
+                if self.echo:
+                    sys.stdout.write(plain)
+                    sys.stdout.flush()
+                with self.news:
+                    self.text += plain
+                    self.news.notify_all()
+        with self.news:
+            self.text += "\n--- the machine is off\n"
+            self.news.notify_all()
+
+    def expect(self, *texts, within=300, refuse=()):
+        """Waits until the console says one of the texts, after what was waited for before; returns which."""
+        deadline = time.monotonic() + within
+        with self.news:
+            while True:
+                found = [(at, text) for text in texts if (at := self.text.find(text, self.seen)) >= 0]
+                wrong = [text for text in refuse if self.text.find(text, self.seen) >= 0]
+                if wrong:
+                    raise AssertionError(f"the console says {wrong[0]!r}:\n{self.text[-3000:]}")
+                if found:
+                    at, text = min(found)
+                    self.seen = at + len(text)
+                    return text
+                if "--- the machine is off" in self.text[self.seen:]:
+                    raise TimeUp(f"the machine went off without {texts}:\n{self.text[-3000:]}")
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeUp(f"no {texts} within {within} s:\n{self.text[-3000:]}")
+                self.news.wait(left)
+
+    def type(self, keys):
+        """Keys on the serial console."""
+        self.computer.stdin.write(keys.encode())
+        self.computer.stdin.flush()
+
+    def cut_power(self):
+        """As if the plug were pulled: the process is killed, what it had not flushed to the disk is its loss."""
+        self.stop(signal.SIGKILL)
+
+    def off(self):
+        self.stop(signal.SIGTERM)
+
+    def wait_off(self, within=120):
+        """Waits until the machine has gone off by itself."""
+        self.computer.wait(within)
+        self.stop(signal.SIGTERM)
+
+    def stop(self, how):
+        for process in (self.computer, self.chip):
+            if process is not None and process.poll() is None:
+                process.send_signal(how if process is self.computer else signal.SIGTERM)
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        self.computer = self.chip = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.off()
