@@ -1,0 +1,1 @@
+//! Puts an image onto the disks of a rented server.

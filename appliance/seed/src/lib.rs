@@ -1,0 +1,1 @@
+//! What a box is told when it is flashed.
