@@ -1,0 +1,92 @@
+//! The operator's side: owners' keys and seeds, made and checked far from any server.
+
+use std::fmt::Write;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+
+use jiff::Timestamp;
+use postkeep_notes::SignerKey;
+use postkeep_seed::{Mail, Seed, networkd_files};
+use serde_json::json;
+
+use crate::arguments::{KeyCommand, SeedCommand};
+use crate::outcome::{Failure, Outcome, bad, public_key, read};
+
+pub(crate) fn key(command: KeyCommand) -> Result<Outcome, Failure> {
+    let key = match command {
+        KeyCommand::Generate { name, out } => {
+            let key = SignerKey::generate(&name).map_err(bad)?;
+            key.write(&out).map_err(bad)?;
+            key
+        }
+        KeyCommand::Show { file, name } => SignerKey::read(&file, name.as_deref()).map_err(bad)?,
+    };
+    let public = key.verifier().to_string();
+    Ok(Outcome { text: format!("{public}\n"), json: json!({"public-key": public}) })
+}
+
+pub(crate) fn seed(command: SeedCommand) -> Result<Outcome, Failure> {
+    match command {
+        SeedCommand::Make { from, key, name, mail, out } => {
+            let key = SignerKey::read(&key, name.as_deref()).map_err(bad)?;
+            let named = |why: String| bad(format!("{}: {why}", from.display()));
+            let text = String::from_utf8(read(&from)?).map_err(|_| named("it is not a text (UTF-8)".to_owned()))?;
+            let mut seed =
+                Seed::draft(&text, key.verifier(), Timestamp::now()).map_err(|error| named(error.to_string()))?;
+            if let Some(path) = mail {
+                let configuration = String::from_utf8(read(&path)?)
+                    .map_err(|_| bad(format!("{}: it is not a text (UTF-8)", path.display())))?;
+                seed.mail = Some(Mail { configuration });
+            }
+            let note = seed.sign(&key).map_err(|error| named(error.to_string()))?;
+            let mut file = OpenOptions::new().write(true).create_new(true).open(&out);
+            file.as_mut()
+                .map_err(|error| std::io::Error::new(error.kind(), error.to_string()))
+                .and_then(|file| file.write_all(note.as_bytes()).and_then(|()| file.sync_all()))
+                .map_err(|error| bad(format!("cannot write {}: {error}; name a new file", out.display())))?;
+            Ok(described(&seed))
+        }
+        SeedCommand::Check { file, owner_key } => {
+            let owner = owner_key.as_deref().map(public_key).transpose()?;
+            let seed = Seed::open(&read(&file)?, owner.as_ref(), Timestamp::now())
+                .map_err(|error| bad(format!("{}: {error}", file.display())))?;
+            Ok(described(&seed))
+        }
+    }
+}
+
+fn described(seed: &Seed) -> Outcome {
+    let mut text = format!("owner        {}\nissued       {}\n", seed.owner, seed.issued);
+    let mut line = |name: &str, value: String| {
+        // A string takes everything.
+        let _ = writeln!(text, "{name:<12} {value}");
+    };
+    if let Some(expires) = seed.expires {
+        line("expires", expires.to_string());
+    }
+    line("host", seed.hostname.clone().unwrap_or_else(|| "not named".to_owned()));
+    match &seed.machine {
+        None => line("machine", "any".to_owned()),
+        Some(machine) => {
+            let given = [("serial number", &machine.serial), ("UUID", &machine.uuid)];
+            for (name, value) in given {
+                if let Some(value) = value {
+                    line("machine", format!("{name} {value}"));
+                }
+            }
+            machine.mac.iter().for_each(|mac| line("machine", format!("network card {mac}")));
+        }
+    }
+    seed.custodians.iter().for_each(|custodian| line("custodian", custodian.clone()));
+    seed.api.iter().flat_map(|api| &api.clients).for_each(|client| line("client", client.clone()));
+    let mail = seed
+        .mail
+        .as_ref()
+        .map_or("not configured".to_owned(), |mail| format!("configured, {} octets", mail.configuration.len()));
+    line("mail", mail);
+    for (name, content) in networkd_files(&seed.network) {
+        line("network", name);
+        content.lines().for_each(|content| line("", content.to_owned()));
+    }
+    Outcome { text, json: json!(seed) }
+}

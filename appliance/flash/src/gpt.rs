@@ -1,0 +1,222 @@
+//! The table of partitions (GPT) of the image, fitted to the disk it is put on: octets in, octets out.
+//!
+//! The image ends where its own table says the disk ends. On a larger disk the copy of the table has to lie in the last
+//! sectors, and both headers have to say so; the partitions stay where they are.
+
+/// The only size of sector that images are made for.
+pub const SECTOR: u64 = 512;
+
+const SIGNATURE: &[u8] = b"EFI PART";
+/// Sectors of a table of 128 entries.
+const TABLE_SECTORS: u64 = 32;
+const EFI_SYSTEM: [u8; 16] =
+    [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b];
+
+/// Why a table is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the table of partitions in the image cannot be used: {0}; it is not an image of ours, or was made wrongly")]
+pub struct GptError(&'static str);
+
+/// A table of partitions, as it lies at the beginning of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    boot_sector: [u8; SECTOR as usize],
+    header: [u8; 92],
+    table: Vec<u8>,
+}
+
+/// A table fitted to a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fitted {
+    /// The first 34 sectors of the disk.
+    pub head: Vec<u8>,
+    /// The last 33.
+    pub tail: Vec<u8>,
+}
+
+impl Layout {
+    /// Reads the table in `head`, the beginning of an image; at least its first 34 sectors.
+    ///
+    /// # Errors
+    /// There is none, it is damaged, or it is of a form that images of ours do not have.
+    pub fn read(head: &[u8]) -> Result<Self, GptError> {
+        let sectors = head.get(..(2 + TABLE_SECTORS as usize) * SECTOR as usize).ok_or(GptError("it is cut off"))?;
+        let (boot_sector, rest) = sectors.split_first_chunk().ok_or(GptError("it is cut off"))?;
+        let header: &[u8; 92] = rest.first_chunk().ok_or(GptError("it is cut off"))?;
+        let table = &rest[SECTOR as usize..];
+        if !header.starts_with(SIGNATURE) {
+            return Err(GptError("there is none in sector 1"));
+        }
+        if boot_sector[510..] != [0x55, 0xaa] || boot_sector[450] != 0xee {
+            return Err(GptError("sector 0 does not protect it"));
+        }
+        if number32(header, 8) != 0x0001_0000 || number32(header, 12) != 92 {
+            return Err(GptError("its version is not 1.0"));
+        }
+        if number32(header, 16) != sum_of_header(header) {
+            return Err(GptError("the sum of its header is wrong"));
+        }
+        if number64(header, 24) != 1 || number64(header, 72) != 2 {
+            return Err(GptError("it does not begin in sector 1"));
+        }
+        if (number32(header, 80), number32(header, 84)) != (128, 128) {
+            return Err(GptError("it has not 128 entries of 128 octets"));
+        }
+        if number32(header, 88) != crc32fast::hash(table) {
+            return Err(GptError("the sum of its entries is wrong"));
+        }
+        Ok(Self { boot_sector: *boot_sector, header: *header, table: table.to_vec() })
+    }
+
+    /// The octet at which the EFI partition begins, and how many octets it has.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn efi_partition(&self) -> Result<(u64, u64), GptError> {
+        let entry = self.entries().find(|entry| entry[..16] == EFI_SYSTEM);
+        let entry = entry.ok_or(GptError("it has no EFI partition"))?;
+        let (first, last) = (number64(entry, 32), number64(entry, 40));
+        let wrong = GptError("its EFI partition lies nowhere");
+        let sectors = last.checked_sub(first).and_then(|sectors| sectors.checked_add(1)).ok_or(wrong.clone())?;
+        let octets = |sectors: u64| sectors.checked_mul(SECTOR).ok_or(wrong.clone());
+        Ok((octets(first)?, octets(sectors)?))
+    }
+
+    /// The table for a disk of `sectors`.
+    ///
+    /// # Errors
+    /// The partitions do not fit onto it.
+    pub fn fitted(&self, sectors: u64) -> Result<Fitted, GptError> {
+        let small = GptError("its partitions do not fit onto the disk");
+        let last = sectors.checked_sub(1).ok_or(small.clone())?;
+        let last_usable = last.checked_sub(TABLE_SECTORS + 1).ok_or(small.clone())?;
+        let used = self.entries().map(|entry| number64(entry, 40)).max().unwrap_or_default();
+        if used > last_usable || number64(&self.header, 40) > last_usable {
+            return Err(small);
+        }
+        let mut boot_sector = self.boot_sector;
+        // The one entry that protects the whole disk, as far as 32 bits reach; cylinders and heads reach nowhere.
+        boot_sector[451..454].fill(0xff);
+        boot_sector[458..462].copy_from_slice(&u32::try_from(last).unwrap_or(u32::MAX).to_le_bytes());
+        let header = |own: u64, other: u64, table: u64| {
+            let mut header = self.header;
+            header[24..32].copy_from_slice(&own.to_le_bytes());
+            header[32..40].copy_from_slice(&other.to_le_bytes());
+            header[48..56].copy_from_slice(&last_usable.to_le_bytes());
+            header[72..80].copy_from_slice(&table.to_le_bytes());
+            let sum = sum_of_header(&header);
+            header[16..20].copy_from_slice(&sum.to_le_bytes());
+            let mut sector = header.to_vec();
+            sector.resize(SECTOR as usize, 0);
+            sector
+        };
+        Ok(Fitted {
+            head: [&boot_sector[..], &header(1, last, 2), &self.table].concat(),
+            tail: [&self.table[..], &header(last, 1, last_usable + 1)].concat(),
+        })
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &[u8]> {
+        self.table.chunks_exact(128).filter(|entry| entry[..16] != [0; 16])
+    }
+}
+
+fn sum_of_header(header: &[u8; 92]) -> u32 {
+    let mut unsummed = *header;
+    unsummed[16..20].fill(0);
+    crc32fast::hash(&unsummed)
+}
+
+fn number32(octets: &[u8], at: usize) -> u32 {
+    let mut number = [0; 4];
+    number.copy_from_slice(&octets[at..at + 4]);
+    u32::from_le_bytes(number)
+}
+
+fn number64(octets: &[u8], at: usize) -> u64 {
+    let mut number = [0; 8];
+    number.copy_from_slice(&octets[at..at + 8]);
+    u64::from_le_bytes(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEAD: usize = 34 * 512;
+    /// What `sgdisk` made on 8 MiB, and what it and `sfdisk` made of that when the disk had become 12 MiB: each the
+    /// first 34 and the last 33 sectors.
+    const BEFORE: &[u8] = include_bytes!("../tests/gpt/before.zst");
+    const SGDISK: &[u8] = include_bytes!("../tests/gpt/sgdisk.zst");
+    const SFDISK: &[u8] = include_bytes!("../tests/gpt/sfdisk.zst");
+
+    fn ends(packed: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let mut head = zstd::decode_all(packed).unwrap();
+        let tail = head.split_off(HEAD);
+        (head, tail)
+    }
+
+    #[test]
+    fn on_a_larger_disk_the_table_is_what_other_tools_make_of_it() {
+        let layout = Layout::read(&ends(BEFORE).0).unwrap();
+        let fitted = layout.fitted((12 << 20) / SECTOR).unwrap();
+        assert_eq!((fitted.head.clone(), fitted.tail.clone()), ends(SFDISK));
+        // The other tool still counts cylinders.
+        let (mut head, tail) = ends(SGDISK);
+        head[451..454].fill(0xff);
+        assert_eq!((fitted.head, fitted.tail), (head, tail));
+        assert_eq!(layout.efi_partition(), Ok((1 << 20, 2 << 20)));
+    }
+
+    #[test]
+    fn on_a_disk_of_the_images_size_nothing_changes() {
+        let (mut head, tail) = ends(BEFORE);
+        head[451..454].fill(0xff);
+        let fitted = Layout::read(&head).unwrap().fitted((8 << 20) / SECTOR).unwrap();
+        assert_eq!((fitted.head, fitted.tail), (head, tail));
+    }
+
+    #[test]
+    fn partitions_that_do_not_fit_are_refused() {
+        let layout = Layout::read(&ends(BEFORE).0).unwrap();
+        // The last partition ends with sector 8191, and the copy needs 33 more.
+        for sectors in [0, 1, 33, 34, 8224] {
+            assert!(layout.fitted(sectors).is_err(), "{sectors}");
+        }
+        assert!(layout.fitted(8225).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_table_or_a_damaged_one_is_refused() {
+        let (head, _) = ends(BEFORE);
+        assert!(Layout::read(&[]).is_err());
+        assert!(Layout::read(&vec![0; HEAD]).is_err());
+        assert!(Layout::read(&head[..HEAD - 1]).is_err());
+        for at in [510, 512, 530, 600, 1024, HEAD - 1] {
+            let mut damaged = head.clone();
+            damaged[at] ^= 1;
+            // The rest of the header's sector counts for nothing, and stays behind.
+            assert_eq!(Layout::read(&damaged).is_err(), at < 512 + 92 || at >= 1024, "{at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_octets_make_it_panic(octets in proptest::collection::vec((0..HEAD, any::<u8>()), 0..20), sectors: u64) {
+            let (mut head, _) = ends(BEFORE);
+            for (at, octet) in octets {
+                head[at] = octet;
+            }
+            let table = crc32fast::hash(&head[1024..]);
+            head[600..604].copy_from_slice(&table.to_le_bytes());
+            let sum = sum_of_header(head[512..604].try_into().unwrap());
+            head[528..532].copy_from_slice(&sum.to_le_bytes());
+            if let Ok(layout) = Layout::read(&head) {
+                let _ = layout.efi_partition();
+                let _ = layout.fitted(sectors);
+            }
+        }
+    }
+}

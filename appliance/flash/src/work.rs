@@ -1,0 +1,165 @@
+//! `plan` and `write`: everything is looked at and verified before anything is changed.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
+use postkeep_flash::inventory::{Inventory, addresses};
+use postkeep_flash::posture::posture;
+use postkeep_flash::record::Record;
+use postkeep_flash::writing::{Job, Stage, write as write_disks};
+use postkeep_flash::{Disk, DiskError, Source, State};
+use postkeep_release::{Decision, MachineFacts, Release, decide};
+use postkeep_seed::Seed;
+
+use crate::arguments::Work;
+use crate::outcome::{Failure, Outcome, bad, failed, public_key, read, refused};
+
+/// A flash that was checked in all its parts.
+pub(crate) struct Prepared {
+    pub(crate) source: Source,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) seed: Vec<u8>,
+    pub(crate) record: Record,
+    image: PathBuf,
+}
+
+/// Looks at the machine, and verifies the release, the seed, the disks and the image, in the order of what it costs.
+pub(crate) fn prepare(root: &Path, options: &Work, quiet: bool) -> Result<Prepared, Failure> {
+    let trusted = options.release_key.iter().map(|key| public_key(key)).collect::<Result<Vec<_>, _>>()?;
+    let owner = options.owner_key.as_deref().map(public_key).transpose()?;
+    let named = |path: &Path, why: String| bad(format!("{}: {why}", path.display()));
+    let release = Release::open(&read(&options.release)?, &trusted)
+        .map_err(|error| named(&options.release, error.to_string()))?;
+    let source = Source::of(&release, &options.image).map_err(bad)?;
+    let now = Timestamp::now();
+    let note = read(&options.seed)?;
+    let seed = Seed::open(&note, owner.as_ref(), now).map_err(|error| named(&options.seed, error.to_string()))?;
+
+    let machine = Inventory::read(root, &addresses());
+    let posture = posture(&machine, options.provider_netboot).map_err(refused)?;
+    seed.check_machine(&machine.facts()).map_err(refused)?;
+    let disks = chosen(root, &options.disk)?;
+    for disk in &disks {
+        let facts = MachineFacts {
+            architecture: machine.architecture.clone(),
+            disk: Some(disk.size),
+            ..MachineFacts::default()
+        };
+        if let Decision::Refuse(refusal) = decide(None, &release, &facts) {
+            return Err(refused(format!("{}: {refusal}", disk.path.display())));
+        }
+    }
+    let bar = bar(source.stored_size(), "verifying the image", quiet);
+    source.verify(|seen| bar.set_position(seen)).map_err(bad)?;
+    bar.finish_and_clear();
+    let record = Record::new(&release, &source, (&seed, &note), (&machine, &posture), disks.iter(), now);
+    Ok(Prepared { source, disks, seed: note, record, image: options.image.clone() })
+}
+
+fn chosen(root: &Path, paths: &[PathBuf]) -> Result<Vec<Disk>, Failure> {
+    if paths.len() > 2 {
+        return Err(bad("more than two disks were named; name one, or two for a mirror"));
+    }
+    let (mut disks, mut seen) = (Vec::new(), BTreeSet::new());
+    for path in paths {
+        let disk = Disk::at(root, path).map_err(refused)?;
+        disk.check().map_err(refused)?;
+        // By what it is, since a disk has many names.
+        let found = std::fs::metadata(path).map_err(|error| bad(format!("{}: {error}", path.display())))?;
+        let own = if found.is_file() { (found.dev(), found.ino()) } else { (found.rdev(), 0) };
+        if !seen.insert(own) {
+            return Err(bad(DiskError::Twice(path.clone())));
+        }
+        disks.push(disk);
+    }
+    Ok(disks)
+}
+
+/// Has the serial number of each disk typed, unless it is among those that were told.
+pub(crate) fn confirm(disks: &[Disk], told: &[String]) -> Result<(), String> {
+    if let Some(stray) = told.iter().find(|serial| !disks.iter().any(|disk| disk.identity() == *serial)) {
+        return Err(format!(
+            "--yes-erase {stray} is the serial number of none of the disks that were named; \
+                            nothing was written"
+        ));
+    }
+    for disk in disks.iter().filter(|disk| !told.iter().any(|serial| disk.identity() == serial)) {
+        let (path, identity) = (disk.path.display(), disk.identity());
+        let model = disk.model.as_deref().unwrap_or("unknown model");
+        let mut terminal = std::io::stderr().lock();
+        let _ = write!(
+            terminal,
+            "{path} ({model}, {} GB) will be erased. Type its serial number, {identity}, to go on: ",
+            disk.size / 1_000_000_000
+        );
+        let _ = terminal.flush();
+        let mut typed = String::new();
+        let read = std::io::stdin().lock().read_line(&mut typed);
+        if read.is_err() || typed.trim() != identity {
+            return Err(format!("the serial number of {path} was not typed; nothing was written"));
+        }
+    }
+    Ok(())
+}
+
+/// Erases the disks and puts the image and the seed onto them.
+pub(crate) fn write(
+    prepared: Prepared,
+    state_path: Option<PathBuf>,
+    record_path: Option<PathBuf>,
+    sync_every: u64,
+    quiet: bool,
+) -> Result<Outcome, Failure> {
+    let Prepared { source, disks, seed, mut record, image } = prepared;
+    let state_path = state_path.unwrap_or_else(|| {
+        let mut name = image.file_name().unwrap_or_default().to_owned();
+        name.push(".flash-state");
+        image.with_file_name(name)
+    });
+    let state = State::begin(source.sha256(), disks.iter()).resume(&state_path).map_err(bad)?;
+    let targets = disks.into_iter().map(Disk::open).collect::<Result<Vec<_>, _>>().map_err(refused)?;
+    let job = Job { source: &source, targets: &targets, seed: &seed, state_path: &state_path, sync_every };
+    let mut shown: Option<(Stage, ProgressBar)> = None;
+    let written = write_disks(&job, state, |stage, done, total| {
+        let text = match stage {
+            Stage::Writing => "writing",
+            Stage::ReadingBack => "reading back",
+        };
+        let (now, bar) = shown.get_or_insert_with(|| (stage, bar(total, text, quiet)));
+        if *now != stage {
+            bar.set_length(total);
+            bar.set_message(text);
+            *now = stage;
+        }
+        bar.set_position(done);
+    });
+    if let Some((_, bar)) = shown {
+        bar.finish_and_clear();
+    }
+    written.map_err(|error| failed(format!("{error}. The disks do not boot; run the same command again to go on")))?;
+    record.written = true;
+    record.at = Timestamp::now();
+    let outcome = Outcome::of_record(&record);
+    if let Some(path) = record_path
+        && let Err(error) = std::fs::write(&path, format!("{:#}\n", outcome.json))
+    {
+        // The disks are done; the record must not be lost with a file that cannot be written.
+        let _ = write!(std::io::stderr().lock(), "{}", outcome.text);
+        return Err(failed(format!(
+            "the disks are written, and the record cannot be, into {}: {error}",
+            path.display()
+        )));
+    }
+    Ok(outcome)
+}
+
+fn bar(octets: u64, text: &'static str, quiet: bool) -> ProgressBar {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let form = "{msg:19} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} to go";
+    let style = ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(octets), target).with_style(style).with_message(text)
+}
