@@ -36,7 +36,7 @@ pub(crate) fn seed(command: SeedCommand) -> Result<Outcome, Failure> {
             if let Some(path) = mail {
                 let configuration = String::from_utf8(read(&path)?)
                     .map_err(|_| bad(format!("{}: it is not a text (UTF-8)", path.display())))?;
-                seed.mail = Some(Mail { configuration });
+                seed.mail = Some(Mail { files: Vec::new(), configuration });
             }
             let note = seed.sign(&key).map_err(|error| named(error.to_string()))?;
             let mut file = OpenOptions::new().write(true).create_new(true).open(&out);

@@ -13,4 +13,4 @@ mod seed;
 pub use self::machine::{Mac, Machine, MachineFacts};
 pub use self::network::{Interface, Network};
 pub use self::networkd::networkd_files;
-pub use self::seed::{Api, FORMAT, LARGEST_SEED, Mail, Seed, SeedError};
+pub use self::seed::{Api, FORMAT, LARGEST_SEED, Mail, MailFile, Seed, SeedError};

@@ -64,6 +64,19 @@ pub struct Api {
 pub struct Mail {
     /// The whole of `postkeep.toml`.
     pub configuration: String,
+    /// Further files that it names, such as roots to trust.
+    #[serde(default, rename = "file", skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<MailFile>,
+}
+
+/// A file that the configuration of mail names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MailFile {
+    /// Its name below `/var/lib/postkeep/etc`, without `..`; folders are made.
+    pub name: String,
+    /// Its text.
+    pub content: String,
 }
 
 /// Why a seed is not used.
@@ -259,13 +272,31 @@ impl Seed {
                 return Some(format!("api.clients: number {} {rule}", at + 1));
             }
         }
-        if let Some(mail) = &self.mail
-            && mail.configuration.contains("PRIVATE KEY")
-        {
-            return Some("mail.configuration: it holds a private key, and seeds can be read by anybody".to_owned());
-        }
-        None
+        self.mail.as_ref().and_then(mail_fault)
     }
+}
+
+fn mail_fault(mail: &Mail) -> Option<String> {
+    let secret = "holds a private key, and seeds can be read by anybody";
+    if mail.configuration.contains("PRIVATE KEY") {
+        return Some(format!("mail.configuration: it {secret}"));
+    }
+    for file in &mail.files {
+        let plain = |part: &str| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.chars().all(|character| character.is_ascii_alphanumeric() || "._-".contains(character))
+        };
+        // What the box itself writes there is not the seed's.
+        let taken = ["seed", "postkeep.toml", "postkeep.toml.before", "publish.txt"].contains(&file.name.as_str());
+        if taken || file.name.len() > 200 || !file.name.split('/').all(plain) {
+            return Some(format!("mail.file: {:?} is no name of a file below the box's configuration", file.name));
+        }
+        if file.content.contains("PRIVATE KEY") {
+            return Some(format!("mail.file: {} {secret}", file.name));
+        }
+    }
+    None
 }
 
 /// What has to be known before it can be asked who signed.

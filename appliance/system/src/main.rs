@@ -1,0 +1,79 @@
+//! `postkeep-system`: the short programs that the box's own units run before mail flows. Each verb does one thing once,
+//! with as few rights as it needs; the units are in `image/root`.
+
+mod facts;
+mod keys;
+mod network;
+mod settle;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use jiff::Timestamp;
+
+/// Anything that ends a verb.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What the box does to itself before mail flows.
+#[derive(Debug, Parser)]
+#[command(
+    name = "postkeep-system",
+    version,
+    after_help = "Exit codes: 0 done, or nothing to do; 1 failed, nothing was changed; 2 bad usage.\n\n\
+                  Run by units of the image, not by people."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Reads the seed on the boot partition and writes what systemd-networkd and chrony need.
+    Network {
+        /// The seed, as the flasher wrote it.
+        #[arg(long, value_name = "FILE", default_value = "/efi/postkeep/seed")]
+        seed: PathBuf,
+        /// Where volatile files go.
+        #[arg(long, value_name = "FOLDER", default_value = "/run")]
+        run: PathBuf,
+        /// Where the kernel tells about the machine.
+        #[arg(long, value_name = "FOLDER", default_value = "/sys")]
+        sys: PathBuf,
+    },
+    /// Takes the seed over onto the open data volume: the configuration of mail, and keys that are missing.
+    Settle {
+        /// The seed, as `network` has left it.
+        #[arg(long, value_name = "FILE", default_value = "/run/postkeep-seed/seed")]
+        seed: PathBuf,
+        /// Where the configuration and the keys live.
+        #[arg(long, value_name = "FOLDER", default_value = "/var/lib/postkeep/etc")]
+        folder: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let now = Timestamp::now();
+    let done = match Arguments::parse().verb {
+        Verb::Network { seed, run, sys } => network::apply(&seed, &run, &sys, now),
+        Verb::Settle { seed, folder } => settle::settle(&seed, &folder, now),
+    };
+    match done {
+        Ok(lines) => {
+            for line in lines {
+                say(&line);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The journal and the console read standard error.
+fn say(line: &str) {
+    eprintln!("postkeep: {line}");
+}

@@ -1,0 +1,129 @@
+//! The network from the seed: before the data volume is open, since whoever opens it may come over the network.
+//!
+//! The seed is believed when its own owner has signed it. Whether that owner is the box's is asked when the volume is
+//! open ([`crate::settle`]); until then a stranger at the rack can do with it what can be done with a cable too.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use postkeep_seed::{Seed, SeedError, networkd_files};
+
+use crate::facts::of_this_machine;
+
+/// Why the network was not set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NetworkError {
+    /// The seed.
+    #[error("{0}; the box has no network until a good seed lies on its boot partition as postkeep/seed")]
+    Seed(#[from] SeedError),
+    /// A file.
+    #[error("cannot {verb} {path}: {error}", path = path.display())]
+    File { verb: &'static str, path: PathBuf, error: io::Error },
+}
+
+/// Writes what the seed says about the network below `run`; says what it did.
+pub(crate) fn apply(seed: &Path, run: &Path, sys: &Path, now: Timestamp) -> Result<Vec<String>, crate::Failure> {
+    let octets = match fs::read(seed) {
+        Ok(octets) => octets,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(vec![
+                "no seed on the boot partition: no network is set up (see postkeep-flash seed make --help)".to_owned(),
+            ]);
+        }
+        Err(error) => return Err(NetworkError::File { verb: "read", path: seed.to_owned(), error }.into()),
+    };
+    let parsed = Seed::open(&octets, None, now).map_err(NetworkError::from)?;
+    parsed.check_machine(&of_this_machine(sys)).map_err(NetworkError::from)?;
+    let networkd = run.join("systemd/network");
+    folder(&networkd)?;
+    let mut files = 0_usize;
+    for (name, text) in networkd_files(&parsed.network) {
+        write(&networkd.join(name), text.as_bytes())?;
+        files += 1;
+    }
+    let servers = run.join("chrony-servers");
+    folder(&servers)?;
+    let sources: String =
+        parsed.network.time_servers.iter().map(|name| format!("server {name} nts iburst\n")).collect();
+    write(&servers.join("seed.sources"), sources.as_bytes())?;
+    let copy = run.join("postkeep-seed");
+    folder(&copy)?;
+    write(&copy.join("seed"), &octets)?;
+    Ok(vec![format!("seed of {} issued at {}: {files} network files", parsed.owner.name(), parsed.issued)])
+}
+
+fn folder(path: &Path) -> Result<(), NetworkError> {
+    fs::create_dir_all(path).map_err(|error| NetworkError::File { verb: "make", path: path.to_owned(), error })
+}
+
+fn write(path: &Path, octets: &[u8]) -> Result<(), NetworkError> {
+    fs::write(path, octets).map_err(|error| NetworkError::File { verb: "write", path: path.to_owned(), error })
+}
+
+#[cfg(test)]
+mod tests {
+    use postkeep_notes::SignerKey;
+
+    use super::*;
+
+    const DRAFT: &str = r#"
+        [machine]
+        mac = ["52:54:00:70:6b:01"]
+        [network]
+        time-servers = ["nts.example.net"]
+        [[network.interface]]
+        mac = "52:54:00:70:6b:01"
+        addresses = ["10.1.0.1/8"]
+    "#;
+
+    fn place(mac: &str) -> (tempfile::TempDir, PathBuf, Timestamp) {
+        let now: Timestamp = "2026-11-27T05:00:00Z".parse().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let owner = SignerKey::from_seed(&[7; 32], "example.com/owner").unwrap();
+        let seed = Seed::draft(DRAFT, owner.verifier(), now).unwrap().sign(&owner).unwrap();
+        let path = folder.path().join("seed");
+        fs::write(&path, seed).unwrap();
+        let card = folder.path().join("sys/class/net/eth0");
+        fs::create_dir_all(&card).unwrap();
+        fs::write(card.join("address"), format!("{mac}\n")).unwrap();
+        (folder, path, now)
+    }
+
+    #[test]
+    fn a_signed_seed_becomes_files_of_networkd_and_chrony() {
+        let (folder, seed, now) = place("52:54:00:70:6b:01");
+        let run = folder.path().join("run");
+        apply(&seed, &run, &folder.path().join("sys"), now).unwrap();
+        let file = fs::read_dir(run.join("systemd/network")).unwrap().next().unwrap().unwrap();
+        assert!(fs::read_to_string(file.path()).unwrap().contains("Address=10.1.0.1/8"));
+        let sources = fs::read_to_string(run.join("chrony-servers/seed.sources")).unwrap();
+        assert_eq!(sources, "server nts.example.net nts iburst\n");
+        assert_eq!(fs::read(run.join("postkeep-seed/seed")).unwrap(), fs::read(&seed).unwrap());
+    }
+
+    #[test]
+    fn a_seed_for_another_machine_or_with_one_wrong_octet_changes_nothing() {
+        let (folder, seed, now) = place("52:54:00:00:00:09");
+        let run = folder.path().join("run");
+        let error = apply(&seed, &run, &folder.path().join("sys"), now).unwrap_err().to_string();
+        assert!(error.contains("for another machine") && error.contains("52:54:00:00:00:09"), "{error}");
+        assert!(!run.exists());
+
+        let (folder, seed, now) = place("52:54:00:70:6b:01");
+        let text = fs::read_to_string(&seed).unwrap().replace("10.1.0.1", "10.1.0.2");
+        fs::write(&seed, text).unwrap();
+        let run = folder.path().join("run");
+        let error = apply(&seed, &run, &folder.path().join("sys"), now).unwrap_err().to_string();
+        assert!(error.contains("no network until a good seed"), "{error}");
+        assert!(!run.exists());
+    }
+
+    #[test]
+    fn a_box_without_a_seed_says_so_and_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = apply(&folder.path().join("seed"), folder.path(), folder.path(), Timestamp::now()).unwrap();
+        assert!(said[0].contains("no seed"), "{said:?}");
+    }
+}
