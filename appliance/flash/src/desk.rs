@@ -39,10 +39,11 @@ pub(crate) fn seed(command: SeedCommand) -> Result<Outcome, Failure> {
                 seed.mail = Some(Mail { files: Vec::new(), configuration });
             }
             let note = seed.sign(&key).map_err(|error| named(error.to_string()))?;
-            let mut file = OpenOptions::new().write(true).create_new(true).open(&out);
-            file.as_mut()
-                .map_err(|error| std::io::Error::new(error.kind(), error.to_string()))
-                .and_then(|file| file.write_all(note.as_bytes()).and_then(|()| file.sync_all()))
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(&out)
+                .and_then(|mut file| file.write_all(note.as_bytes()).and_then(|()| file.sync_all()))
                 .map_err(|error| bad(format!("cannot write {}: {error}; name a new file", out.display())))?;
             Ok(described(&seed))
         }

@@ -4,7 +4,7 @@
 //! sectors, and both headers have to say so; the partitions stay where they are.
 
 /// The only size of sector that images are made for.
-pub const SECTOR: u64 = 512;
+pub(crate) const SECTOR: u64 = 512;
 
 const SIGNATURE: &[u8] = b"EFI PART";
 /// Sectors of a table of 128 entries.
@@ -27,11 +27,11 @@ pub struct Layout {
 
 /// A table fitted to a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fitted {
+pub(crate) struct Fitted {
     /// The first 34 sectors of the disk.
-    pub head: Vec<u8>,
+    pub(crate) head: Vec<u8>,
     /// The last 33.
-    pub tail: Vec<u8>,
+    pub(crate) tail: Vec<u8>,
 }
 
 impl Layout {
@@ -86,7 +86,7 @@ impl Layout {
     ///
     /// # Errors
     /// The partitions do not fit onto it.
-    pub fn fitted(&self, sectors: u64) -> Result<Fitted, GptError> {
+    pub(crate) fn fitted(&self, sectors: u64) -> Result<Fitted, GptError> {
         let small = GptError("its partitions do not fit onto the disk");
         let last = sectors.checked_sub(1).ok_or(small.clone())?;
         let last_usable = last.checked_sub(TABLE_SECTORS + 1).ok_or(small.clone())?;
@@ -198,7 +198,7 @@ mod tests {
             let mut damaged = head.clone();
             damaged[at] ^= 1;
             // The rest of the header's sector counts for nothing, and stays behind.
-            assert_eq!(Layout::read(&damaged).is_err(), at < 512 + 92 || at >= 1024, "{at}");
+            assert_eq!(Layout::read(&damaged).is_err(), !(512 + 92..1024).contains(&at), "{at}");
         }
     }
 

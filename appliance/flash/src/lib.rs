@@ -7,6 +7,7 @@
 
 mod disk;
 mod esp;
+mod fat;
 mod gpt;
 pub mod inventory;
 pub mod posture;

@@ -118,13 +118,9 @@ pub fn write(job: &Job<'_>, state: State, mut seen: impl FnMut(Stage, u64, u64))
     for (target, table) in job.targets.iter().zip(&fitted) {
         arm(target, &head, table)?;
     }
-    match std::fs::remove_file(job.state_path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            // The work is done; a state that stays only makes the next one ask.
-            Ok(())
-        }
-        _ => Ok(()),
-    }
+    // The work is done; a state that stays is compared by the next one.
+    let _ = std::fs::remove_file(job.state_path);
+    Ok(())
 }
 
 /// Takes away what a firmware would start, and what a table's copy at the end would bring back.
