@@ -440,7 +440,7 @@ mod tests {
         #[test]
         fn every_configuration_of_mail_comes_back(configuration in "([\\PC\t\r\n'\"\\\\]|\u{7f}){0,200}") {
             let mut seed = seed();
-            seed.mail = Some(Mail { configuration });
+            seed.mail = Some(Mail { configuration, files: Vec::new() });
             let note = seed.sign(&owner()).unwrap();
             prop_assert_eq!(Seed::open(note.as_bytes(), None, now()).unwrap(), seed);
         }
