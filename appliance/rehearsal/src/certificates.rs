@@ -20,6 +20,8 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
     pem: String,
+    /// Key of all its hosts, PEM; absent: each has one of its own.
+    hosts: Option<String>,
 }
 
 /// A certificate with its key.
@@ -51,7 +53,7 @@ impl Authority {
         Self::of(&Self::secret()?)
     }
 
-    /// A new key for an authority, PEM.
+    /// A new key, PEM.
     pub fn secret() -> Result<String, Error> {
         Ok(KeyPair::generate().map_err(failed)?.serialize_pem())
     }
@@ -68,8 +70,18 @@ impl Authority {
         Ok(Self {
             certificate: certificate.der().clone(),
             pem: certificate.pem(),
+            hosts: None,
             issuer: Issuer::new(parameters, key),
         })
+    }
+
+    /// From now on every host has this key (PEM), so that TLSA records that somebody remembers stay true.
+    pub fn with_key_of_hosts(self, secret: &str) -> Self {
+        Self { hosts: Some(secret.to_owned()), ..self }
+    }
+
+    fn key_of_host(&self) -> Result<KeyPair, Error> {
+        self.hosts.as_deref().map_or_else(KeyPair::generate, KeyPair::from_pem).map_err(failed)
     }
 
     /// The authority's certificate as PEM, for `extra-roots`.
@@ -96,7 +108,7 @@ impl Authority {
             parameters.not_before = date_time_ymd(2019, 1, 1);
             parameters.not_after = date_time_ymd(2020, 1, 1);
         }
-        let key = KeyPair::generate().map_err(failed)?;
+        let key = self.key_of_host()?;
         let certificate = if kind == Certificate::SelfSigned {
             parameters.self_signed(&key)
         } else {

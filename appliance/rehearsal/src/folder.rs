@@ -65,6 +65,8 @@ struct Facts {
     token: String,
     events_secret: String,
     authority_key: String,
+    /// Key of all MX hosts.
+    hosts_key: String,
     names_key: String,
     /// TXT records of the signing keys.
     keys: Vec<(String, String)>,
@@ -144,6 +146,7 @@ impl Folder {
             token: prepared.token,
             events_secret,
             authority_key,
+            hosts_key: Authority::secret()?,
             names_key: encode(&names_key),
             keys: prepared.owner.keys,
             rules: wish.rules,
@@ -230,6 +233,7 @@ impl Folder {
         })?;
         Ok(Fixed {
             authority: self.facts.authority_key.clone(),
+            hosts: self.facts.hosts_key.clone(),
             names_key,
             policy_port: self.facts.ports.policies,
             back: self.facts.r#box.into(),
@@ -259,6 +263,7 @@ impl std::fmt::Display for Folder {
         writeln!(out, "config      {}", self.file().display())?;
         writeln!(out, "files       {} -> {BOX_FOLDER} on the box", self.path.join(BOX).display())?;
         writeln!(out, "here        {own} and {} must be addresses of this machine", block.hosts())?;
+        writeln!(out, "route       to the box from {own}, such as: ip route add {box}/32 dev tap0 src {own}")?;
         writeln!(
             out,
             "ports       {own}: DNS {}, policies {}, events {}; MX hosts: {}",
@@ -300,4 +305,89 @@ fn check(wish: &Wish<'_>) -> Result<(), Error> {
 
 fn book(text: Option<&str>) -> Result<RuleBook, Error> {
     text.map_or_else(RuleBook::shipped, RuleBook::parse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owners() -> Configuration {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/postkeep.toml");
+        let options = postkeep_configuration::Options::without_files();
+        postkeep_configuration::load_with(path, &options).unwrap().configuration
+    }
+
+    fn wish<'a>(folder: &'a Path, block: &str, at: [u8; 4]) -> Wish<'a> {
+        Wish {
+            folder,
+            at: at.into(),
+            block: block.parse().unwrap(),
+            ports: Ports::default(),
+            seed: 7,
+            hurry: 60.0,
+            deadline: Duration::from_secs(600),
+            rules: None,
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_box_elsewhere_gets_points_outside_the_block_and_every_file_is_there() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("folder");
+        let folder = Folder::prepare(owners(), wish(&path, "10.0.0.0/8", [10, 1, 0, 1])).unwrap();
+        let configuration = &folder.configuration;
+        let sources: Vec<_> = configuration.source.values().map(|source| (source.ipv4, source.ipv6)).collect();
+        assert_eq!(sources, [1, 2].map(|last| (Some(Ipv4Addr::new(10, 1, 0, last)), None)));
+        assert_eq!(configuration.resolver.servers, [SocketAddr::from(([10, 0, 0, 1], 53))]);
+        assert_eq!((configuration.delivery.port, configuration.mta_sts.port), (25, 443));
+        let listeners: Vec<String> =
+            configuration.listener.iter().map(|listener| listener.address.to_string()).collect();
+        assert_eq!(listeners, ["0.0.0.0:587", "0.0.0.0:25"]);
+        assert_eq!(configuration.http[0].address.to_string(), "0.0.0.0:443");
+        assert_eq!(configuration.webhook[0].url, "https://10.0.0.1:8443/");
+        // What is the box's own stays the box's own.
+        let owners = owners();
+        assert_eq!(configuration.spool.directory, owners.spool.directory);
+        assert_eq!(configuration.records.directory, owners.records.directory);
+        assert_eq!(configuration.control.socket, owners.control.socket);
+        let text = std::fs::read_to_string(folder.file()).unwrap();
+        let named = text.split('"').filter_map(|word| word.strip_prefix(BOX_FOLDER)?.strip_prefix('/'));
+        let named: std::collections::BTreeSet<&str> = named.collect();
+        assert!(named.len() >= 8, "{named:?}");
+        for name in named {
+            assert!(path.join(BOX).join(name).is_file(), "{name} is missing");
+        }
+        assert!(!text.contains("192.0.2") && !text.contains("2001:db8"), "{text}");
+    }
+
+    #[test]
+    fn a_folder_that_is_read_again_has_the_same_keys_and_doors() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("folder");
+        let first = Folder::prepare(owners(), wish(&path, "192.168.0.0/16", [192, 168, 1, 1])).unwrap();
+        let again = Folder::open(&path).unwrap();
+        assert_eq!(again.pace(), (7, 60.0, Duration::from_secs(600)));
+        let fixed = again.fixed().unwrap();
+        assert_eq!(fixed.names_key, first.fixed().unwrap().names_key);
+        let anchors = std::fs::read_to_string(path.join(BOX).join("trust-anchors")).unwrap();
+        assert_eq!(ZoneKey::of(&fixed.names_key).unwrap().anchor(), anchors);
+        let ready = again.ready(&Authority::of(&fixed.authority).unwrap()).unwrap();
+        let doors = [ready.submission.address, ready.comebacks.address, ready.http.address];
+        assert_eq!(doors.map(|door| door.to_string()), ["192.168.1.1:587", "192.168.1.1:25", "192.168.1.1:443"]);
+        assert_eq!(again.owner().unwrap().sources.len(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_rehearsed_elsewhere_is_refused_before_anything_is_written() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("folder");
+        let refused = |wish: Wish<'_>| Folder::prepare(owners(), wish).err().unwrap().to_string();
+        assert!(refused(wish(&path, "127.0.0.0/8", [127, 1, 0, 1])).contains("--block"));
+        assert!(refused(wish(&path, "10.0.0.0/8", [8, 8, 8, 8])).contains("public"));
+        assert!(refused(wish(&path, "10.0.0.0/8", [10, 2, 0, 1])).contains("simulated internet"));
+        let ports = Ports { events: 443, ..Ports::default() };
+        assert!(refused(Wish { ports, ..wish(&path, "10.0.0.0/8", [10, 1, 0, 1]) }).contains("ports of their own"));
+        assert!(!path.exists());
+        assert!(Folder::open(&path).err().unwrap().to_string().contains("--prepare"));
+    }
 }

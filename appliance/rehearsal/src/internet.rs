@@ -74,6 +74,8 @@ pub struct StreamPromise {
 pub struct Fixed {
     /// Key of the authority, PEM.
     pub authority: String,
+    /// Key of the hosts, PEM.
+    pub hosts: String,
     /// Key of the simulated DNS, PKCS#8 DER.
     pub names_key: Vec<u8>,
     /// Port of the host of policies.
@@ -141,7 +143,9 @@ impl Internet {
         let home = book.provider.len();
         book.provider.push(home_of(&options.owner));
         let fixed = options.fixed.as_ref();
-        let authority = fixed.map_or_else(Authority::new, |fixed| Authority::of(&fixed.authority))?;
+        let authority = fixed.map_or_else(Authority::new, |fixed| {
+            Ok(Authority::of(&fixed.authority)?.with_key_of_hosts(&fixed.hosts))
+        })?;
         let names_key = fixed.map_or_else(ZoneKey::new, |fixed| ZoneKey::of(&fixed.names_key))?;
         let own = IpAddr::V4(options.block.own());
         let mut zone = Zone::default();
