@@ -117,6 +117,8 @@ pub(crate) struct RecordFacts {
     policies: BTreeMap<String, u64>,
     /// Recipients whose mail was put off because it could not be protected as it must be.
     held_back: HashSet<String>,
+    /// Recipients whose mail was delivered.
+    delivered: HashSet<String>,
 }
 
 /// How mail ended that was not delivered.
@@ -144,6 +146,9 @@ impl RecordFacts {
                     self.held_back.insert(recipient.clone());
                 }
                 *self.deferrals.entry(recipient).or_default() += 1;
+            }
+            ("delivered", Some(recipient)) => {
+                self.delivered.insert(recipient);
             }
             ("bounced", Some(recipient)) => {
                 self.ended.insert(recipient, if suppressed { Ended::Suppressed } else { Ended::Bounced });
@@ -174,6 +179,11 @@ impl RecordFacts {
     /// How mail for the recipient ended, if it has, and not by delivery.
     pub(crate) fn ended(&self, recipient: &str) -> Option<Ended> {
         self.ended.get(recipient).copied()
+    }
+
+    /// Whether the records know that the recipient has the mail.
+    pub(crate) fn was_delivered(&self, recipient: &str) -> bool {
+        self.delivered.contains(recipient)
     }
 
     /// Whether mail for the recipient ended as suppressed.

@@ -10,8 +10,10 @@ use crate::handed::Handed;
 use crate::internet::Internet;
 use crate::judge::Promise;
 use crate::learnt::CameBack;
+use crate::ledger::Ledger;
 use crate::mailbox::Reason;
 use crate::reasons::{Demands, Reasons, unprotected};
+use crate::records::RecordFacts;
 use crate::rulebook::Provider;
 use crate::summary::{Counts, Dkim, ProviderSummary, Summary};
 use crate::verdict::{Finding, verdict};
@@ -30,12 +32,12 @@ pub(crate) fn sum_up(
     ended_at_deadline: bool,
 ) -> Summary {
     let reasons = Reasons::of(internet, configuration);
-    let (account, converted, mut samples) = internet.with_ledger(|ledger| {
+    let (account, converted, missing, mut samples) = internet.with_ledger(|ledger| {
         watch.reports.update(ledger);
         let account = Account::of(handed, ledger, &watch.reports, &watch.records, &reasons);
         let corrupted = ledger.corrupted_samples().iter().map(|(_, text)| text).take(SAMPLES);
         let samples: Vec<String> = corrupted.chain(ledger.astray_samples().iter().take(SAMPLES)).cloned().collect();
-        (account, ledger.converted_count(), samples)
+        (account, ledger.converted_count(), not_recorded(ledger, &watch.records), samples)
     });
     let mut summary = Summary {
         messages: handed.messages(),
@@ -49,6 +51,7 @@ pub(crate) fn sum_up(
         delay_reports: watch.reports.delays(),
         ended_at_deadline,
         unreadable_records: watch.unreadable_records(),
+        missing_records: missing.len() as u64,
         converted,
         dns_questions: internet.questions(),
         seconds: watch.last_delivery.as_secs_f64(),
@@ -60,6 +63,8 @@ pub(crate) fn sum_up(
     samples.extend(unprotected.values().flatten().take(SAMPLES).cloned());
     samples.extend(came_back.samples.iter().cloned());
     samples.extend(internet.verifier().samples().into_iter().take(SAMPLES));
+    let missing = missing.iter().take(SAMPLES);
+    samples.extend(missing.map(|recipient| format!("{recipient} has the mail, and the records say nothing of it")));
     let open = account.open.iter().take(SAMPLES);
     samples.extend(open.map(|recipient| format!("{recipient} has no end and was never deferred")));
     let uncertain = handed.uncertain().take(SAMPLES);
@@ -127,6 +132,13 @@ pub(crate) fn sum_up(
         .collect();
     summary.verdict = verdict(&summary, &findings);
     summary
+}
+
+/// Recipients whose provider has said that it has the mail, without a record of it.
+fn not_recorded(ledger: &Ledger, records: &RecordFacts) -> Vec<String> {
+    let answered = ledger.all().filter(|(_, _, list)| list.iter().any(|acceptance| acceptance.replied.is_some()));
+    let recipients = answered.map(|(_, recipient, _)| recipient);
+    recipients.filter(|recipient| !records.was_delivered(recipient)).map(str::to_owned).collect()
 }
 
 fn part(internet: &Internet, account: &Account, watch: &Watch, place: usize, rules: &Provider) -> ProviderSummary {

@@ -150,6 +150,8 @@ pub struct Summary {
     pub ended_at_deadline: bool,
     /// Lines in the product's records that nobody can read.
     pub unreadable_records: u64,
+    /// Recipients who have the mail, and whose provider said so, but of whom the product's records say nothing.
+    pub missing_records: u64,
     /// Reports of delay that came home.
     pub delay_reports: u64,
     /// Messages rightly re-encoded for hosts without 8BITMIME.
@@ -190,7 +192,7 @@ impl Summary {
     pub(crate) fn is_kept(&self) -> bool {
         self.counts.accepted > 0
             && self.counts.broken() == 0
-            && self.uncertain + self.refused_unexplained + self.unreadable_records == 0
+            && self.uncertain + self.refused_unexplained + self.unreadable_records + self.missing_records == 0
             && self.came_back.kept()
     }
 
@@ -294,7 +296,7 @@ impl fmt::Display for Summary {
         let back = &self.came_back;
         writeln!(
             out,
-            "\n{headline}: {} unaccounted, {} returned without a reason, {} duplicates ({} more that SMTP cannot avoid), {} limits broken, {} bad signatures, {} corrupted, {} against a policy, {} from a wrong source, {} breaches of the protocol, {} not learnt, {} written to all the same",
+            "\n{headline}: {} unaccounted, {} returned without a reason, {} duplicates ({} more that SMTP cannot avoid), {} limits broken, {} bad signatures, {} corrupted, {} against a policy, {} from a wrong source, {} breaches of the protocol, {} not learnt, {} written to all the same, {} not in the records",
             counts.unaccounted + self.uncertain,
             counts.unjustified_bounces
                 + counts.unjustified_expiries
@@ -310,7 +312,8 @@ impl fmt::Display for Summary {
             counts.wrong_sources,
             counts.protocol_faults,
             back.not_learnt + back.refused + back.astray + back.wrongly_suppressed,
-            back.second_wave.saturating_sub(back.second_wave_suppressed)
+            back.second_wave.saturating_sub(back.second_wave_suppressed),
+            self.missing_records
         )
     }
 }
@@ -385,6 +388,7 @@ mod tests {
         assert!(!Summary { refused_unexplained: 1, ..good() }.is_kept());
         assert!(Summary { refused: 1, ..good() }.is_kept());
         assert!(!Summary { unreadable_records: 1, ..good() }.is_kept());
+        assert!(!Summary { missing_records: 1, ..good() }.is_kept());
         assert!(!Summary { came_back: CameBack { astray: 1, ..CameBack::default() }, ..good() }.is_kept());
     }
 

@@ -92,6 +92,7 @@ fn broken(summary: &Summary, sentences: &mut Vec<String>) {
         (counts.wrong_sources, "messages came from an address that their stream's pool does not have"),
         (counts.protocol_faults, "times receivers saw the protocol breached"),
         (summary.unreadable_records, "lines of the records cannot be read"),
+        (summary.missing_records, "recipients have the mail, and the records say nothing of it"),
     ] {
         if count > 0 {
             sentences.push(format!("{count} {what}"));

@@ -101,6 +101,22 @@ fn a_box_elsewhere_keeps_every_promise_and_is_asked_only_by_its_doors_and_its_ev
 }
 
 #[test]
+fn a_box_that_does_not_say_what_became_of_mail_breaks_a_promise() {
+    let prepared = Prepared::new();
+    let file = prepared.folder().join("box/postkeep.toml");
+    let text = std::fs::read_to_string(&file).expect("the configuration");
+    assert!(text.contains("events = [\"*\"]"), "{text}");
+    std::fs::write(&file, text.replace("events = [\"*\"]", "events = [\"bounced\", \"expired\", \"suppressed\"]"))
+        .expect("change the box's configuration");
+    let mut silent = prepared.with_box();
+    silent.arg(program("postkeep")).args(["--json", "rehearse", "--quiet", "--recipients", "60", "--prepared"]);
+    let output = silent.arg(prepared.folder()).output().expect("run the rehearsal");
+    let summary = summary(&output, &prepared);
+    assert_eq!((output.status.code(), &summary["kept"]), (Some(1), &Value::Bool(false)), "{summary:#}");
+    assert_eq!(summary["missing_records"], summary["delivered"], "{summary:#}");
+}
+
+#[test]
 fn an_internet_without_a_campaign_writes_down_what_others_send_through_the_box() {
     let prepared = Prepared::new();
     // The box answers when it has its suppression list; the mail needs a moment longer than the call that brings it.
