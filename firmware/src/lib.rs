@@ -5,10 +5,13 @@
 
 mod bytes;
 
+pub mod device_path;
 pub mod digest;
+pub mod event_log;
 pub mod guid;
 pub mod pcr;
 pub mod pe;
+pub mod signature_list;
 
 pub use bytes::Short;
 pub use digest::Digest;

@@ -416,7 +416,7 @@ pub(crate) mod tests {
             file[place] = octet;
             file.truncate(length.max(place));
             if let Ok(pe) = Pe::read(&file) {
-                pe.authenticode();
+                let _ = pe.authenticode();
                 for section in &pe.sections {
                     prop_assert!(pe.content(section).len() <= file.len());
                 }
