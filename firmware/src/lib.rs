@@ -8,9 +8,12 @@ mod bytes;
 pub mod device_path;
 pub mod digest;
 pub mod event_log;
+pub mod facts;
 pub mod guid;
 pub mod pcr;
 pub mod pe;
+pub mod posture;
+pub mod secure_boot;
 pub mod signature_list;
 
 pub use bytes::Short;
