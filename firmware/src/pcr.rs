@@ -77,7 +77,7 @@ pub fn predict_11(pe: &Pe<'_>) -> Result<Vec<Phase>, PeError> {
 }
 
 /// PCR 4 after these programs were started, by their Authenticode digests in order: the boot loader, the signed
-/// boot file, the kernel in it (systemd-stub has the firmware load it).
+/// boot file. systemd-stub 257 starts the kernel in it without the firmware, so it does not stand there.
 ///
 /// It holds for firmware that starts the first boot entry without detours, as the specification has it. Firmware
 /// that tries others before, or a provider's netboot, gives another value: that is what PCR 4 is for.

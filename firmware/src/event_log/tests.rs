@@ -158,3 +158,58 @@ proptest! {
         prop_assert_ne!(log.replay(), other.replay());
     }
 }
+
+/// A boot of a release in QEMU: OVMF with keys that [`crate::keys::make`] made and systemd-boot enrolled, systemd-boot,
+/// a signed boot file. The registers are those that `tpm2_eventlog` 5.7 finds in the same log.
+const REAL: &[u8] = include_bytes!("../../testdata/boot-with-own-keys.log");
+
+#[test]
+fn a_real_log_leads_to_what_other_tools_find_in_it() {
+    let log = EventLog::read(REAL).unwrap();
+    let values = log.replay();
+    for (pcr, value) in [
+        (0, "a2ae8347409a34455ae691b7f4f48233f3b51f3f36489bd4f19df99ee8e67f14"),
+        (1, "fc75622c904ba9d2ed052cfbca651a404f572366e789021e4d3e404ac08cfecf"),
+        (2, "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969"),
+        (5, "855f63db21a2fcd341031cbc35cab473a44023566a4c2466aa5a8805ff795778"),
+        (9, "195345ab802ff80ef139f547bd09f487ce2cce6ed1395ea7f7b5ba938bb9357c"),
+        // What is predicted of that boot file before the first phase.
+        (11, "353f25066bbaff351ecfafa57abb941c557f7b8568e0a1e8374bb67c6d40f285"),
+    ] {
+        assert_eq!(values[&pcr].to_string(), value, "PCR {pcr}");
+    }
+}
+
+#[test]
+fn a_real_boot_ends_where_it_was_predicted_to() {
+    let log = EventLog::read(REAL).unwrap();
+    let values = log.replay();
+    let loaded: Vec<Loaded> = log.loaded(4).collect();
+    // The second is what pesign, osslsigncode and we find in the boot file.
+    assert_eq!(loaded[1].digest.to_string(), "ca5649d8909a150ba1edd62700b4f8745d676b3b9cd9232d5481a7bee3c28f3e");
+    assert_eq!(loaded[1].path.text, "\\EFI\\Linux\\postkeep.efi");
+    assert_eq!(predict_4(&loaded.iter().map(|one| one.digest).collect::<Vec<_>>()), values[&4]);
+
+    let variables: Vec<LoggedVariable> = log.variables().collect();
+    let measured: Vec<Variable<'_>> =
+        variables.iter().map(|one| Variable { vendor: one.vendor, name: &one.name, data: &one.data }).collect();
+    let authorities: Vec<LoggedVariable> = log.authorities().collect();
+    let authorities: Vec<&[u8]> = authorities.iter().map(|one| one.data.as_slice()).collect();
+    assert_eq!(predict_7(&measured.try_into().unwrap(), &authorities), values[&7]);
+}
+
+#[test]
+fn a_real_boot_with_own_keys_has_nobody_else_in_its_chain() {
+    use crate::facts::{Ours, chain};
+    use crate::secure_boot::{Owner, holders};
+
+    let log = EventLog::read(REAL).unwrap();
+    let db = log.variables().find(|variable| variable.name == "db").unwrap().data;
+    let own = holders("db", &db, &[], &[]).unwrap()[0].fingerprint.unwrap();
+    let ours = Ours { certificates: vec![own], files: Vec::new() };
+    let chain = chain(&log, &log.replay(), &ours);
+    assert_eq!(chain.secure_boot, Some(true));
+    assert!(chain.authorities.iter().all(|authority| authority.owner == Owner::Own) && chain.authorities.len() == 1);
+    assert_eq!((chain.programs.len(), chain.additions), (2, 0));
+    assert!(chain.programs.iter().all(|program| !program.is_network));
+}
