@@ -31,7 +31,7 @@ const LONGEST: usize = 32 * 1024;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the name of their folder in `corpus/`.
-pub(crate) const TARGETS: [Target; 12] = [
+pub(crate) const TARGETS: [Target; 15] = [
     ("smtp_server", smtp_server),
     ("smtp_client", smtp_client),
     ("header", message_header),
@@ -44,7 +44,61 @@ pub(crate) const TARGETS: [Target; 12] = [
     ("tls_report", tls_report),
     ("mta_sts", mta_sts),
     ("one_click", one_click_pair),
+    ("boot_file", boot_file),
+    ("event_log", event_log),
+    ("signature_list", signature_list),
 ];
+
+/// A boot file. Its sections lie inside it, and neither its digest nor its PCR 11 takes anything else for granted.
+pub(crate) fn boot_file(input: &[u8]) {
+    use postkeep_firmware::{pcr, pe::Pe, signed_policy};
+    let Ok(pe) = Pe::read(input) else { return };
+    let _ = pe.authenticode();
+    for section in &pe.sections {
+        assert!(section.file.end <= input.len(), "{section:?}");
+        assert!(pe.content(section).len() <= section.memory_size, "{section:?}");
+    }
+    for signature in &pe.signatures {
+        assert!(pe.signature(signature).len() == signature.file.len(), "{signature:?}");
+    }
+    let Ok(phases) = pcr::predict_11(&pe) else { return };
+    assert_eq!(phases.len(), pcr::PHASES.len() + 1);
+    if let (Ok(Some(signed)), Ok(Some(key))) = (pe.section(".pcrsig"), pe.section(".pcrpkey")) {
+        let _ = signed_policy::check(pe.content(signed), pe.content(key), &phases);
+    }
+}
+
+/// A log of a boot. What it leads to fits itself and nothing that lacks a register; no text of it can move a cursor.
+pub(crate) fn event_log(input: &[u8]) {
+    use postkeep_firmware::event_log::{EventLog, FIRMWARE_PCRS};
+    use postkeep_firmware::facts::{Ours, chain};
+    let Ok(log) = EventLog::read(input) else { return };
+    let values = log.replay();
+    let measured: Vec<u32> = values.keys().copied().collect();
+    assert!(log.compare(&values, &measured).is_empty());
+    assert_eq!(log.compare(&std::collections::BTreeMap::new(), &FIRMWARE_PCRS).len(), FIRMWARE_PCRS.len());
+    for event in &log.events {
+        assert!(!event.describe().chars().any(char::is_control), "{event:?}");
+    }
+    let chain = chain(&log, &values, &Ours::default());
+    assert!(chain.programs.iter().all(|program| !program.is_known), "nothing is known");
+}
+
+/// Signature lists, as a variable of Secure Boot has them. Nobody is the owner who was not named.
+pub(crate) fn signature_list(input: &[u8]) {
+    use postkeep_firmware::secure_boot::{Owner, holders};
+    use postkeep_firmware::signature_list::{Entry, of_certificate, read};
+    let Ok(entries) = read(input) else { return };
+    for owned in &entries {
+        if let Entry::Certificate(certificate) = &owned.entry {
+            assert!(!certificate.subject.chars().any(char::is_control), "{certificate:?}");
+            let list = of_certificate(owned.owner, &certificate.der);
+            assert_eq!(read(&list).as_deref(), Ok(std::slice::from_ref(owned)), "what is written can be read");
+        }
+    }
+    let holders = holders("db", input, &[], &[]).expect("it was read before");
+    assert!(holders.len() == entries.len() && holders.iter().all(|holder| holder.owner != Owner::Own));
+}
 
 /// A TLS report, as file or mail. What can be read is shown without harm.
 pub(crate) fn tls_report(input: &[u8]) {

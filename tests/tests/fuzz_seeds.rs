@@ -52,6 +52,13 @@ fn the_seeds_of_tls_reports_and_policies_keep_their_promises() {
 }
 
 #[test]
+fn the_seeds_of_what_lies_below_the_system_keep_their_promises() {
+    run("boot_file");
+    run("event_log");
+    run("signature_list");
+}
+
+#[test]
 fn the_seeds_of_the_smtp_server_keep_its_promises() {
     run("smtp_server");
 }
