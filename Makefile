@@ -2,7 +2,7 @@
 # may be repeated; the second time it is quick.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test lint bench bench-memory fuzz docs clean
+.PHONY: help run serve test lint bench bench-memory fuzz docs image boot test-image clean
 
 RECIPIENTS ?= 10000
 SEED ?= 1
@@ -16,6 +16,9 @@ help:
 	@echo "make bench-memory   memory of a queue of five million deferred messages"
 	@echo "make fuzz           each fuzz target for FUZZ_SECONDS (60) seconds; needs a nightly compiler"
 	@echo "make docs           the documentation of the code, in target/doc"
+	@echo "make image          the bootable image, signed, in target/image (as root)"
+	@echo "make boot           boot it in a virtual machine and send a campaign through it"
+	@echo "make test-image     the image's own tests: containers in seconds, virtual machines in minutes"
 	@echo "make clean          remove what was built (the tools in .tools stay)"
 	@echo
 	@echo "RECIPIENTS=$(RECIPIENTS) SEED=$(SEED) may be set for run and serve."
@@ -43,6 +46,15 @@ fuzz:
 
 docs:
 	@scripts/docs
+
+image:
+	@scripts/image build
+
+boot:
+	@scripts/image boot
+
+test-image:
+	@scripts/image test
 
 clean:
 	rm -rf target fuzz/target

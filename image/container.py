@@ -12,6 +12,8 @@ import tempfile
 import threading
 import time
 
+from machine import ESCAPES
+
 DATA_MOUNT = """[Unit]
 Description=Data volume
 DefaultDependencies=no
@@ -79,7 +81,7 @@ class Container:
     def read(self):
         for octets in iter(lambda: os.read(self.process.stdout.fileno(), 65536), b""):
             with self.news:
-                self.text += octets.decode(errors="replace")
+                self.text += ESCAPES.sub(b"", octets).decode(errors="replace")
                 self.news.notify_all()
 
     def expect(self, text, within=60):

@@ -1,0 +1,145 @@
+"""The image's root in a container: what is in it, what runs, who may do what, what answers from outside."""
+
+import pathlib
+import re
+import select
+import shutil
+import socket
+import subprocess
+import unittest
+
+from container import Container
+from stage import BOX, BOX_END, Owner, network, run
+
+BUILD = pathlib.Path("/build")
+ROOT = BUILD / "root.raw"
+# docs/operate/image.md lists them: mail, submission, HTTPS.
+PORTS = {25, 443, 587}
+
+
+class WhatIsInIt(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.root = pathlib.Path("/tmp/root")
+        cls.root.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "erofs", "-o", "loop,ro", ROOT, cls.root], check=True)
+
+    @classmethod
+    def tearDownClass(cls):
+        subprocess.run(["umount", cls.root], check=True)
+
+    def files(self):
+        return [path for path in self.root.rglob("*") if path.is_file() and not path.is_symlink()]
+
+    def test_no_file_gives_rights_to_who_starts_it(self):
+        self.assertEqual([path for path in self.files() if path.stat().st_mode & 0o6000], [])
+
+    def test_there_is_no_shell_and_no_interpreter(self):
+        names = re.compile(r"^(ba|da|z|k|c|tc|fi|a)?sh$|^busybox|^(python|perl|ruby|lua|tclsh|awk|gawk|mawk|sed|php|node|guile|bc|dc|gdb|expect)[0-9.]*$")
+        programs = [path for path in self.root.rglob("*") if names.match(path.name) and not path.is_dir() and path.parent.name in ("bin", "sbin")]
+        self.assertEqual(programs, [])
+        scripts = [path for path in self.files() if path.stat().st_mode & 0o111 and path.read_bytes()[:2] == b"#!"]
+        self.assertEqual(scripts, [])
+
+    def test_there_is_no_package_manager_and_no_login(self):
+        names = {"apt", "apt-get", "dpkg", "login", "agetty", "getty", "su", "sudo", "sulogin", "sshd", "dropbear"}
+        self.assertEqual([path for path in self.root.rglob("*") if path.name in names and not path.is_dir()], [])
+        shadow = (self.root / "etc/shadow").read_text().splitlines()
+        self.assertEqual([line for line in shadow if line.split(":")[1] not in ("*", "!", "!*", "!!", "!unprovisioned")], [])
+
+    def test_only_the_programs_that_are_listed_are_there(self):
+        listed = {line.split()[0] for line in (BUILD / "image/programs").read_text().splitlines() if line.strip() and line[0] != "#"}
+        found = {path.name for folder in ("usr/bin", "usr/sbin") for path in (self.root / folder).iterdir()}
+        self.assertEqual({name for name in found - listed if not name.startswith("postkeep")}, set())
+
+    def test_units_of_ours_are_confined(self):
+        loose = {}
+        for unit in sorted((self.root / "usr/lib/systemd/system").glob("postkeep*.service")):
+            told = run("systemd-analyze", f"--root={self.root}", "--offline=true", "--no-pager", "security", unit.name)
+            loose[unit.name] = float(re.search(r"exposure level for \S+: ([0-9.]+)", told).group(1))
+        self.assertGreater(len(loose), 5)
+        self.assertEqual({name: level for name, level in loose.items() if level > 2.0}, {})
+
+
+class WhatRuns(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        network(container=True)
+        folder = BUILD / "scratch/container"
+        shutil.rmtree(folder, ignore_errors=True)
+        cls.owner = Owner(folder / "owner", BUILD / "bin", configuration=BUILD / "image/postkeep.toml")
+        cls.box = Container(ROOT, {"efi/postkeep/seed": cls.owner.seed().read_text()}, network=BOX_END).start()
+        cls.box.expect("Reached target Postkeep takes mail")
+        cls.box.expect("Reached target Multi-User System")
+        cls.owner.publish(cls.box.text)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.box.close()
+
+    def test_no_unit_has_failed(self):
+        failed = self.box.run("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager").stdout
+        self.assertEqual(failed.strip(), "")
+
+    def test_the_mail_core_is_nobody_with_one_capability(self):
+        process = self.box.run("systemctl", "show", "--property=MainPID", "--value", "postkeepd.service").stdout.strip()
+        told = self.box.run_ours("nsenter", "--target", self.box.leader(), "--pid", "--mount", "true", check=False)
+        del told
+        status = pathlib.Path(f"/proc/{self.box.leader()}/root/proc/{process}/status").read_text()
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        self.assertEqual(fields["Uid"].split(), ["990"] * 4)
+        net_bind_service = 1 << 10
+        for kind in ("CapEff", "CapPrm", "CapBnd", "CapAmb"):
+            self.assertEqual(int(fields[kind], 16), net_bind_service, kind)
+        self.assertEqual(fields["NoNewPrivs"], "1")
+        self.assertEqual(fields["Seccomp"], "2")
+
+    def test_from_outside_exactly_the_documented_ports_answer(self):
+        self.assertEqual(open_ports(BOX), PORTS)
+
+    def test_rules_are_loaded_before_the_first_address(self):
+        rules = self.box.run_ours("nft", "list", "ruleset").stdout
+        for chain in ("input", "forward", "output"):
+            self.assertRegex(rules, rf"hook {chain} priority filter; policy drop;")
+        order = self.box.run("systemctl", "show", "--property=After,Requires", "systemd-networkd.service").stdout
+        self.assertEqual(order.count("nftables.service"), 2)
+
+    def test_nobody_else_may_connect_out(self):
+        # As another user in its network, to a port that the mail core uses.
+        tried = self.box.run_ours("setpriv", "--reuid=997", "--regid=997", "--clear-groups", "python3", "-c",
+                                  "import socket; socket.create_connection(('10.0.0.1', 25), 2)", check=False)
+        self.assertNotEqual(tried.returncode, 0)
+        self.assertRegex(tried.stderr, "timed out|TimeoutError|Operation not permitted")
+
+    def test_a_campaign_goes_through(self):
+        status, text = self.owner.campaign(300)
+        self.assertEqual(status, 0, text)
+
+
+def open_ports(address):
+    """The TCP ports that take a connection; asked all at once, a thousand at a time."""
+    found = set()
+    for first in range(1, 65536, 1000):
+        waiting = {}
+        for port in range(first, min(first + 1000, 65536)):
+            one = socket.socket()
+            one.setblocking(False)
+            one.connect_ex((address, port))
+            waiting[one.fileno()] = (one, port)
+        poll = select.poll()
+        for number in waiting:
+            poll.register(number, select.POLLOUT)
+        while events := poll.poll(300):
+            for number, _ in events:
+                one, port = waiting.pop(number)
+                poll.unregister(number)
+                if one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                    found.add(port)
+                one.close()
+        for one, _ in waiting.values():
+            one.close()
+    return found
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
