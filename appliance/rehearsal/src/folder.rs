@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use postkeep_configuration::Configuration;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -70,6 +72,9 @@ struct Facts {
     names_key: String,
     /// TXT records of the signing keys.
     keys: Vec<(String, String)>,
+    /// A box that has made keys of its own has a certificate of its own: whoever carries it over writes it here, in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    box_certificate: Option<String>,
     /// The rule book, unless it is the shipped one.
     rules: Option<String>,
     notes: Vec<String>,
@@ -149,6 +154,7 @@ impl Folder {
             hosts_key: Authority::secret()?,
             names_key: encode(&names_key),
             keys: prepared.owner.keys,
+            box_certificate: None,
             rules: wish.rules,
             notes: prepared.notes,
         };
@@ -241,10 +247,15 @@ impl Folder {
         })
     }
 
-    /// The doors of the box, which are held against the authority.
+    /// The doors of the box, which are held against the authority, or against the certificate that the box has made.
     pub(crate) fn ready(&self, authority: &Authority) -> Result<Ready, Error> {
         let credential = (self.facts.user.clone(), self.facts.password.clone());
-        let secrets = Secrets { credential: &credential, token: &self.facts.token, authority: authority.certificate() };
+        let own = self.facts.box_certificate.as_ref().map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()));
+        let own = own.transpose().map_err(|error| {
+            Error::Configuration(format!("{}: box-certificate is no PEM: {error}", self.path.join(FACTS).display()))
+        })?;
+        let authority = own.as_ref().unwrap_or(authority.certificate());
+        let secrets = Secrets { credential: &credential, token: &self.facts.token, authority };
         let (submission, comebacks, http) = derive::doors(&self.configuration, &secrets, Some(self.facts.r#box))?;
         let list = ListAt::Door(http.clone());
         Ok(Ready { file: self.file(), submission, comebacks, http, records: self.records(), list })
