@@ -69,13 +69,16 @@ class Container:
         # The cgroup tree of version 2 that the container's systemd wants, in this mount namespace alone.
         if not pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists():
             subprocess.run(["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"], check=True)
-        network = [f"--network-interface={self.network}"] if self.network else ["--private-network"]
         self.process = subprocess.Popen(
-            ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", *network, "--timezone=off", "--resolv-conf=off",
+            ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "--timezone=off", "--resolv-conf=off",
              "--uuid=a3f0c1de6f0b4c519c3b6f6f73746b71", "-D", self.merged, "--console=read-only", "-b", "systemd.log_target=console"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         threading.Thread(target=self.read, daemon=True).start()
+        if self.network:
+            self.expect("Welcome to")
+            # systemd-nspawn would ask udev about it, and there is none here.
+            subprocess.run(["ip", "link", "set", self.network, "netns", self.leader()], check=True)
         return self
 
     def read(self):

@@ -66,11 +66,11 @@ class Owner:
     def facts(self):
         return json.loads((self.prepared / "prepared.json").read_text())
 
-    def seed(self, hostname="box.owner.example"):
+    def seed(self, hostname="box.owner.example", interface=f"mac = {toml(MAC)}"):
         """What the box is told. Keys are not in it: the box makes its own."""
         box = self.prepared / "box"
         lines = [
-            f"hostname = {toml(hostname)}", "[network]", "dns = []", "[[network.interface]]", f'mac = "{MAC}"',
+            f"hostname = {toml(hostname)}", "[network]", "dns = []", "[[network.interface]]", interface,
             f'addresses = ["{BOX}/8", "{SECOND}/8"]', "[mail]", f"configuration = {toml((box / 'postkeep.toml').read_text())}",
         ]
         for name in ("authority.pem", "trust-anchors", "events.secret"):
