@@ -82,6 +82,7 @@ impl Page<'_> {
                 }
                 Line::from(spans)
             }
+            Screen::Notice(_) if model.trial.is_some() => Line::from("[k] keep the new network  [Esc] back"),
             Screen::Identity | Screen::Notice(_) | Screen::Asking => Line::from("[Esc] back"),
             Screen::Network(_) => {
                 Line::from("[Tab] next field  [<-][->] another card, yes or no  [Enter] ask the owner  [Esc] back")
@@ -132,8 +133,8 @@ impl Page<'_> {
         lines.extend(wrapped(&machine, self.width).into_iter().map(|line| line.style(Modifier::BOLD)));
         lines.push(Line::from(""));
         lines.extend(wrapped(
-            "It is in every challenge. Compare it with the record that the flasher printed, or with what was noted at \
-             the first start: another fingerprint is another machine.",
+            "It is in every challenge. Compare it with what was noted at the first start: another fingerprint is \
+             another machine, or another mainboard.",
             self.width,
         ));
         let used = u16::try_from(lines.len()).unwrap_or(u16::MAX).min(area.height);

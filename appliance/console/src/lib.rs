@@ -5,6 +5,8 @@
 //! does only what the owner has signed: it makes a [`challenge::Challenge`], the owner answers it elsewhere, and the
 //! answer counts once.
 
+pub mod act;
+mod bus;
 pub mod challenge;
 pub mod code;
 pub mod deed;
@@ -13,6 +15,9 @@ pub mod facts;
 pub mod form;
 pub mod guard;
 pub mod model;
+mod network;
 mod picture;
 mod plain;
+pub mod screen;
+pub mod watch;
 pub mod wire;

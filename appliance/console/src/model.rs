@@ -58,7 +58,9 @@ pub enum Event {
     Facts(Box<Facts>),
     /// A line of the log, cleaned already or not.
     Log(String),
-    /// The privileged part has answered, or could not be reached.
+    /// Which machine this is and whose, asked now and then; or why nobody says.
+    Who(Result<Who, String>),
+    /// The privileged part has answered an action, or could not be reached.
     Reply(Result<Reply, String>),
 }
 
@@ -222,6 +224,14 @@ pub fn update(mut model: Model, event: Event, now: Duration) -> (Model, Vec<Acti
             model.log.push_back(clean(&line, 200));
             Vec::new()
         }
+        Event::Who(Ok(who)) => {
+            know(&mut model, who);
+            Vec::new()
+        }
+        Event::Who(Err(why)) => {
+            model.who = Err(clean(&why, LONGEST_TEXT));
+            Vec::new()
+        }
         Event::Reply(reply) => {
             answered(&mut model, reply);
             Vec::new()
@@ -247,6 +257,9 @@ fn expire(model: &mut Model) {
 fn press(model: &mut Model, key: Key) -> Vec<Action> {
     match &mut model.screen {
         Screen::Status => return press_status(model, key),
+        Screen::Notice(_) if matches!(key, Key::Char('k' | 'K')) && model.trial.is_some() => {
+            return vec![Action::Send(Request::Keep)];
+        }
         Screen::Identity | Screen::Notice(_) | Screen::Asking => {
             if matches!(key, Key::Escape | Key::Enter) {
                 model.screen = Screen::Status;
@@ -355,15 +368,17 @@ fn put(model: &mut Model, character: char) {
     }
 }
 
+fn know(model: &mut Model, mut who: Who) {
+    who.machine = clean(&who.machine, 80);
+    who.owner = who.owner.map(|owner| clean(&owner, 128));
+    who.why = who.why.map(|why| clean(&why, LONGEST_TEXT));
+    model.trial = who.trial.map(|seconds| model.now.saturating_add(Duration::from_secs(seconds)));
+    model.who = Ok(who);
+}
+
 fn answered(model: &mut Model, reply: Result<Reply, String>) {
     match reply {
-        Ok(Reply::Who(mut who)) => {
-            who.machine = clean(&who.machine, 80);
-            who.owner = who.owner.map(|owner| clean(&owner, 128));
-            who.why = who.why.map(|why| clean(&why, LONGEST_TEXT));
-            model.trial = who.trial.map(|seconds| model.now.saturating_add(Duration::from_secs(seconds)));
-            model.who = Ok(who);
-        }
+        Ok(Reply::Who(who)) => know(model, who),
         Ok(Reply::Challenge { code, lines, valid }) => {
             // Whoever has left the screen in the meantime does not want it any more.
             if model.screen == Screen::Asking {
@@ -379,12 +394,7 @@ fn answered(model: &mut Model, reply: Result<Reply, String>) {
             }
         }
         Ok(Reply::Done(said)) => model.screen = Screen::Notice(clean(&said, LONGEST_TEXT)),
-        Ok(Reply::Refused(why)) => refused(model, &why),
-        Err(why) => match &model.screen {
-            // Asked in the background: told where it matters.
-            Screen::Asking | Screen::Challenge(_) => refused(model, &why),
-            _ => model.who = Err(clean(&why, LONGEST_TEXT)),
-        },
+        Ok(Reply::Refused(why)) | Err(why) => refused(model, &why),
     }
 }
 

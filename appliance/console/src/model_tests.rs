@@ -160,7 +160,7 @@ pub(crate) fn any_event() -> impl Strategy<Value = Event> {
     ];
     let text = || "(?s).{0,120}";
     let who = (text(), proptest::option::of(text()), proptest::option::of(text()), proptest::option::of(any::<u64>()))
-        .prop_map(|(machine, owner, why, trial)| Reply::Who(Who { machine, owner, why, trial }));
+        .prop_map(|(machine, owner, why, trial)| Who { machine, owner, why, trial });
     let challenge = (text(), proptest::collection::vec(text(), 0..9), any::<u64>())
         .prop_map(|(code, lines, valid)| Reply::Challenge { code, lines, valid });
     let honest = (0..2000_u64).prop_map(|valid| Reply::Challenge {
@@ -168,7 +168,7 @@ pub(crate) fn any_event() -> impl Strategy<Value = Event> {
         lines: Deed::PowerOff.lines(),
         valid,
     });
-    let reply = prop_oneof![who, challenge, honest, text().prop_map(Reply::Done), text().prop_map(Reply::Refused)];
+    let reply = prop_oneof![challenge, honest, text().prop_map(Reply::Done), text().prop_map(Reply::Refused)];
     let facts =
         (text(), proptest::collection::vec(text(), 0..5), any::<bool>()).prop_map(|(word, list, can_seal)| Facts {
             hostname: word.clone(),
@@ -185,6 +185,7 @@ pub(crate) fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Tick),
         1 => facts.prop_map(|facts| Event::Facts(Box::new(facts))),
         1 => text().prop_map(Event::Log),
+        1 => proptest::result::maybe_ok(who, text()).prop_map(Event::Who),
         2 => proptest::result::maybe_ok(reply, text()).prop_map(Event::Reply),
     ]
 }
