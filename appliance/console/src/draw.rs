@@ -85,7 +85,7 @@ impl Page<'_> {
             Screen::Notice(_) if model.trial.is_some() => Line::from("[k] keep the new network  [Esc] back"),
             Screen::Identity | Screen::Notice(_) | Screen::Asking => Line::from("[Esc] back"),
             Screen::Network(_) => {
-                Line::from("[Tab] next field  [<-][->] another card, yes or no  [Enter] ask the owner  [Esc] back")
+                Line::from("[Tab] next  [<-][->] other card, yes/no  [Enter] ask the owner  [Esc] back")
             }
             Screen::Challenge(asked) => {
                 let left = asked.until.saturating_sub(model.now).as_secs();
@@ -281,7 +281,11 @@ fn told(model: &Model) -> Vec<(&'static str, String)> {
         told.push((if at == 0 { "Network" } else { "" }, text.trim_end().to_owned()));
     }
     told.push(("Mail", facts.mail.clone()));
-    let failed = if facts.failed.is_empty() { "nothing".to_owned() } else { facts.failed.join(" ") };
+    let failed = match &facts.failed {
+        None => "not known".to_owned(),
+        Some(failed) if failed.is_empty() => "nothing".to_owned(),
+        Some(failed) => failed.join(" "),
+    };
     told.push(("Failed", failed));
     match (&model.who, model.why_no_changes()) {
         (Ok(who), None) => told.push(("Owner", who.owner.clone().unwrap_or_default())),

@@ -26,8 +26,8 @@ pub struct Facts {
     pub links: Vec<Link>,
     /// The mail core: its state, and what it says of itself.
     pub mail: String,
-    /// Units that have failed.
-    pub failed: Vec<String>,
+    /// Units that have failed; absent: nobody says.
+    pub failed: Option<Vec<String>>,
     /// Whether there is something that seals.
     pub can_seal: bool,
     /// What could not be read, and why.
@@ -65,6 +65,12 @@ pub struct Link {
     pub state: String,
     /// Its addresses, with the lengths of their networks.
     pub addresses: Vec<String>,
+    /// Those of them that nobody but us has given it.
+    pub own: Vec<String>,
+    /// The routers to everywhere that are not told by the network.
+    pub gateways: Vec<String>,
+    /// Whether the network gives it addresses.
+    pub dhcp: bool,
 }
 
 impl Facts {
@@ -82,9 +88,13 @@ impl Facts {
         for link in &mut self.links {
             link.name = clean(&link.name, 15);
             link.state = clean(&link.state, 20);
-            clean_all(&mut link.addresses);
+            for list in [&mut link.addresses, &mut link.own, &mut link.gateways] {
+                clean_all(list);
+            }
         }
-        clean_all(&mut self.failed);
+        if let Some(failed) = &mut self.failed {
+            clean_all(failed);
+        }
         clean_all(&mut self.problems);
         self
     }
@@ -126,33 +136,66 @@ pub fn links(described: &str) -> Result<Vec<Link>, String> {
         operational_state: String,
         #[serde(default)]
         addresses: Vec<Address>,
+        #[serde(default)]
+        routes: Vec<Route>,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Address {
         address: Vec<u8>,
         prefix_length: u8,
+        #[serde(default)]
+        config_source: String,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Route {
+        #[serde(default = "no_default")]
+        destination_prefix_length: u8,
+        #[serde(default)]
+        gateway: Vec<u8>,
+        #[serde(default)]
+        config_source: String,
+    }
+    fn no_default() -> u8 {
+        u8::MAX
     }
     let described: Described = serde_json::from_str(described)
         .map_err(|error| format!("systemd-networkd says what this program does not understand: {error}"))?;
-    let address = |address: Address| {
-        let ip: std::net::IpAddr = match address.address.len() {
-            4 => <[u8; 4]>::try_from(address.address).ok()?.into(),
-            _ => <[u8; 16]>::try_from(address.address).ok()?.into(),
-        };
-        Some(format!("{ip}/{}", address.prefix_length))
-    };
-    let shown = described.interfaces.into_iter().filter(|interface| interface.kind != "loopback");
-    Ok(shown
-        .map(|interface| Link {
-            name: interface.name,
-            state: interface.operational_state,
-            addresses: interface.addresses.into_iter().filter_map(address).collect(),
-        })
-        .collect())
+    let mut links = Vec::new();
+    for interface in described.interfaces.into_iter().filter(|interface| interface.kind != "loopback") {
+        let mut link = Link { name: interface.name, state: interface.operational_state, ..Link::default() };
+        for address in interface.addresses {
+            let Some(ip) = ip(&address.address) else { continue };
+            let text = format!("{ip}/{}", address.prefix_length);
+            match address.config_source.as_str() {
+                "static" => link.own.push(text.clone()),
+                "DHCPv4" | "DHCPv6" | "NDisc" => link.dhcp = true,
+                _ => {}
+            }
+            link.addresses.push(text);
+        }
+        for route in interface.routes {
+            if route.destination_prefix_length == 0
+                && route.config_source == "static"
+                && let Some(gateway) = ip(&route.gateway)
+            {
+                link.gateways.push(gateway.to_string());
+            }
+        }
+        links.push(link);
+    }
+    Ok(links)
 }
 
-/// The addresses of cards in what systemd-networkd's `Describe` says: the card called `name`.
+fn ip(octets: &[u8]) -> Option<std::net::IpAddr> {
+    match octets.len() {
+        4 => Some(<[u8; 4]>::try_from(octets).ok()?.into()),
+        _ => Some(<[u8; 16]>::try_from(octets).ok()?.into()),
+    }
+}
+
+/// The hardware address of the card called `name` in what systemd-networkd's `Describe` says.
 #[must_use]
 pub fn mac_of(described: &str, name: &str) -> Option<postkeep_seed::Mac> {
     let described: serde_json::Value = serde_json::from_str(described).ok()?;
@@ -196,8 +239,10 @@ mod tests {
     const DESCRIBED: &str = r#"{"Interfaces":[
         {"Index":1,"Name":"lo","Type":"loopback","OperationalState":"carrier"},
         {"Index":2,"Name":"eno1","Type":"ether","OperationalState":"routable","HardwareAddress":[82,84,0,18,52,86],
-         "Addresses":[{"Family":2,"Address":[203,0,113,5],"PrefixLength":32},
-                      {"Family":10,"Address":[32,1,13,184,0,0,0,0,0,0,0,0,0,0,0,2],"PrefixLength":64}]},
+         "Addresses":[{"Family":2,"Address":[203,0,113,5],"PrefixLength":32,"ConfigSource":"static"},
+                      {"Family":10,"Address":[32,1,13,184,0,0,0,0,0,0,0,0,0,0,0,2],"PrefixLength":64,"ConfigSource":"NDisc"}],
+         "Routes":[{"Family":2,"Destination":[0,0,0,0],"DestinationPrefixLength":0,"Gateway":[203,0,113,1],"ConfigSource":"static"},
+                   {"Family":2,"Destination":[10,0,0,0],"DestinationPrefixLength":8,"Gateway":[10,0,0,1],"ConfigSource":"static"}]},
         {"Index":3,"Name":"eno2","Type":"ether","OperationalState":"no-carrier"}]}"#;
 
     #[test]
@@ -205,6 +250,8 @@ mod tests {
         let links = links(DESCRIBED).unwrap();
         assert_eq!(links.len(), 2);
         assert_eq!(links[0].addresses, ["203.0.113.5/32", "2001:db8::2/64"]);
+        assert_eq!((links[0].own.as_slice(), links[0].dhcp), (&["203.0.113.5/32".to_owned()][..], true));
+        assert_eq!(links[0].gateways, ["203.0.113.1"]);
         assert_eq!((links[1].name.as_str(), links[1].state.as_str()), ("eno2", "no-carrier"));
         assert_eq!(mac_of(DESCRIBED, "eno1").unwrap().to_string(), "52:54:00:12:34:56");
         assert_eq!(mac_of(DESCRIBED, "eno9"), None);
@@ -231,8 +278,8 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,100}", octets in proptest::collection::vec(any::<u8>(), 0..40)) {
             let _ = (links(&text), log_line(&text), posture(&octets), mac_of(&text, "a"));
-            let shown = Facts { hostname: text.clone(), failed: vec![text; 40], ..Facts::default() }.cleaned();
-            prop_assert!(shown.failed.len() <= MOST);
+            let shown = Facts { hostname: text.clone(), failed: Some(vec![text; 40]), ..Facts::default() }.cleaned();
+            prop_assert!(shown.failed.is_some_and(|failed| failed.len() <= MOST));
         }
     }
 }

@@ -33,12 +33,14 @@ impl Form {
     }
 
     fn take_link(&mut self, link: Option<&Link>) {
-        "no".clone_into(&mut self.fields[DHCP]);
-        let Some(link) = link else { return };
+        let Some(link) = link else {
+            "no".clone_into(&mut self.fields[DHCP]);
+            return;
+        };
         self.fields[0].clone_from(&link.name);
-        // What the card gives itself is nothing to type.
-        let own = link.addresses.iter().filter(|address| !address.starts_with("fe80:")).cloned();
-        self.fields[2] = own.collect::<Vec<_>>().join(" ");
+        if link.dhcp { "yes" } else { "no" }.clone_into(&mut self.fields[DHCP]);
+        self.fields[2] = link.own.join(" ");
+        self.fields[3] = link.gateways.join(" ");
     }
 
     /// The next or the last of `links`.
@@ -129,6 +131,8 @@ mod tests {
             name: name.into(),
             state: "routable".into(),
             addresses: vec![address.into(), "fe80::1/64".into()],
+            own: vec![address.into()],
+            ..Link::default()
         };
         vec![link("eno1", "192.0.2.5/24"), link("eno2", "198.51.100.5/24")]
     }

@@ -10,6 +10,8 @@ pub(crate) fn facts() -> Facts {
         name: name.into(),
         state: state.into(),
         addresses: addresses.iter().map(|&address| address.into()).collect(),
+        own: addresses.iter().map(|&address| address.into()).collect(),
+        ..Link::default()
     };
     Facts {
         hostname: "mail-1.example.com".into(),
@@ -22,7 +24,7 @@ pub(crate) fn facts() -> Facts {
         }),
         links: vec![link("eno1", "routable", &["203.0.113.5/32", "2001:db8::2/64"]), link("eno2", "no-carrier", &[])],
         mail: "running, 12 recipients wait".into(),
-        failed: Vec::new(),
+        failed: Some(Vec::new()),
         can_seal: true,
         problems: Vec::new(),
     }
@@ -173,9 +175,15 @@ pub(crate) fn any_event() -> impl Strategy<Value = Event> {
         (text(), proptest::collection::vec(text(), 0..5), any::<bool>()).prop_map(|(word, list, can_seal)| Facts {
             hostname: word.clone(),
             mail: word.clone(),
-            failed: list.clone(),
+            failed: Some(list.clone()),
             problems: list.clone(),
-            links: vec![Link { name: word.clone(), state: word, addresses: list }],
+            links: vec![Link {
+                name: word.clone(),
+                state: word,
+                addresses: list.clone(),
+                own: list,
+                ..Link::default()
+            }],
             can_seal,
             ..facts()
         });

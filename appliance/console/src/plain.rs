@@ -4,8 +4,7 @@
 /// At most `most` characters of `text`, on one line, with nothing in it that steers a terminal.
 pub(crate) fn clean(text: &str, most: usize) -> String {
     let mut shown = String::new();
-    let mut count = 0;
-    for character in text.chars() {
+    for (count, character) in text.chars().enumerate() {
         if count == most {
             // The last one says that there was more.
             shown.pop();
@@ -13,7 +12,6 @@ pub(crate) fn clean(text: &str, most: usize) -> String {
             break;
         }
         shown.push(if is_steering(character) { ' ' } else { character });
-        count += 1;
     }
     shown
 }

@@ -77,7 +77,7 @@ async fn ask_the_system(facts: &mut Facts) -> Result<(), String> {
             _ => {}
         }
     }
-    facts.failed = bus.failed().await?;
+    facts.failed = Some(bus.failed().await?);
     facts.links = facts::links(&bus.describe_network().await?)?;
     Ok(())
 }
