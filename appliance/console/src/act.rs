@@ -95,9 +95,7 @@ pub async fn serve(listener: UnixListener, places: Places) -> Result<(), String>
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return Ok(()) };
         let act = Arc::clone(&act);
         tokio::spawn(async move {
-            if tokio::time::timeout(PATIENCE, act.talk(stream)).await.is_err() {
-                say("a connection was closed: it did not ask, or did not read, in time");
-            }
+            act.talk(stream).await;
             drop(seat);
         });
     }
@@ -127,17 +125,19 @@ impl Act {
         let (from, mut to) = stream.into_split();
         let mut line = Vec::new();
         let mut from = BufReader::new(from.take(LONGEST_LINE));
-        if from.read_until(b'\n', &mut line).await.is_err() || line.is_empty() {
+        let read = tokio::time::timeout(PATIENCE, from.read_until(b'\n', &mut line)).await;
+        if !matches!(read, Ok(Ok(1..))) {
             return;
         }
+        // Never cut short: half a change of the network would be one that nothing takes back.
         let reply = match serde_json::from_slice(&line) {
             Ok(request) => self.do_what_is_asked(request).await,
             Err(error) => Reply::Refused(format!("the part that acts does not understand this: {error}")),
         };
         let mut line = serde_json::to_vec(&reply).unwrap_or_default();
         line.push(b'\n');
-        // Whoever has gone away does not want to know.
-        let _ = to.write_all(&line).await;
+        // Whoever has gone away, or does not read, does not want to know.
+        let _ = tokio::time::timeout(PATIENCE, to.write_all(&line)).await;
     }
 
     pub(crate) async fn do_what_is_asked(self: &Arc<Self>, request: Request) -> Reply {

@@ -2,6 +2,9 @@
 
 use zbus::{Connection, OwnedObjectPath};
 
+/// Starting a unit only queues it, and networkd reads a handful of files: what takes longer hangs.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(8);
+
 /// What systemd tells about a unit: name, description, loaded, active, substate, followed, path, job and its kind and path.
 type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
@@ -49,7 +52,10 @@ pub(crate) struct Bus {
 
 impl Bus {
     pub(crate) async fn system() -> Result<Self, String> {
-        let connection = zbus::connection::Builder::system().build().await;
+        let connection = zbus::connection::Builder::system().method_timeout(PATIENCE).build();
+        let connection = tokio::time::timeout(PATIENCE, connection)
+            .await
+            .map_err(|_| "the system's D-Bus does not answer in time; see dbus-broker.service in the log".to_owned())?;
         let connection =
             connection.map_err(|error| format!("cannot reach the system's D-Bus: {error}; is it running?"))?;
         Ok(Self { connection })

@@ -25,7 +25,7 @@ const USUAL: Rect = Rect { x: 0, y: 0, width: 80, height: 24 };
 const LARGEST: (u16, u16) = (400, 200);
 /// The kernel and systemd write onto the same terminal.
 const REDRAW: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_secs(5);
 const ASK: Duration = Duration::from_secs(2);
 
 /// What the screen needs to know at its start.

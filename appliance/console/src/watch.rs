@@ -50,7 +50,11 @@ pub async fn look(places: &Places) -> Facts {
         },
         Err(why) => facts.problems.push(why),
     }
-    match tokio::time::timeout(Duration::from_secs(5), ask_the_system(&mut facts)).await {
+    match tokio::time::timeout(Duration::from_secs(5), async {
+        ask_the_system(&Bus::system().await?, &mut facts).await
+    })
+    .await
+    {
         Ok(Ok(())) => {}
         Ok(Err(why)) => facts.problems.push(why),
         Err(_) => facts.problems.push("the system's D-Bus does not answer in time".to_owned()),
@@ -58,8 +62,7 @@ pub async fn look(places: &Places) -> Facts {
     facts
 }
 
-async fn ask_the_system(facts: &mut Facts) -> Result<(), String> {
-    let bus = Bus::system().await?;
+async fn ask_the_system(bus: &Bus, facts: &mut Facts) -> Result<(), String> {
     for unit in bus.units(&[VOLUME, MAIL, SEAL]).await? {
         match unit.name.as_str() {
             VOLUME if unit.active == "active" => facts.volume = Volume::Open,
@@ -161,7 +164,76 @@ async fn next_line(from: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Op
 
 #[cfg(test)]
 mod tests {
+    use zbus::OwnedObjectPath;
+
     use super::*;
+
+    type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
+    fn listed(name: &str, loaded: &str, active: &str) -> Listed {
+        let path = |path: &str| OwnedObjectPath::try_from(path).unwrap();
+        let text = str::to_owned;
+        let (unit, none) = (path("/org/freedesktop/systemd1/unit/a"), path("/"));
+        (text(name), text(""), text(loaded), text(active), text(""), text(""), unit, 0, text(""), none)
+    }
+
+    struct FakeManager;
+
+    #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
+    impl FakeManager {
+        fn list_units_by_names(&self, names: Vec<String>) -> Vec<Listed> {
+            assert_eq!(names, [VOLUME, MAIL, SEAL]);
+            vec![
+                listed(VOLUME, "loaded", "active"),
+                listed(MAIL, "loaded", "active"),
+                listed(SEAL, "not-found", "inactive"),
+            ]
+        }
+
+        fn list_units_filtered(&self, states: Vec<String>) -> Vec<Listed> {
+            assert_eq!(states, ["failed"]);
+            vec![listed("chrony.service", "loaded", "failed")]
+        }
+    }
+
+    struct FakeService;
+
+    #[zbus::interface(name = "org.freedesktop.systemd1.Service")]
+    impl FakeService {
+        #[zbus(property)]
+        fn status_text(&self) -> String {
+            "12 recipients wait".to_owned()
+        }
+    }
+
+    struct FakeNetworks;
+
+    #[zbus::interface(name = "org.freedesktop.network1.Manager")]
+    impl FakeNetworks {
+        fn describe(&self) -> String {
+            r#"{"Interfaces":[{"Name":"eno1","Type":"ether","OperationalState":"routable"}]}"#.to_owned()
+        }
+    }
+
+    #[tokio::test]
+    async fn systemd_and_networkd_are_understood() {
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        let server = zbus::connection::Builder::unix_stream(there)
+            .server(zbus::Guid::generate())
+            .p2p()
+            .serve_at("/org/freedesktop/systemd1", FakeManager)
+            .serve_at("/org/freedesktop/systemd1/unit/a", FakeService)
+            .serve_at("/org/freedesktop/network1", FakeNetworks)
+            .build();
+        let client = zbus::connection::Builder::unix_stream(here).p2p().build();
+        let (_server, client) = tokio::try_join!(server, client).unwrap();
+        let mut facts = Facts::default();
+        ask_the_system(&Bus::over(client), &mut facts).await.unwrap();
+        assert_eq!((facts.volume, facts.can_seal), (Volume::Open, false));
+        assert_eq!(facts.mail, "running: 12 recipients wait");
+        assert_eq!(facts.failed, Some(vec!["chrony.service".to_owned()]));
+        assert_eq!(facts.links[0].name, "eno1");
+    }
 
     #[tokio::test]
     async fn a_line_without_end_is_left_out_and_the_next_one_is_read() {
