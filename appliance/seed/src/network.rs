@@ -111,7 +111,11 @@ impl Interface {
 }
 
 impl Network {
-    pub(crate) fn check(&self) -> Result<(), String> {
+    /// What is wrong with it; whoever makes a seed or changes a network asks before anything is written.
+    ///
+    /// # Errors
+    /// The place and the rule.
+    pub fn check(&self) -> Result<(), String> {
         if self.dns.len() > 8 || self.time_servers.len() > 16 || self.interfaces.len() > MOST {
             return Err("network: at most 8 dns, 16 time-servers and 64 interfaces are read".to_owned());
         }

@@ -1,0 +1,128 @@
+//! The screens as text.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::tests::{any_event, challenged, owned};
+use crate::model::{Event, Key, update};
+use crate::wire::{Reply, Who};
+
+fn logged() -> Model {
+    let mut model = owned();
+    for line in [
+        "04:59:58 systemd: Reached target multi-user.target - Multi-User System.",
+        "05:00:00 postkeepd: ready: 0.0.0.0:25",
+    ] {
+        model = update(model, Event::Log(line.into()), Duration::ZERO).0;
+    }
+    model
+}
+
+fn pressed(model: Model, key: Key) -> Model {
+    update(model, Event::Key(key), Duration::ZERO).0
+}
+
+#[test]
+fn the_status_at_the_size_of_a_plain_terminal() {
+    let expected = "\u{20}Postkeep 0.1.0  mail-1.example.com               OPEN  2026-11-27 05:00:00 UTC
+Machine   0410G 20G4Z 10G2Y 0G40Y 0G200 G20Z7 0GF
+State     open: the data volume is mounted
+Posture   own keys and TPM. Only systems that you have signed start here.
+Network   eno1 routable 203.0.113.5/32 2001:db8::2/64
+          eno2 no-carrier
+Mail      running, 12 recipients wait
+Failed    nothing
+Owner     example.com/owner
+-- Log -------------------------------------------------------------------------
+04:59:58 systemd: Reached target multi-user.target - Multi-User System.
+05:00:00 postkeepd: ready: 0.0.0.0:25
+
+
+
+
+
+
+
+
+
+
+
+[f] fingerprint  [n] network  [r] start again  [o] power off  [s] seal
+";
+    assert_eq!(to_text(&logged(), 80, 24), expected);
+}
+
+#[test]
+fn the_challenge_names_the_deed_and_has_its_code_beside_it() {
+    let text = to_text(&challenged(), 80, 24);
+    assert!(text.contains("do: stop mail and start this machine again"), "{text}");
+    assert!(text.contains("Answer:") && text.contains('\u{2584}') && text.contains("600 s left"), "{text}");
+    let Screen::Challenge(asked) = challenged().screen else { panic!() };
+    let shown: String = text.chars().filter(|character| character.is_ascii_alphanumeric()).collect();
+    for group in asked.code.split(' ') {
+        assert!(shown.contains(group), "{group} is not in\n{text}");
+    }
+}
+
+#[test]
+fn a_plain_terminal_gets_plain_characters() {
+    let mut model = challenged();
+    model.plain = true;
+    model.facts.hostname = "m\u{fc}nchen".into();
+    for picture in [false, true] {
+        assert!(to_text(&model, 80, 24).is_ascii());
+        if !picture {
+            model = pressed(model, Key::Tab);
+        }
+    }
+}
+
+#[test]
+fn the_fingerprint_is_a_picture_too() {
+    let text = to_text(&pressed(owned(), Key::Char('f')), 80, 24);
+    assert!(text.contains("The fingerprint of this machine:") && text.contains('\u{2588}'), "{text}");
+}
+
+#[test]
+fn a_box_without_an_owner_shows_no_entry_that_changes_it_and_says_why() {
+    let who = Who { machine: "X".into(), why: Some("there is no seed".into()), ..Who::default() };
+    let model = update(owned(), Event::Reply(Ok(Reply::Who(who))), Duration::ZERO).0;
+    let text = to_text(&model, 80, 24);
+    assert!(text.contains("nothing can be changed here: there is no seed"), "{text}");
+    assert!(!text.contains("[r]") && !text.contains("[n]"), "{text}");
+}
+
+#[test]
+fn a_network_that_is_tried_says_how_to_keep_it() {
+    let who = Who { machine: "X".into(), owner: Some("o".into()), why: None, trial: Some(42) };
+    let model = update(owned(), Event::Reply(Ok(Reply::Who(who))), Duration::ZERO).0;
+    let text = to_text(&model, 80, 24);
+    assert!(text.contains("Press k to keep it; otherwise the old one is back\nin 42 s."), "{text}");
+    assert!(text.contains("[k] keep it") && text.contains("[s] seal\n"), "{text}");
+}
+
+#[test]
+fn text_is_broken_between_words_and_long_words_anywhere() {
+    assert_eq!(wrap("aa bb  cc", 5), ["aa bb", "cc"]);
+    assert_eq!(wrap("abcdefg", 3), ["abc", "def", "g"]);
+    assert_eq!(wrap("", 0), [""]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn no_size_and_no_state_makes_it_panic_or_lets_a_control_character_through(
+        events in proptest::collection::vec(any_event(), 0..40), width in 0..140_u16, height in 0..50_u16, plain: bool,
+    ) {
+        let mut model = owned();
+        model.plain = plain;
+        for event in events {
+            model = update(model, event, Duration::ZERO).0;
+            let text = to_text(&model, width, height);
+            prop_assert!(!text.chars().any(|character| character.is_control() && character != '\n'));
+            prop_assert!(!plain || text.is_ascii());
+        }
+    }
+}
