@@ -101,6 +101,10 @@ class Container:
         children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return children[0]
 
+    def inside(self, *path):
+        """A path in it, as we see it."""
+        return pathlib.Path("/proc", self.leader(), "root").joinpath(*path)
+
     def run(self, *command, check=True):
         """Runs a program of the image in it."""
         return subprocess.run(

@@ -52,7 +52,7 @@ def toml(value):
 class Owner:
     """Whose box it is: a key, and a rehearsal that has been prepared for the box."""
 
-    def __init__(self, folder, programs, hurry=60, deadline=1800, configuration="postkeep.toml"):
+    def __init__(self, folder, programs, hurry=60, deadline=300, configuration="postkeep.toml"):
         self.folder, self.programs = pathlib.Path(folder), pathlib.Path(programs)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.prepared = self.folder / "prepared"

@@ -83,7 +83,7 @@ class WhatRuns(unittest.TestCase):
 
     def test_the_mail_core_is_nobody_with_one_capability(self):
         process = self.box.run("systemctl", "show", "--property=MainPID", "--value", "postkeepd.service").stdout.strip()
-        status = pathlib.Path(f"/proc/{self.box.leader()}/root/proc/{process}/status").read_text()
+        status = self.box.inside("proc", process, "status").read_text()
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         self.assertEqual(fields["Uid"].split(), ["990"] * 4)
         net_bind_service = 1 << 10

@@ -21,7 +21,7 @@ class TrustedBoot(unittest.TestCase):
     def test_mail_is_sent_and_the_second_boot_finds_the_spool(self):
         folder = SCRATCH / "trusted"
         shutil.rmtree(folder, ignore_errors=True)
-        owner = Owner(folder / "owner", BUILD / "bin", configuration=BUILD / "image/postkeep.toml")
+        owner = Owner(folder / "owner", BUILD / "bin", deadline=1800, configuration=BUILD / "image/postkeep.toml")
         with Machine(folder / "machine", KEYS, network=TAP) as machine:
             write_seed(machine.insert(IMAGE), owner.seed())
             machine.start()
