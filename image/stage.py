@@ -114,7 +114,7 @@ class Owner:
         )
         return done.returncode, done.stdout + done.stderr
 
-    def submit(self, number, recipient="anna@gmail.com"):
+    def submit(self, number, recipient="person-1@gmail.test"):
         """One message by port 587; returns its Message-ID once the box has answered 250."""
         facts = self.facts()
         message = email.message.EmailMessage()
