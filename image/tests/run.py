@@ -1,6 +1,6 @@
-"""Runs the image's tests and counts them as scripts/test does.
+"""Runs one file of the image's tests, test_NAME.py, and counts as scripts/test does.
 
-    run.py [NAME...]      files test_NAME.py; all, when none is named
+    run.py NAME
 """
 
 import pathlib
@@ -12,8 +12,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 def main():
     sys.path.insert(0, str(HERE))
-    names = sys.argv[1:] or sorted(path.stem.removeprefix("test_") for path in HERE.glob("test_*.py"))
-    suite = unittest.TestSuite(unittest.defaultTestLoader.loadTestsFromName(f"test_{name}") for name in names)
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    suite = unittest.defaultTestLoader.loadTestsFromName(f"test_{sys.argv[1]}")
     result = unittest.TextTestRunner(verbosity=2, stream=sys.stdout).run(suite)
     failed = len(result.failures) + len(result.errors)
     for test, why in result.skipped:
