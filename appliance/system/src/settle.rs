@@ -61,15 +61,15 @@ fn take(seed: &Seed, folder: &Path, said: &mut Vec<String>) -> Result<(), Failur
         said.push(format!("seed of {} taken; it says nothing about mail", seed.owner.name()));
         return Ok(());
     };
+    // Looked at before anything is replaced: a bad configuration leaves the running one, and what it names, in place.
+    let files = postkeep_configuration::Options::without_files();
+    postkeep_configuration::parse("the seed's mail.configuration", &mail.configuration, &files)?;
     for file in &mail.files {
         let path = folder.join(&file.name);
         path.parent().map_or(Ok(()), fs::create_dir_all)?;
         postkeep_files::replace(&path, file.content.as_bytes())?;
     }
     let path = folder.join(CONFIGURATION);
-    // Looked at before anything is replaced: a bad configuration leaves the running one in place.
-    let files = postkeep_configuration::Options::without_files();
-    postkeep_configuration::parse("the seed's mail.configuration", &mail.configuration, &files)?;
     if let Some(before) = read(&path)? {
         postkeep_files::replace(&folder.join("postkeep.toml.before"), &before)?;
     }
@@ -133,7 +133,10 @@ mod tests {
                  [[dkim]]\ndomain = \"example.test\"\nselector = \"s1\"\nkey = \"{0}/dkim/s1.pem\"\n",
                 etc.display()
             );
-            let draft = format!("[mail]\nconfiguration = '''\n{configuration}'''\n");
+            let draft = format!(
+                "[mail]\nconfiguration = '''\n{configuration}'''\n\
+                 [[mail.file]]\nname = \"extra/roots.pem\"\ncontent = \"of {hostname}\"\n"
+            );
             let issued: Timestamp = issued.parse().unwrap();
             let seed = Seed::draft(&draft, owner.verifier(), issued).unwrap().sign(owner).unwrap();
             let path = self.folder.path().join("seed");
@@ -186,5 +189,7 @@ mod tests {
         let error = here.settle("not a host name", "2026-11-03T00:00:00Z", &key(1)).unwrap_err();
         assert!(error.contains("hostname"), "{error}");
         assert_eq!(here.hostname(), "hostname = \"a.example.test\"");
+        let named = fs::read_to_string(here.etc().join("extra/roots.pem")).unwrap();
+        assert_eq!(named, "of a.example.test", "files that the configuration names stay with it");
     }
 }
