@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use postkeep_seed::MachineFacts;
+use postkeep_seed::{MachineFacts, firmware_tells};
 use serde::Serialize;
 
 use crate::Disk;
@@ -72,8 +72,7 @@ impl Inventory {
     /// Reads what `/sys` and `/proc` below `root` say. `addresses` are pairs of an interface's name and an address.
     #[must_use]
     pub fn read(root: &Path, addresses: &[(String, String)]) -> Self {
-        let firmware = |name: &str| text(&root.join("sys/class/dmi/id").join(name));
-        let told = |name: &str| firmware(name).filter(|value| !is_placeholder(value));
+        let told = |name: &str| firmware_tells(&root.join("sys"), name);
         let model: Vec<String> = [told("sys_vendor"), told("product_name")].into_iter().flatten().collect();
         Self {
             uefi: root.join("sys/firmware/efi").exists(),
@@ -115,12 +114,6 @@ pub fn addresses() -> Vec<(String, String)> {
         found.push((entry.interface_name, written));
     }
     found
-}
-
-/// What boards say whose maker has not filled in the form.
-fn is_placeholder(value: &str) -> bool {
-    let value = value.to_ascii_lowercase();
-    value.contains("to be filled") || value.starts_with("default string") || value == "not specified" || value == "none"
 }
 
 fn efi_flag(root: &Path, name: &str) -> Option<bool> {

@@ -1,6 +1,8 @@
 //! Which machine a seed is for.
 
 use std::fmt;
+use std::fs;
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -80,6 +82,37 @@ pub struct MachineFacts {
     pub uuid: Option<String>,
     /// Its network cards.
     pub macs: Vec<Mac>,
+}
+
+impl MachineFacts {
+    /// What the firmware and the network cards tell below `sys` (`/sys`). What cannot be read is not told.
+    #[must_use]
+    pub fn read(sys: &Path) -> Self {
+        let cards = fs::read_dir(sys.join("class/net")).into_iter().flatten().flatten();
+        Self {
+            serial: firmware_tells(sys, "product_serial"),
+            uuid: firmware_tells(sys, "product_uuid"),
+            macs: cards
+                .filter_map(|card| fs::read_to_string(card.path().join("address")).ok()?.trim().parse().ok())
+                .collect(),
+        }
+    }
+}
+
+/// What the firmware says of the machine in the file `name` of `class/dmi/id` below `sys`; nothing, where its maker has
+/// not filled in the form.
+#[must_use]
+pub fn firmware_tells(sys: &Path, name: &str) -> Option<String> {
+    let octets = fs::read(sys.join("class/dmi/id").join(name)).ok()?;
+    let text = String::from_utf8_lossy(&octets);
+    let text = text.trim_matches(|character: char| character == '\0' || character.is_whitespace());
+    (!text.is_empty() && !is_placeholder(text)).then(|| text.to_owned())
+}
+
+/// What boards say whose maker has not filled in the form.
+fn is_placeholder(value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    value.contains("to be filled") || value.starts_with("default string") || value == "not specified" || value == "none"
 }
 
 impl Machine {

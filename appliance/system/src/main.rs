@@ -1,7 +1,6 @@
 //! `postkeep-system`: the short programs that the box's own units run before mail flows. Each verb does one thing once,
 //! with as few rights as it needs; the units are in `image/root`.
 
-mod facts;
 mod keys;
 mod network;
 mod settle;

@@ -8,9 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use postkeep_seed::{Seed, SeedError, networkd_files};
-
-use crate::facts::of_this_machine;
+use postkeep_seed::{MachineFacts, Seed, SeedError, networkd_files};
 
 /// Why the network was not set up.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +33,7 @@ pub(crate) fn apply(seed: &Path, run: &Path, sys: &Path, now: Timestamp) -> Resu
         Err(error) => return Err(NetworkError::File { verb: "read", path: seed.to_owned(), error }.into()),
     };
     let parsed = Seed::open(&octets, None, now).map_err(NetworkError::from)?;
-    parsed.check_machine(&of_this_machine(sys)).map_err(NetworkError::from)?;
+    parsed.check_machine(&MachineFacts::read(sys)).map_err(NetworkError::from)?;
     let networkd = run.join("systemd/network");
     folder(&networkd)?;
     let mut files = 0_usize;
