@@ -4,15 +4,12 @@ disk. What it cannot have (boot partition, TPM, data volume) is replaced in an o
 Used in the tools tree (image/enter) by image/tests.
 """
 
-import os
 import pathlib
 import signal
 import subprocess
 import tempfile
-import threading
-import time
 
-from machine import ESCAPES
+from heard import Heard
 
 DATA_MOUNT = """[Unit]
 Description=Data volume
@@ -35,9 +32,7 @@ class Container:
         self.root = pathlib.Path(root)
         self.network = network
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="postkeep-container-"))
-        self.process = None
-        self.text = ""
-        self.news = threading.Condition()
+        self.process = self.console = None
         self.lower, self.upper, self.merged = (self.folder / name for name in ("lower", "upper", "merged"))
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", self.folder], check=True)
         for folder in (self.lower, self.upper / "files", self.upper / "work", self.merged):
@@ -74,27 +69,12 @@ class Container:
              "--uuid=a3f0c1de6f0b4c519c3b6f6f73746b71", "-D", self.merged, "--console=read-only", "-b", "systemd.log_target=console"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
-        threading.Thread(target=self.read, daemon=True).start()
+        self.console = Heard(self.process.stdout)
         if self.network:
-            self.expect("Welcome to")
+            self.console.expect("Welcome to", within=60)
             # systemd-nspawn would ask udev about it, and there is none here.
             subprocess.run(["ip", "link", "set", self.network, "netns", self.leader()], check=True)
         return self
-
-    def read(self):
-        for octets in iter(lambda: os.read(self.process.stdout.fileno(), 65536), b""):
-            with self.news:
-                self.text += ESCAPES.sub(b"", octets).decode(errors="replace")
-                self.news.notify_all()
-
-    def expect(self, text, within=60):
-        deadline = time.monotonic() + within
-        with self.news:
-            while text not in self.text:
-                left = deadline - time.monotonic()
-                if left <= 0 or self.process.poll() is not None:
-                    raise AssertionError(f"no {text!r} within {within} s:\n{self.text[-4000:]}")
-                self.news.wait(min(left, 1))
 
     def leader(self):
         """Its process 1, as we see it."""

@@ -1,27 +1,20 @@
 """A virtual machine that boots as a server would: UEFI with our Secure Boot keys, a TPM, a disk, perhaps a network.
 
-Used in the tools tree (image/enter) by image/boot and by image/tests. Software emulation only, said outright: a /dev/kvm
+Used in the tools tree (image/enter) by image/tour and by image/tests. Software emulation only, said outright: a /dev/kvm
 that opens need not run a kernel. The network is a tap device of the namespace that the caller has made; there is no
 other way out.
 """
 
-import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
-import sys
-import threading
 import time
+
+from heard import Heard, TimeUp
 
 OVMF = pathlib.Path("/usr/share/OVMF")
 OWNER = "a3f0c1de-6f0b-4c51-9c3b-6f6f73746b70"
-ESCAPES = re.compile(rb"\x1b\[[0-9;:?!]*[a-zA-Z]|\x1b[c78=>]|\r")
-
-
-class TimeUp(Exception):
-    """What was waited for has not been said; the end of the console is in the message."""
 
 
 class Machine:
@@ -31,10 +24,7 @@ class Machine:
         self.state = pathlib.Path(state)
         self.keys = pathlib.Path(keys)
         self.secure_boot, self.tpm, self.network, self.memory, self.echo = secure_boot, tpm, network, memory, echo
-        self.computer = self.chip = None
-        self.text = ""
-        self.seen = 0
-        self.news = threading.Condition()
+        self.computer = self.chip = self.console = None
         self.state.mkdir(parents=True, exist_ok=True)
 
     # -- what it is made of
@@ -89,7 +79,6 @@ class Machine:
     def start(self):
         """Power on."""
         assert self.computer is None, "it runs already"
-        self.text, self.seen = "", 0
         command = [
             "qemu-system-x86_64", "-M", "q35,smm=on", "-uuid", OWNER, "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max", "-smp", "2",
             "-m", str(self.memory), "-nodefaults", "-display", "none", "-serial", "stdio",
@@ -108,44 +97,8 @@ class Machine:
         if self.tpm:
             command += self.start_chip()
         self.computer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-        threading.Thread(target=self.read, args=(self.computer.stdout,), daemon=True).start()
+        self.console = Heard(self.computer.stdout, log=self.state / "console.log", echo=self.echo)
         return self
-
-    def read(self, stream):
-        with open(self.state / "console.log", "ab") as log:
-            while octets := os.read(stream.fileno(), 65536):
-                log.write(octets)
-                log.flush()
-                plain = ESCAPES.sub(b"", octets).decode(errors="replace")
-                if self.echo:
-                    sys.stdout.write(plain)
-                    sys.stdout.flush()
-                with self.news:
-                    self.text += plain
-                    self.news.notify_all()
-        with self.news:
-            self.text += "\n--- the machine is off\n"
-            self.news.notify_all()
-
-    def expect(self, *texts, within=300, refuse=()):
-        """Waits until the console says one of the texts, after what was waited for before; returns which."""
-        deadline = time.monotonic() + within
-        with self.news:
-            while True:
-                found = [(at, text) for text in texts if (at := self.text.find(text, self.seen)) >= 0]
-                wrong = [text for text in refuse if self.text.find(text, self.seen) >= 0]
-                if wrong:
-                    raise AssertionError(f"the console says {wrong[0]!r}:\n{self.text[-3000:]}")
-                if found:
-                    at, text = min(found)
-                    self.seen = at + len(text)
-                    return text
-                if "--- the machine is off" in self.text[self.seen:]:
-                    raise TimeUp(f"the machine went off without {texts}:\n{self.text[-3000:]}")
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeUp(f"no {texts} within {within} s:\n{self.text[-3000:]}")
-                self.news.wait(left)
 
     def type(self, keys):
         """Keys on the serial console."""

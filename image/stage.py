@@ -1,7 +1,7 @@
 """What stands around a box in a test: a namespace without a way out, a wire to the box, the rehearsal's internet at the
 other end, an owner with a key and a seed.
 
-Used in the tools tree by image/tests and scripts/boot, in a network namespace of its own (`unshare --net`).
+Used in the tools tree by image/tests and image/tour, in a network namespace of its own (`unshare --net`).
 """
 
 import email.message

@@ -69,9 +69,9 @@ class WhatRuns(unittest.TestCase):
         shutil.rmtree(folder, ignore_errors=True)
         cls.owner = Owner(folder / "owner", BUILD / "bin", configuration=BUILD / "image/postkeep.toml")
         cls.box = Container(ROOT, {"efi/postkeep/seed": cls.owner.seed(interface=f'name = "{BOX_END}"').read_text()}, network=BOX_END).start()
-        cls.box.expect("Reached target Postkeep takes mail")
-        cls.box.expect("Reached target Multi-User System")
-        cls.owner.publish(cls.box.text)
+        cls.box.console.expect("Reached target Postkeep takes mail", within=60)
+        cls.box.console.expect("Reached target Multi-User System", within=60)
+        cls.owner.publish(cls.box.console.text)
 
     @classmethod
     def tearDownClass(cls):

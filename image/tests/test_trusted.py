@@ -25,9 +25,9 @@ class TrustedBoot(unittest.TestCase):
         with Machine(folder / "machine", KEYS, network=TAP) as machine:
             write_seed(machine.insert(IMAGE), owner.seed())
             machine.start()
-            machine.expect("UEFI Secure Boot is enabled", within=120)
-            machine.expect("Reached target Postkeep takes mail", within=240, refuse=["Access denied", "is corrupted"])
-            owner.publish(machine.text)
+            machine.console.expect("UEFI Secure Boot is enabled", within=120)
+            machine.console.expect("Reached target Postkeep takes mail", within=240, refuse=["Access denied", "is corrupted"])
+            owner.publish(machine.console.text)
             owner.open_internet()
             try:
                 sent = [owner.submit(number) for number in range(5)]
@@ -41,7 +41,7 @@ class TrustedBoot(unittest.TestCase):
             machine.cut_power()
 
             machine.start()
-            machine.expect("Reached target Postkeep takes mail", within=240, refuse=["first boot, TPM", "publish "])
+            machine.console.expect("Reached target Postkeep takes mail", within=240, refuse=["first boot, TPM", "publish "])
             owner.open_internet()
             try:
                 owner.wait_for(left, within=180)
