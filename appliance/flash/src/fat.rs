@@ -179,17 +179,20 @@ impl<'a, Disk: Octets> Volume<'a, Disk> {
         Ok(octets)
     }
 
+    /// The clusters from `first` on, one at least: whoever has none is not asked.
     fn chain(&self, first: u32) -> io::Result<Vec<u32>> {
         let (mut chain, mut at) = (Vec::new(), first);
-        while at < 0x0fff_fff8 {
+        loop {
             // Longer than all clusters together: a ring.
             if !(2..self.clusters + 2).contains(&at) || chain.len() > self.clusters as usize {
                 return Err(wrong("its table of clusters is broken"));
             }
             chain.push(at);
             at = self.get(at);
+            if at >= 0x0fff_fff8 {
+                return Ok(chain);
+            }
         }
-        Ok(chain)
     }
 
     /// Takes as many free clusters as `octets` need, and chains them.
@@ -366,6 +369,15 @@ mod tests {
         assert!(volume.add("long-name", "seed", b"").is_err());
         assert_eq!(volume.content("postkeep", "seed").unwrap(), b"one");
         assert!(Volume::open(&memory, 4096).is_err());
+    }
+
+    #[test]
+    fn a_root_folder_that_begins_behind_all_clusters_is_an_error() {
+        let memory = Memory::new();
+        memory.0.borrow_mut()[44..48].copy_from_slice(&0x1000_0002_u32.to_le_bytes());
+        let mut volume = Volume::open(&memory, memory.length()).unwrap();
+        let said = volume.add("postkeep", "seed", b"x").unwrap_err();
+        assert!(said.to_string().contains("broken"), "{said}");
     }
 
     proptest! {
