@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use crossterm::event::{
     DisableBracketedPaste, EnableBracketedPaste, Event as TerminalEvent, KeyCode, KeyEvent, KeyEventKind, KeyModifiers,
 };
-use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use crossterm::terminal::{
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
 use ratatui::backend::CrosstermBackend;
 use ratatui::layout::Rect;
 use ratatui::{Terminal, TerminalOptions, Viewport};
@@ -70,10 +72,7 @@ async fn show(options: &Options) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("cannot write to the terminal: {error}");
     crossterm::execute!(stdout(), EnterAlternateScreen, EnableBracketedPaste).map_err(failed)?;
     let mut size = terminal_size();
-    let viewport = TerminalOptions { viewport: Viewport::Fixed(size) };
-    let mut terminal: Terminal<CrosstermBackend<Stdout>> =
-        Terminal::with_options(CrosstermBackend::new(stdout()), viewport).map_err(failed)?;
-    terminal.clear().map_err(failed)?;
+    let mut terminal = empty(size).map_err(failed)?;
     let (events, mut coming) = channel(64);
     watch_all(options, &events);
     let start = Instant::now();
@@ -83,10 +82,10 @@ async fn show(options: &Options) -> Result<(), String> {
         let now = terminal_size();
         if now != size {
             size = now;
-            terminal.resize(size).map_err(failed)?;
+            terminal = empty(size).map_err(failed)?;
         } else if drawn.elapsed() >= REDRAW {
             drawn = Instant::now();
-            terminal.clear().map_err(failed)?;
+            terminal = empty(size).map_err(failed)?;
         }
         terminal.draw(|frame| draw(&model, frame)).map_err(failed)?;
         for event in next_events(&mut coming).await? {
@@ -94,12 +93,20 @@ async fn show(options: &Options) -> Result<(), String> {
             model = next;
             for action in actions {
                 match action {
-                    Action::Redraw => terminal.clear().map_err(failed)?,
+                    Action::Redraw => terminal = empty(size).map_err(failed)?,
                     Action::Send(request) => send(options.socket.clone(), request, events.clone()),
                 }
             }
         }
     }
+}
+
+/// The terminal, emptied, with everything to be drawn. `Terminal::clear` and `resize` would ask it where its cursor is,
+/// and a serial line with nobody at its other end does not answer.
+fn empty(size: Rect) -> std::io::Result<Terminal<CrosstermBackend<Stdout>>> {
+    crossterm::execute!(stdout(), Clear(ClearType::All))?;
+    let viewport = TerminalOptions { viewport: Viewport::Fixed(size) };
+    Terminal::with_options(CrosstermBackend::new(stdout()), viewport)
 }
 
 /// All events that are there; at least one, and a tick when a second has passed without any.
