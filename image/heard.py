@@ -6,7 +6,9 @@ import sys
 import threading
 import time
 
-ESCAPES = re.compile(rb"\x1b\[[0-9;:?!]*[a-zA-Z]|\x1b[c78=>]|\r")
+ESCAPES = re.compile(rb"\x1b\[[0-9;:?!]*[a-zA-Z]|\x1b\][0-9]*\x07|\x1b[c78=>M]|\r")
+# The beginning of one, at the end of what was read: the rest comes with the next octets.
+BEGUN = re.compile(rb"\x1b(\[[0-9;:?!]*|\][0-9]*)?$")
 OFF = "\n--- it is off\n"
 
 
@@ -23,11 +25,15 @@ class Heard:
         threading.Thread(target=self.listen, args=(stream,), daemon=True).start()
 
     def listen(self, stream):
+        rest = b""
         while octets := os.read(stream.fileno(), 65536):
             if self.log:
                 with open(self.log, "ab") as log:
                     log.write(octets)
-            plain = ESCAPES.sub(b"", octets).decode(errors="replace")
+            octets = rest + octets
+            begun = BEGUN.search(octets)
+            rest = begun.group() if begun else b""
+            plain = ESCAPES.sub(b"", octets[:len(octets) - len(rest)]).decode(errors="replace")
             if self.echo:
                 sys.stdout.write(plain)
                 sys.stdout.flush()

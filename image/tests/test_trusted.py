@@ -42,6 +42,8 @@ class TrustedBoot(unittest.TestCase):
 
             machine.start()
             machine.console.expect("Reached target Postkeep takes mail", within=240, refuse=["first boot, TPM", "publish "])
+            # The screen is there on a serial line with nobody at its other end to answer its questions.
+            machine.console.expect("fingerprint", within=120)
             owner.open_internet()
             try:
                 owner.wait_for(left, within=180)
