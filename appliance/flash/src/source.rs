@@ -56,8 +56,7 @@ impl Source {
             return Err(SourceError::Compressed(path.to_owned()));
         }
         if !compressed {
-            (entry.size, entry.sha256) = (entry.content_size(), entry.content_sha256());
-            (entry.expanded_size, entry.expanded_sha256) = (None, None);
+            entry = entry.expanded();
         }
         Ok(Self { path: path.to_owned(), entry })
     }

@@ -1,6 +1,6 @@
 //! Whether a release may be installed on a machine: a pure question with a reasoned answer.
 
-use crate::{ARCHITECTURE, PRODUCT, Release, Role, Version};
+use crate::{ARCHITECTURE, DataFormat, PRODUCT, Release, Role, Version};
 
 /// What has to be known about the machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct MachineFacts {
     pub slots: Vec<(Role, u64)>,
     /// The format of the data on the disk; none when there is none yet.
     pub data_format: Option<u32>,
+    /// How what runs keeps data: it must be able to go on if the release does not prove itself; none when nothing runs.
+    pub running_format: Option<DataFormat>,
     /// The owner has said that an older version may come in the place of a newer one.
     pub rollback_allowed: bool,
 }
@@ -81,6 +83,17 @@ pub enum Refusal {
         /// What the release reads.
         reads: String,
     },
+    /// What runs now could not go on with what the release has written.
+    #[error(
+        "the release writes data of format {writes}, which {running} cannot read: there would be no way back if it \
+             failed. Install a version between them first, which reads {writes} and does not write it yet"
+    )]
+    NoWayBack {
+        /// What the release writes.
+        writes: u32,
+        /// What runs.
+        running: Version,
+    },
 }
 
 /// Whether `release` may be installed where `running` runs (nothing, when a machine is flashed).
@@ -117,6 +130,11 @@ fn refusal(running: Option<Version>, release: &Release, machine: &MachineFacts) 
         let reads: Vec<String> = release.data_format.reads.iter().map(u32::to_string).collect();
         return Some(Refusal::DataFormat { found, reads: reads.join(", ") });
     }
+    if let (Some(format), Some(running)) = (&machine.running_format, running)
+        && !format.reads.contains(&release.data_format.writes)
+    {
+        return Some(Refusal::NoWayBack { writes: release.data_format.writes, running });
+    }
     let disk = machine.disk.map(|room| (Role::DiskImage, room, "take a machine with a larger disk"));
     let slots = machine.slots.iter().map(|&(role, room)| {
         (role, room, "its slot cannot grow: flash the machine anew, with an image of the new version")
@@ -137,7 +155,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::{DataFormat, File, Sha256};
+    use crate::{File, Sha256};
 
     fn release() -> Release {
         let sum = Sha256::of(b"");
@@ -157,6 +175,7 @@ mod tests {
             disk: Some(4000),
             slots: vec![(Role::Root, 1000)],
             data_format: Some(2),
+            running_format: Some(DataFormat { reads: [2, 3].into(), writes: 2 }),
             rollback_allowed: false,
         }
     }
@@ -186,6 +205,15 @@ mod tests {
         let newer_data = MachineFacts { data_format: Some(4), ..allowed };
         assert!(matches!(refused(running, &release(), &newer_data), Refusal::DataFormat { found: 4, .. }));
         assert!(matches!(refused(Some(Version::new(1, 2, 0)), &release(), &machine()), Refusal::Same(_)));
+    }
+
+    #[test]
+    fn a_release_that_what_runs_could_not_follow_is_refused() {
+        let running = Some(Version::new(1, 1, 9));
+        let older = MachineFacts { running_format: Some(DataFormat { reads: [1, 2].into(), writes: 2 }), ..machine() };
+        let refusal = refused(running, &release(), &older);
+        assert!(matches!(refusal, Refusal::NoWayBack { writes: 3, .. }), "{refusal}");
+        assert!(refusal.to_string().contains("between them"), "{refusal}");
     }
 
     #[test]

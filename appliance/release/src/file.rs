@@ -126,6 +126,13 @@ impl File {
         self.expanded_sha256.unwrap_or(self.sha256)
     }
 
+    /// The same file as it is once it is no longer compressed, under the same name.
+    #[must_use]
+    pub fn expanded(&self) -> Self {
+        let (size, sha256) = (self.content_size(), self.content_sha256());
+        Self { size, sha256, expanded_size: None, expanded_sha256: None, ..self.clone() }
+    }
+
     /// Reads `stored` to its end and compares it with what the manifest says; `seen` is told how many octets were read so
     /// far. Never reads more than one octet too many.
     ///
@@ -143,6 +150,14 @@ impl File {
             }
         }
         let (_, octets, found) = stored.finish();
+        self.holds(octets, found)
+    }
+
+    /// Whether a file of that many octets with that sum is the one that the manifest means.
+    ///
+    /// # Errors
+    /// It is another one, and in what it differs.
+    pub fn holds(&self, octets: u64, found: Sha256) -> Result<(), FileError> {
         let name = self.name.clone();
         if octets < self.size {
             return Err(FileError::Truncated { name, octets, size: self.size });

@@ -58,6 +58,17 @@ pub struct DataFormat {
     pub writes: u32,
 }
 
+impl DataFormat {
+    /// How this version of the product keeps data: spool, suppression, records, certificates and the rest of the data
+    /// volume, as one number. It changes when something is written that the version before cannot read; a version that
+    /// reads the new number comes at least one release before the first that writes it, so that there is always a way
+    /// back (see [`crate::decide`]).
+    #[must_use]
+    pub fn ours() -> Self {
+        Self { reads: [1].into(), writes: 1 }
+    }
+}
+
 /// Why a manifest is not believed, or is none.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use postkeep_trust::RootsError;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -83,10 +84,31 @@ impl Client {
     /// # Errors
     /// See [`HttpsError`]. Cancel-safe: nothing is left behind but a closed connection.
     pub async fn request(&self, request: &Request<'_>) -> Result<Bytes, HttpsError> {
-        timeout(request.within, self.ask(request)).await.unwrap_or(Err(HttpsError::Timeout(request.within)))
+        let mut octets = BytesMut::new();
+        let asked = self.ask(request, async |piece| {
+            octets.extend_from_slice(&piece);
+            Ok(())
+        });
+        timeout(request.within, asked).await.unwrap_or(Err(HttpsError::Timeout(request.within)))?;
+        Ok(octets.freeze())
     }
 
-    async fn ask(&self, request: &Request<'_>) -> Result<Bytes, HttpsError> {
+    /// Asks, and passes the body of a `200` on piece by piece, as fast as they are taken.
+    ///
+    /// # Errors
+    /// See [`HttpsError`]; pieces that were passed on by then are part of nothing whole.
+    pub async fn fetch(&self, request: &Request<'_>, pieces: Sender<Bytes>) -> Result<(), HttpsError> {
+        let asked = self.ask(request, async |piece| {
+            pieces.send(piece).await.map_err(|_| HttpsError::Http("nobody takes the answer any more".to_owned()))
+        });
+        timeout(request.within, asked).await.unwrap_or(Err(HttpsError::Timeout(request.within)))
+    }
+
+    async fn ask(
+        &self,
+        request: &Request<'_>,
+        mut take: impl AsyncFnMut(Bytes) -> Result<(), HttpsError>,
+    ) -> Result<(), HttpsError> {
         let stream = connect(request).await?;
         let name = ServerName::try_from(request.host.to_owned()).map_err(|error| HttpsError::Tls(error.to_string()))?;
         let stream = self.tls.connect(name, stream).await.map_err(|error| HttpsError::Tls(error.to_string()))?;
@@ -113,16 +135,17 @@ impl Client {
                 return Err(HttpsError::Status(status.as_u16()));
             }
             let mut body = response.into_body();
-            let mut octets = BytesMut::new();
+            let mut octets = 0;
             while let Some(frame) = body.frame().await {
                 if let Ok(data) = frame.map_err(http)?.into_data() {
-                    if octets.len() + data.len() > request.most {
+                    octets += data.len();
+                    if octets > request.most {
                         return Err(HttpsError::TooLarge(request.most));
                     }
-                    octets.extend_from_slice(&data);
+                    take(data).await?;
                 }
             }
-            Ok(octets.freeze())
+            Ok(())
         };
         // Serves the exchange. When it ends, what it has read is still to be taken, and the exchange ends too.
         let serving = async {

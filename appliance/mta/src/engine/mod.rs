@@ -9,6 +9,7 @@ mod admin;
 mod connection;
 mod feedback;
 mod gatekeeper;
+mod health;
 mod host_faults;
 mod plan;
 mod protection;
@@ -43,6 +44,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, watch};
 
 pub use admin::{LaneView, MailView, QueueAction, QueueReport, QueueStatus};
+pub use health::HealthCheck;
 pub(crate) use reload::reload_parts;
 pub use reload::{ReloadError, try_out};
 pub use state::Suspension;
@@ -122,6 +124,8 @@ pub(crate) struct Inner {
     policies: Policies,
     /// What is told to them about it.
     tls_sessions: TlsSessions,
+    /// What examinations need.
+    health: health::Health,
     /// The spool had no room a moment ago; new messages are refused before they are read until then.
     full_until: AtomicU64,
     /// Wakes the scheduler.
@@ -166,6 +170,7 @@ impl Engine {
             host_faults: HostFaults::default(),
             policies,
             tls_sessions,
+            health: health::Health::default(),
             full_until: AtomicU64::new(0),
             budget: Budget::new(current.spool.memory.bytes()),
             configuration,

@@ -131,7 +131,11 @@ impl Inner {
             (state.domain_name(domain), state.route_epoch)
         };
         let configuration = self.configuration.load_full();
-        let answer = match routing::configured_route(&configuration, &name) {
+        let fixed = match self.route_to_sink(&name).await {
+            Some(route) => Some(route),
+            None => routing::configured_route(&configuration, &name),
+        };
+        let answer = match fixed {
             Some(route) => Ok(route),
             None => {
                 let resolver = self.resolver.load_full();

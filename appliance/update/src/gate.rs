@@ -1,0 +1,105 @@
+//! Whether this start of the machine is a good one: a new version stays only when mail works on it.
+//!
+//! The gate runs at each start, before `boot-complete.target`. It asks the mail core to examine itself (queue, keys,
+//! suppression, a message that goes all the way to a sink) and waits while that is still starting. Only a version on
+//! trial is sent back; on one that has proved itself a failure is said, and the box goes on as well as it can.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How long the mail core may take until it is well. A spool of millions is read in some seconds.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// One thing that was examined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Check {
+    /// Which.
+    pub name: String,
+    /// Whether it is well.
+    pub well: bool,
+    /// What was found.
+    pub detail: String,
+}
+
+/// What the gate sees when it looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// There is no configuration of mail yet: nothing can be examined but that the box is up.
+    Unconfigured,
+    /// The unit of the mail core has failed for good, with what systemd says.
+    Failed(String),
+    /// It does not answer, or not yet, with why.
+    Silent(String),
+    /// It has examined itself.
+    Examined(Vec<Check>),
+}
+
+/// What the gate concludes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Look again.
+    Wait,
+    /// This start is good.
+    Well(String),
+    /// It is not.
+    Unwell(String),
+}
+
+/// The verdict after `elapsed` since the gate began to look.
+#[must_use]
+pub fn judge(seen: &Seen, elapsed: Duration) -> Verdict {
+    let over = elapsed >= PATIENCE;
+    match seen {
+        Seen::Unconfigured => Verdict::Well("there is no configuration of mail yet".to_owned()),
+        Seen::Failed(why) => Verdict::Unwell(format!("the mail core does not run: {why}")),
+        Seen::Silent(why) if over => {
+            Verdict::Unwell(format!("the mail core did not answer within {} seconds: {why}", PATIENCE.as_secs()))
+        }
+        Seen::Silent(_) => Verdict::Wait,
+        Seen::Examined(checks) => {
+            let unwell: Vec<String> =
+                checks.iter().filter(|check| !check.well).map(|check| format!("{}: {}", check.name, check.detail)).collect();
+            match (checks.is_empty(), unwell.is_empty()) {
+                (true, _) => Verdict::Unwell("the mail core examined nothing".to_owned()),
+                (false, true) => {
+                    let names: Vec<&str> = checks.iter().map(|check| &*check.name).collect();
+                    Verdict::Well(format!("{} are well", names.join(", ")))
+                }
+                // What needs a moment (a receiver that is slow, a disk that syncs) gets it.
+                (false, false) if !over => Verdict::Wait,
+                (false, false) => Verdict::Unwell(unwell.join("; ")),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, well: bool) -> Check {
+        Check { name: name.to_owned(), well, detail: "detail".to_owned() }
+    }
+
+    #[test]
+    fn a_start_is_good_when_everything_is_well_and_not_when_nothing_was_examined() {
+        let seen = Seen::Examined(vec![check("queue", true), check("message", true)]);
+        assert!(matches!(judge(&seen, Duration::ZERO), Verdict::Well(_)));
+        assert!(matches!(judge(&Seen::Examined(Vec::new()), Duration::ZERO), Verdict::Unwell(_)));
+        assert!(matches!(judge(&Seen::Unconfigured, Duration::ZERO), Verdict::Well(_)));
+    }
+
+    #[test]
+    fn what_may_still_come_is_waited_for_and_not_for_ever() {
+        let unwell = Seen::Examined(vec![check("queue", true), check("message", false)]);
+        for seen in [unwell, Seen::Silent("connection refused".to_owned())] {
+            assert_eq!(judge(&seen, PATIENCE - Duration::from_secs(1)), Verdict::Wait);
+            let Verdict::Unwell(why) = judge(&seen, PATIENCE) else { panic!("{seen:?}") };
+            assert!(why.contains("message: detail") || why.contains("connection refused"), "{why}");
+        }
+        let failed = Seen::Failed("exit-code".to_owned());
+        assert!(matches!(judge(&failed, Duration::ZERO), Verdict::Unwell(_)), "nobody waits for what is over");
+    }
+}

@@ -1,0 +1,332 @@
+//! What the box is, read at the moment: which version runs, what lies in the boot partition, which disks it starts
+//! from. Everything under one root, so that a test can give it a folder.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use postkeep_firmware::digest::Digest;
+use postkeep_firmware::facts::{self, Ours};
+use postkeep_firmware::secure_boot;
+use postkeep_notes::VerifierKey;
+use postkeep_release::{Role, Sha256, Version};
+
+use crate::boot_file::{BootFile, Standing};
+use crate::transfer::partition_type;
+
+/// The label of the boot partition (image/layout.toml): what makes a disk one of the box's.
+const BOOT_LABEL: &str = "postkeep-esp";
+/// A file of the kernel or of udev about one thing.
+const LONGEST_FACT: u64 = 64 * 1024;
+
+/// Why the box is not understood.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlaceError {
+    /// A file.
+    #[error("cannot read {path}: {error}", path = path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// What it says.
+    #[error("{path}: {why}", path = path.display())]
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// This is not an image of ours.
+    #[error("no disk here has a boot partition of Postkeep; updates are for boxes that were flashed")]
+    NoDisk,
+}
+
+/// A box, or a folder that looks like one.
+#[derive(Debug, Clone)]
+pub struct Place {
+    root: PathBuf,
+}
+
+/// A disk that the box starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Its device.
+    pub device: PathBuf,
+    /// Its partitions that belong to slots.
+    pub slots: Vec<Slot>,
+}
+
+/// A partition of a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// What goes there.
+    pub role: Role,
+    /// Octets.
+    pub size: u64,
+    /// Its label: `postkeep_1.2.0`, or `_empty`.
+    pub label: String,
+    /// Its UUID, in small letters.
+    pub uuid: String,
+}
+
+impl Place {
+    /// The box under `root`, `/` but in tests.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// A path of the box.
+    #[must_use]
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// Where boot files lie.
+    #[must_use]
+    pub fn boot_files_folder(&self) -> PathBuf {
+        self.path("efi/EFI/Linux")
+    }
+
+    /// The version that runs: `IMAGE_VERSION` of the image's os-release(5).
+    ///
+    /// # Errors
+    /// The image does not say.
+    pub fn running(&self) -> Result<Version, PlaceError> {
+        let path = self.path("usr/lib/os-release");
+        let text = small(&path)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("IMAGE_VERSION="));
+        let version = line.map(|value| value.trim_matches('"').parse::<Version>());
+        match version {
+            Some(Ok(version)) => Ok(version),
+            Some(Err(error)) => Err(PlaceError::Content { path, why: format!("IMAGE_VERSION: {error}") }),
+            None => Err(PlaceError::Content { path, why: "it has no IMAGE_VERSION; this is no image of ours".to_owned() }),
+        }
+    }
+
+    /// Whose releases this box takes: one key on each line, `#` begins a comment.
+    ///
+    /// # Errors
+    /// There is none, or one is damaged.
+    pub fn release_keys(&self) -> Result<Vec<VerifierKey>, PlaceError> {
+        let path = self.path("usr/lib/postkeep/release-keys");
+        let text = small(&path)?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let keys: Result<Vec<VerifierKey>, _> = lines.map(str::parse).collect();
+        let keys = keys.map_err(|error| PlaceError::Content { path: path.clone(), why: error.to_string() })?;
+        if keys.is_empty() {
+            return Err(PlaceError::Content { path, why: "no key is in it; this image takes no updates".to_owned() });
+        }
+        Ok(keys)
+    }
+
+    /// The boot files of ours, the newest version last.
+    ///
+    /// # Errors
+    /// The boot partition cannot be read.
+    pub fn boot_files(&self) -> Result<Vec<BootFile>, PlaceError> {
+        let path = self.boot_files_folder();
+        let failed = |error| PlaceError::Read { path: path.clone(), error };
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            files.extend(name.to_str().and_then(|name| name.parse::<BootFile>().ok()));
+        }
+        files.sort_by_key(|file| file.version);
+        Ok(files)
+    }
+
+    /// What the boot file of `version` says; none when there is none. Of two (a rename that a loss of power cut in half)
+    /// the worse counts.
+    ///
+    /// # Errors
+    /// The boot partition cannot be read.
+    pub fn standing(&self, version: Version) -> Result<Option<Standing>, PlaceError> {
+        let weight = |standing: &Standing| match standing {
+            Standing::Good => 2,
+            Standing::OnTrial { .. } => 1,
+            Standing::Bad => 0,
+        };
+        let files = self.boot_files()?.into_iter().filter(|file| file.version == version);
+        Ok(files.map(BootFile::standing).min_by_key(weight))
+    }
+
+    /// Room for boot files once the one that does not run is gone, in octets.
+    ///
+    /// # Errors
+    /// The boot partition cannot be read.
+    pub fn boot_room(&self, running: Version) -> Result<u64, PlaceError> {
+        let path = self.boot_files_folder();
+        let failed = |error: io::Error| PlaceError::Read { path: path.clone(), error };
+        let system = rustix::fs::statvfs(&path).map_err(|error| failed(error.into()))?;
+        let mut room = system.f_bavail.saturating_mul(system.f_frsize);
+        for file in self.boot_files()?.into_iter().filter(|file| file.version != running) {
+            room += fs::metadata(path.join(file.to_string())).map_or(0, |data| data.len());
+        }
+        Ok(room)
+    }
+
+    /// Whether the firmware would start what is signed with the certificate of that sum; `Ok` too where Secure Boot is off.
+    ///
+    /// # Errors
+    /// Why not, as a sentence.
+    pub fn starts(&self, certificate: Sha256) -> Result<(), String> {
+        let ours = Ours { certificates: vec![Digest(certificate.0)], files: Vec::new() };
+        let facts = facts::gather(&self.root, &ours);
+        match (facts.secure_boot, facts.signature_keys) {
+            // Not on, or not there: nobody asks for a signature.
+            (Ok(false) | Err(_), _) => Ok(()),
+            (Ok(true), Ok(holders)) if holders.iter().any(|holder| holder.owner == secure_boot::Owner::Own) => Ok(()),
+            (Ok(true), Ok(_)) => Err(format!(
+                "the boot file of the release is signed with the certificate {certificate}, which is not in this machine's \
+                 Secure Boot db: it would not start. Enrol the new key first (docs/operate/secure-boot.md), and update \
+                 after the next start"
+            )),
+            (Ok(true), Err(error)) => Err(format!("cannot tell whether the machine would start the release: {error}")),
+        }
+    }
+
+    /// The disks that the box starts from: those with our boot partition.
+    ///
+    /// # Errors
+    /// There is none, or the kernel's list cannot be read.
+    pub fn disks(&self) -> Result<Vec<Disk>, PlaceError> {
+        let path = self.path("sys/class/block");
+        let failed = |error| PlaceError::Read { path: path.clone(), error };
+        let mut disks: BTreeMap<String, (bool, Vec<Slot>)> = BTreeMap::new();
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let folder = entry.map_err(failed)?.path();
+            if let Some((disk, label, slot)) = self.partition(&folder) {
+                let (is_ours, slots) = disks.entry(disk).or_default();
+                *is_ours |= label == BOOT_LABEL;
+                slots.extend(slot);
+            }
+        }
+        let ours: Vec<Disk> = disks
+            .into_iter()
+            .filter(|(_, (is_ours, _))| *is_ours)
+            .map(|(name, (_, slots))| Disk { device: self.path("dev").join(name), slots })
+            .collect();
+        if ours.is_empty() { Err(PlaceError::NoDisk) } else { Ok(ours) }
+    }
+
+    /// Which disk a partition is on, its label, and which slot's part it is; none for anything else.
+    fn partition(&self, folder: &Path) -> Option<(String, String, Option<Slot>)> {
+        let number = small(&folder.join("dev")).ok()?;
+        // Only partitions have this file.
+        small(&folder.join("partition")).ok()?;
+        let told = small(&self.path("run/udev/data").join(format!("b{}", number.trim()))).ok()?;
+        let property = |name: &str| {
+            told.lines().find_map(|line| line.strip_prefix("E:")?.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
+        };
+        let kind = property("ID_PART_ENTRY_TYPE")?;
+        // In /sys a partition's folder lies in that of its disk.
+        let disk = fs::canonicalize(folder).ok()?.parent()?.file_name()?.to_str()?.to_owned();
+        // udev writes what is no letter or digit as \x5f.
+        let label = property("ID_PART_ENTRY_NAME").unwrap_or_default().replace("\\x5f", "_").replace("\\x2d", "-");
+        let role = [Role::Root, Role::RootVerity, Role::RootVeritySignature]
+            .into_iter()
+            .find(|role| partition_type(*role).is_some_and(|(_, uuid)| uuid == kind));
+        let slot = role.and_then(|role| {
+            let sectors: u64 = small(&folder.join("size")).ok()?.trim().parse().ok()?;
+            // The kernel counts in 512 octets, whatever the disk does.
+            let uuid = property("ID_PART_ENTRY_UUID")?.to_lowercase();
+            Some(Slot { role, size: sectors.checked_mul(512)?, label: label.clone(), uuid })
+        });
+        Some((disk, label, slot))
+    }
+}
+
+/// A small text file.
+fn small(path: &Path) -> Result<String, PlaceError> {
+    use std::io::Read as _;
+    let failed = |error| PlaceError::Read { path: path.to_owned(), error };
+    let mut octets = Vec::new();
+    fs::File::open(path).map_err(failed)?.take(LONGEST_FACT).read_to_end(&mut octets).map_err(failed)?;
+    Ok(String::from_utf8_lossy(&octets).into_owned())
+}
+
+/// A box in a folder, for tests of this room.
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Lays a box of one disk with two slots: A has `running`, B is empty.
+    pub(crate) fn lay(root: &Path, running: &str, key: &VerifierKey) {
+        let put = |path: &str, text: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        put("usr/lib/os-release", &format!("ID=debian\nIMAGE_VERSION=\"{running}\"\n"));
+        put("usr/lib/postkeep/release-keys", &format!("# whose releases\n{key}\n"));
+        put(&format!("efi/EFI/Linux/postkeep_{running}.efi"), "boot file");
+        fs::create_dir_all(root.join("sys/class/block")).unwrap();
+        let label = format!("postkeep\\x5f{running}");
+        let (root_kind, verity_kind, signature_kind) = (
+            partition_type(Role::Root).unwrap().1,
+            partition_type(Role::RootVerity).unwrap().1,
+            partition_type(Role::RootVeritySignature).unwrap().1,
+        );
+        let rows = [
+            ("postkeep\\x2desp", "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", 4_194_304),
+            (label.as_str(), root_kind, 16_384),
+            (label.as_str(), verity_kind, 4096),
+            (label.as_str(), signature_kind, 32),
+            ("\\x5fempty", root_kind, 16_384),
+            ("\\x5fempty", verity_kind, 4096),
+            ("\\x5fempty", signature_kind, 32),
+        ];
+        for (number, (label, kind, sectors)) in rows.iter().enumerate() {
+            let number = number + 1;
+            let folder = format!("sys/devices/virtio0/block/vda/vda{number}");
+            put(&format!("{folder}/dev"), &format!("254:{number}\n"));
+            put(&format!("{folder}/partition"), &format!("{number}\n"));
+            put(&format!("{folder}/size"), &format!("{sectors}\n"));
+            symlink(root.join(&folder), root.join(format!("sys/class/block/vda{number}"))).unwrap();
+            put(
+                &format!("run/udev/data/b254:{number}"),
+                &format!(
+                    "I:1234\nE:ID_PART_ENTRY_NAME={label}\nE:ID_PART_ENTRY_TYPE={kind}\n\
+                     E:ID_PART_ENTRY_UUID=0000000{number}-0000-0000-0000-000000000000\nG:systemd\n"
+                ),
+            );
+        }
+    }
+
+    #[test]
+    fn a_box_is_read_from_what_the_kernel_and_udev_say() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = postkeep_notes::SignerKey::generate("release.example").unwrap();
+        lay(folder.path(), "1.0.0", key.verifier());
+        let place = Place::new(folder.path());
+        assert_eq!(place.running().unwrap(), Version::new(1, 0, 0));
+        assert_eq!(place.release_keys().unwrap(), [key.verifier().clone()]);
+        assert_eq!(place.standing(Version::new(1, 0, 0)).unwrap(), Some(Standing::Good));
+        assert_eq!(place.standing(Version::new(1, 1, 0)).unwrap(), None);
+        let disks = place.disks().unwrap();
+        assert_eq!(disks.len(), 1);
+        assert_eq!(disks[0].device, folder.path().join("dev/vda"));
+        assert_eq!(disks[0].slots.len(), 6);
+        let root = disks[0].slots.iter().find(|slot| slot.role == Role::Root).unwrap();
+        assert_eq!((root.size, root.label.as_str()), (8 << 20, "postkeep_1.0.0"));
+        // Of a rename that was cut in half the worse name counts.
+        fs::write(folder.path().join("efi/EFI/Linux/postkeep_1.0.0+0-1.efi"), "boot file").unwrap();
+        assert_eq!(place.standing(Version::new(1, 0, 0)).unwrap(), Some(Standing::Bad));
+    }
+
+    #[test]
+    fn a_folder_that_is_no_box_says_what_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::new(folder.path());
+        assert!(place.running().unwrap_err().to_string().contains("os-release"));
+        fs::create_dir_all(folder.path().join("sys/class/block")).unwrap();
+        assert!(matches!(place.disks(), Err(PlaceError::NoDisk)));
+    }
+}

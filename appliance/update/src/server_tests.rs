@@ -1,0 +1,200 @@
+//! The updater as its clients see it, with a folder for a box, and scripts in the place of systemd's programs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use http_body_util::Full;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use postkeep_notes::{SignerKey, sign};
+use postkeep_release::Role;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::boot_file::Standing;
+use crate::place::tests::lay;
+use crate::plan::tests::release;
+use crate::transfer::PARTS;
+
+const CONTENT: &[u8] = b"what a part of a release holds";
+
+struct Here {
+    folder: tempfile::TempDir,
+    key: SignerKey,
+    socket: PathBuf,
+}
+
+impl Here {
+    /// A box that runs 1.0.0; `sysupdate` is the body of a script that is started in the place of systemd-sysupdate.
+    fn new(sysupdate: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let key = SignerKey::generate("release.example").unwrap();
+        lay(root, "1.0.0", key.verifier());
+        let script = |name: &str, body: &str| {
+            let path = root.join(name);
+            fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        };
+        let boot = root.join("efi/EFI/Linux");
+        let programs = Programs {
+            sysupdate: script("sysupdate", &sysupdate.replace("BOOT", boot.to_str().unwrap())),
+            systemctl: script("systemctl", &format!("echo \"$@\" >>{}", root.join("asked").display())),
+            definitions: root.join("run/definitions"),
+        };
+        let kept = root.join(crate::store::FOLDER);
+        fs::create_dir_all(&kept).unwrap();
+        let socket = root.join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        tokio::spawn(Updater::new(Place::new(root), programs, Store::new(&kept)).serve(listener));
+        Self { folder, key, socket }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> (u16, Value) {
+        let stream = tokio::net::UnixStream::connect(&self.socket).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "updater")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.ask(Method::POST, path, body.to_string().into_bytes()).await
+    }
+
+    fn note(&self, version: &str) -> Value {
+        let parts = PARTS.map(|role| (role, CONTENT));
+        let text = release(version.parse().unwrap(), &parts).to_toml().unwrap();
+        json!({ "release": sign(&text, &[&self.key]).unwrap() })
+    }
+
+    /// Waits until the updater is no longer at work.
+    async fn settled(&self) -> Status {
+        loop {
+            let (_, status) = self.ask(Method::GET, "/v1/update", Vec::new()).await;
+            let status: Status = serde_json::from_value(status).unwrap();
+            if !matches!(status.activity, Activity::Installing { .. }) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn stage_all(&self, version: &str) {
+        let (code, plan) = self.post("/v1/update/stage", &self.note(version)).await;
+        assert_eq!(code, 200, "{plan}");
+        for file in plan["files"].as_array().unwrap() {
+            let path = format!("/v1/update/files/{}", file["name"].as_str().unwrap());
+            let (code, answer) = self.ask(Method::PUT, &path, CONTENT.to_vec()).await;
+            assert_eq!(code, 204, "{answer}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_is_planned_staged_and_installed_and_is_on_trial_then() {
+    let here = Here::new("touch BOOT/postkeep_1.1.0+3-0.efi; cat ${1#--definitions=}/*.transfer >BOOT/../../../told");
+    let (code, plan) = here.post("/v1/update/plan", &here.note("1.1.0")).await;
+    assert_eq!((code, &plan["version"]), (200, &json!("1.1.0")), "{plan}");
+    assert_eq!(plan["signed-by"], json!(["release.example"]));
+    // Nothing is there yet.
+    let (code, answer) = here.post("/v1/update/apply", &json!({ "version": "1.1.0" })).await;
+    assert_eq!(code, 409, "{answer}");
+    here.stage_all("1.1.0").await;
+    let (code, answer) = here.post("/v1/update/apply", &json!({ "version": "1.1.0" })).await;
+    assert_eq!(code, 202, "{answer}");
+    let status = here.settled().await;
+    assert_eq!(status.activity, Activity::Installed { version: Version::new(1, 1, 0) });
+    assert_eq!(status.versions[1].standing, Standing::OnTrial { left: 3, done: 0 });
+    assert_eq!(status.attempt.unwrap().stage, Stage::Written);
+    let told = fs::read_to_string(here.folder.path().join("told")).unwrap();
+    for word in ["ProtectVersion=1.0.0", "MatchPartitionType=root-verity-sig", "TriesLeft=3", "dev/vda\n"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    assert!(!here.folder.path().join("asked").exists(), "no restart was asked for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_unsigned_older_or_damaged_is_refused_before_anything_is_written() {
+    let here = Here::new("touch BOOT/../written");
+    let stranger = SignerKey::generate("stranger.example").unwrap();
+    let text = release(Version::new(1, 1, 0), &PARTS.map(|role| (role, CONTENT))).to_toml().unwrap();
+    for (body, why) in [
+        (json!({ "release": sign(&text, &[&stranger]).unwrap() }), "signed"),
+        (json!({ "release": text }), "no note"),
+        (here.note("0.9.0"), "roll back"),
+        (here.note("1.0.0"), "runs already"),
+    ] {
+        for path in ["/v1/update/plan", "/v1/update/stage"] {
+            let (code, answer) = here.post(path, &body).await;
+            assert_eq!(code, 422, "{answer}");
+            assert!(answer["detail"].as_str().unwrap().contains(why), "{why}: {answer}");
+        }
+    }
+    let (code, _) = here.post("/v1/update/stage", &here.note("1.1.0")).await;
+    assert_eq!(code, 200);
+    let mut cut = CONTENT.to_vec();
+    cut.pop();
+    let (code, answer) = here.ask(Method::PUT, "/v1/update/files/postkeep_1.1.0.root", cut).await;
+    assert_eq!(code, 422);
+    assert!(answer["detail"].as_str().unwrap().contains("cut off"), "{answer}");
+    let (code, answer) = here.ask(Method::PUT, "/v1/update/files/passwd", CONTENT.to_vec()).await;
+    assert_eq!(code, 422, "{answer}");
+    let mut older = here.note("0.9.0");
+    older["allow-older"] = json!(true);
+    assert_eq!(here.post("/v1/update/plan", &older).await.0, 200, "the owner's word is enough");
+    assert!(!here.folder.path().join("efi/EFI/written").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_could_not_be_written_is_told_and_what_runs_stays() {
+    let here = Here::new("echo 'No space left on device' >&2; exit 1");
+    here.stage_all("1.1.0").await;
+    here.post("/v1/update/apply", &json!({ "version": "1.1.0", "restart": true })).await;
+    let status = here.settled().await;
+    let Activity::Failed { reason } = &status.activity else { panic!("{status:?}") };
+    assert!(reason.contains("No space left"), "{reason}");
+    assert_eq!(status.attempt, None);
+    assert!(matches!(&status.history[0].event, Event::Abandoned { reason, .. } if reason.contains("No space")));
+    assert!(!here.folder.path().join("asked").exists(), "nothing to start again for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_condemns_what_runs_and_drains_before_it_restarts() {
+    let here = Here::new("exit 1");
+    let (code, answer) = here.post("/v1/update/rollback", &json!({})).await;
+    assert_eq!(code, 409);
+    assert!(answer["detail"].as_str().unwrap().contains("no other version"), "{answer}");
+    fs::write(here.folder.path().join("efi/EFI/Linux/postkeep_0.9.0.efi"), "boot file").unwrap();
+    let (code, answer) = here.post("/v1/update/rollback", &json!({ "to": "0.8.0" })).await;
+    assert_eq!((code, answer["detail"].as_str().unwrap()), (409, "the version to go back to is 0.9.0"));
+    let (code, answer) = here.post("/v1/update/rollback", &json!({})).await;
+    assert_eq!(code, 202, "{answer}");
+    assert!(here.folder.path().join("efi/EFI/Linux/postkeep_1.0.0+0-1.efi").exists());
+    let asked = here.folder.path().join("asked");
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while fs::read_to_string(&asked).unwrap_or_default().lines().count() < 2 {
+        assert!(std::time::Instant::now() < deadline, "no restart");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(fs::read_to_string(&asked).unwrap(), "stop postkeepd.service\n--no-block reboot\n");
+    let status = here.settled().await;
+    assert!(matches!(status.history[0].event, Event::RolledBack { .. }));
+}
+
+#[test]
+fn every_part_of_a_slot_has_a_partition_but_the_boot_file() {
+    let without: Vec<Role> = PARTS.into_iter().filter(|role| crate::transfer::partition_type(*role).is_none()).collect();
+    assert_eq!(without, [Role::Uki]);
+}

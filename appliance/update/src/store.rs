@@ -1,0 +1,197 @@
+//! What the updater keeps on the data volume: the attempt under way, what happened, the format of the data, and which
+//! formats each version that ran here reads. Each file is on the disk whole or not at all.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use postkeep_release::{DataFormat, Version};
+use serde::{Deserialize, Serialize};
+
+use crate::api::Dated;
+use crate::attempt::{Attempt, Event};
+
+/// Where it lies on a box.
+pub const FOLDER: &str = "var/lib/postkeep/update";
+/// So many events are kept; there are a few in a month.
+const MOST_EVENTS: usize = 200;
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+/// Why it cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb} {path}: {error}", path = path.display())]
+pub struct StoreError {
+    verb: &'static str,
+    path: PathBuf,
+    error: io::Error,
+}
+
+/// What is known about data on this box.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Formats {
+    /// The newest format that was ever written.
+    pub written: Option<u32>,
+    /// What each version that ran here reads and writes.
+    pub versions: BTreeMap<String, DataFormat>,
+}
+
+impl Store {
+    /// In that folder, which exists.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The attempt under way.
+    ///
+    /// # Errors
+    /// The disk, or what somebody else wrote.
+    pub fn attempt(&self) -> Result<Option<Attempt>, StoreError> {
+        self.read("attempt.json")
+    }
+
+    /// Durable on return.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn begin(&self, attempt: &Attempt) -> Result<(), StoreError> {
+        self.write("attempt.json", attempt)
+    }
+
+    /// Notes how an attempt ended, then forgets it. What happens twice because the power went in between is noted once.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn end(&self, event: Event, now: Timestamp) -> Result<(), StoreError> {
+        self.note(event, now)?;
+        let path = self.folder.join("attempt.json");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError { verb: "remove", path, error }),
+            _ => postkeep_files::sync_folder(&path).map_err(|error| StoreError { verb: "sync", path, error }),
+        }
+    }
+
+    /// Notes what happened; durable on return.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn note(&self, event: Event, now: Timestamp) -> Result<(), StoreError> {
+        let mut history = self.history()?;
+        if history.last().is_some_and(|last| last.event == event) {
+            return Ok(());
+        }
+        history.push(Dated { time: now, event });
+        let old = history.len().saturating_sub(MOST_EVENTS);
+        history.drain(..old);
+        self.write("history.json", &history)
+    }
+
+    /// What happened, the newest last.
+    ///
+    /// # Errors
+    /// The disk, or what somebody else wrote.
+    pub fn history(&self) -> Result<Vec<Dated>, StoreError> {
+        Ok(self.read("history.json")?.unwrap_or_default())
+    }
+
+    /// What is known about data here.
+    ///
+    /// # Errors
+    /// The disk, or what somebody else wrote.
+    pub fn formats(&self) -> Result<Formats, StoreError> {
+        Ok(self.read("formats.json")?.unwrap_or_default())
+    }
+
+    /// Notes that `version`, which keeps data in `format`, runs on this data from now on.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn runs(&self, version: Version, format: DataFormat) -> Result<(), StoreError> {
+        let before = self.formats()?;
+        let mut formats = before.clone();
+        formats.written = formats.written.max(Some(format.writes));
+        formats.versions.insert(version.to_string(), format);
+        if formats == before { Ok(()) } else { self.write("formats.json", &formats) }
+    }
+
+    fn read<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<Option<T>, StoreError> {
+        let path = self.folder.join(name);
+        let failed = |error| StoreError { verb: "read", path: path.clone(), error };
+        match fs::read(&path) {
+            Ok(octets) => serde_json::from_slice(&octets).map(Some).map_err(|error| failed(error.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StoreError> {
+        let path = self.folder.join(name);
+        let octets = serde_json::to_vec_pretty(value).map_err(io::Error::from);
+        octets
+            .and_then(|octets| postkeep_files::replace(&path, &octets))
+            .map_err(|error| StoreError { verb: "write", path, error })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::Stage;
+
+    #[test]
+    fn what_is_kept_is_read_again_and_an_event_is_noted_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        assert_eq!((store.attempt().unwrap(), store.history().unwrap()), (None, Vec::new()));
+        let (from, to) = (Version::new(1, 0, 0), Version::new(1, 1, 0));
+        let now = Timestamp::UNIX_EPOCH;
+        let attempt = Attempt { from, to, since: now, stage: Stage::Writing, unwell: None };
+        store.begin(&attempt).unwrap();
+        assert_eq!(store.attempt().unwrap(), Some(attempt.clone()));
+        for _ in 0..2 {
+            store.end(Event::Taken { from, to }, now).unwrap();
+            // The power went before the attempt was forgotten.
+            assert_eq!(store.attempt().unwrap(), None);
+            store.begin(&attempt).unwrap();
+        }
+        assert_eq!(store.history().unwrap(), [Dated { time: now, event: Event::Taken { from, to } }]);
+        let again = Event::FellBack { from: to, to: from, reason: "the queue does not open".to_owned() };
+        store.note(again, now).unwrap();
+        assert_eq!(store.history().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_newest_format_that_was_written_is_remembered_on_the_way_back_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        let (old, new) = (DataFormat { reads: [1, 2].into(), writes: 1 }, DataFormat { reads: [1, 2].into(), writes: 2 });
+        store.runs(Version::new(1, 0, 0), old.clone()).unwrap();
+        store.runs(Version::new(1, 1, 0), new).unwrap();
+        store.runs(Version::new(1, 0, 0), old.clone()).unwrap();
+        let formats = store.formats().unwrap();
+        assert_eq!(formats.written, Some(2));
+        assert_eq!(formats.versions["1.0.0"], old);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("attempt.json"), "{").unwrap();
+        let error = Store::new(folder.path()).attempt().unwrap_err().to_string();
+        assert!(error.contains("attempt.json"), "{error}");
+    }
+}
