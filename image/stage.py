@@ -22,6 +22,7 @@ TAP = "wire0"
 BOX_END = "box0"
 MAC = "52:54:00:70:6b:01"
 BOX_FOLDER = "/var/lib/postkeep/etc/rehearsal"
+FINGERPRINT = re.compile(r"publish box-fingerprint ([0-9a-f]{64})")
 PUBLISHED = re.compile(r"publish (\S+\._domainkey\.\S+) TXT (v=DKIM1; k=\w+; p=[A-Za-z0-9+/=]+)")
 
 
@@ -59,6 +60,14 @@ class Owner:
         self.internet = None
         run(self.programs / "postkeep", "rehearse", "--config", configuration, "--box", BOX, "--block", "10.0.0.0/8",
             "--hurry", str(hurry), "--deadline", str(deadline), "--prepare", self.prepared)
+        self.identities = {}
+        for role in ("clients", "readers"):
+            file = self.folder / f"{role}.pem"
+            if not file.exists():
+                run(self.programs / "postkeep", "api", "identity", "new", "--output", file)
+            shown = run(self.programs / "postkeep", "api", "identity", "show", file, "--json")
+            self.identities[role] = (file, json.loads(shown)["fingerprint"])
+        self.fingerprint = None
         self.key = self.folder / "owner.key"
         if not self.key.exists():
             run(self.programs / "postkeep-flash", "key", "generate", "--name", "owner.example/box", "--out", self.key)
@@ -71,7 +80,8 @@ class Owner:
         box = self.prepared / "box"
         lines = [
             f"hostname = {toml(hostname)}", "[network]", "dns = []", "[[network.interface]]", interface,
-            f'addresses = ["{BOX}/8", "{SECOND}/8"]', "[mail]", f"configuration = {toml((box / 'postkeep.toml').read_text())}",
+            f'addresses = ["{BOX}/8", "{SECOND}/8"]', "[api]",
+            *(f"{role} = [{toml(fingerprint)}]" for role, (_, fingerprint) in self.identities.items()), "[mail]", f"configuration = {toml((box / 'postkeep.toml').read_text())}",
         ]
         for name in ("authority.pem", "trust-anchors", "events.secret"):
             lines += ["[[mail.file]]", f"name = {toml('rehearsal/' + name)}", f"content = {toml((box / name).read_text())}"]
@@ -85,11 +95,19 @@ class Owner:
         """Puts the keys that the box has made into the rehearsal's DNS, as its owner would."""
         facts = self.facts()
         found = dict(PUBLISHED.findall(console))
+        self.fingerprint = FINGERPRINT.search(console).group(1)
         missing = [name for name, _ in facts["keys"] if name not in found]
         assert not missing, f"the box did not say its keys of {missing}"
         facts["keys"] = [[name, found[name]] for name, _ in facts["keys"]]
         facts["box-certificate"] = ssl.get_server_certificate((BOX, 443))
         (self.prepared / "prepared.json").write_text(json.dumps(facts))
+
+    def manage(self, *command, role="clients", check=True):
+        """`postkeep` at the box, over the network, by the fingerprint that the box has published."""
+        return subprocess.run(
+            [self.programs / "postkeep", "--box", BOX, "--identity", self.identities[role][0], "--box-fingerprint", self.fingerprint, *command],
+            check=check, capture_output=True, text=True, timeout=120,
+        )
 
     # -- the internet at the other end of the wire
 

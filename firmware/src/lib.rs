@@ -1,7 +1,7 @@
 //! What lies below the system: the signed boot file and what it measures, the log of a measured boot, Secure Boot
 //! and whose keys it holds, the keys themselves, and what all of that is worth on one machine: its posture.
 //!
-//! Everything but [`facts`] and [`keys::make`] is pure: bytes in, values out.
+//! Everything but [`facts`], [`history`] and [`keys::make`] is pure: bytes in, values out.
 
 mod bytes;
 
@@ -11,6 +11,7 @@ pub mod digest;
 pub mod event_log;
 pub mod facts;
 pub mod guid;
+pub mod history;
 pub mod keys;
 pub mod pcr;
 pub mod pe;

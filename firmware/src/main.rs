@@ -12,9 +12,10 @@ use postkeep_firmware::event_log::EventLog;
 use postkeep_firmware::facts::{self, Ours};
 use postkeep_firmware::keys::{Keys, make};
 use postkeep_firmware::pe::Pe;
-use postkeep_firmware::posture::{Grade, judge};
+use postkeep_firmware::posture::{Grade, Posture, judge};
 use postkeep_firmware::signature_list::Certificate;
-use postkeep_firmware::{pcr, signed_policy};
+use postkeep_firmware::{history, pcr, signed_policy};
+use postkeep_journal::{POSTURE_MEASURED, POSTURE_WORSE};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::json;
@@ -93,6 +94,21 @@ Example:
     Keys {
         #[command(subcommand)]
         command: KeysCommand,
+    },
+    /// Remembers the posture of this start; prints the worst one of all starts, as JSON
+    #[command(after_help = "\
+Run by a unit of the image once the data volume is open. A history that cannot be read counts as grade D.
+
+Example:
+  postkeep-firmware history --posture /run/postkeep-posture/posture.json --file /var/lib/postkeep/posture/history.json
+")]
+    History {
+        /// What `posture --json` printed at this start
+        #[arg(long, value_name = "FILE")]
+        posture: PathBuf,
+        /// Where the history is kept
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
     },
     /// Shows the log of a measured boot and what it leads to
     #[command(after_help = "\
@@ -211,6 +227,7 @@ fn run(command: Command) -> Outcome {
             };
             Ok((lines.join("\n") + "\n", 0))
         }
+        Command::History { posture, file } => remember(&posture, &file),
         Command::Log { file, json } => log(&file, json),
     }
 }
@@ -281,6 +298,30 @@ fn posture(root: &Path, own: &[String], files: &[String], at_least: Option<Wante
         let _ = writeln!(text, "{mark} {}\n  {}", sentence.seen, sentence.means);
     }
     Ok((text, code))
+}
+
+fn remember(measured: &Path, file: &Path) -> Outcome {
+    postkeep_journal::start("postkeep-firmware")?;
+    let posture: Posture = serde_json::from_slice(&octets(measured)?)
+        .map_err(|error| format!("{} holds no posture: {error}; this start was not graded", measured.display()))?;
+    let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
+    let remembered = history::remember(&posture, file, now)?;
+    let grade = posture.grade;
+    match (remembered.before, &remembered.history.worst) {
+        (Some(before), Some(worst)) if remembered.is_worse => {
+            let reason = worst.sentences.first().map_or("", |sentence| sentence.seen.as_str());
+            POSTURE_WORSE.tell(
+                format_args!("this start has the posture {grade}, worse than every one before ({before}): {reason}"),
+                [&grade, &before, &reason],
+            );
+        }
+        (_, Some(worst)) => POSTURE_MEASURED.tell(
+            format_args!("this start has the posture {grade}; the worst so far is {}", worst.grade),
+            [&grade, &worst.grade],
+        ),
+        (_, None) => {}
+    }
+    Ok((pretty(&serde_json::to_value(&remembered.history).map_err(|error| error.to_string())?), 0))
 }
 
 fn measure(path: &Path, as_json: bool) -> Outcome {

@@ -1,5 +1,6 @@
 """The image's root in a container: what is in it, what runs, who may do what, what answers from outside."""
 
+import json
 import pathlib
 import re
 import select
@@ -13,8 +14,10 @@ from stage import BOX, BOX_END, Owner, network, run
 
 BUILD = pathlib.Path("/build")
 ROOT = BUILD / "root.raw"
-# docs/operate/image.md lists them: mail, submission, HTTPS.
-PORTS = {25, 443, 587}
+# docs/operate/image.md lists them: mail, submission, HTTPS, management.
+PORTS = {25, 443, 587, 8443}
+# The page that promises what the journal says.
+EVENTS = dict(re.findall(r"^\| `([a-z-]+)` \| `([0-9a-f]{32})` \|", (BUILD / "image/journal.md").read_text(), re.M))
 
 
 class WhatIsInIt(unittest.TestCase):
@@ -108,6 +111,59 @@ class WhatRuns(unittest.TestCase):
                                   "import socket; socket.create_connection(('10.0.0.1', 25), 2)", check=False)
         self.assertNotEqual(tried.returncode, 0)
         self.assertRegex(tried.stderr, "timed out|TimeoutError|Operation not permitted")
+
+    def test_its_owner_manages_it_over_the_network_and_readers_look(self):
+        self.assertEqual(json.loads(self.owner.manage("status", "--json").stdout)["pid"], int(self.main_process()))
+        self.owner.manage("queue", "pause", "--domain", "paused.test")
+        shown = self.owner.manage("queue", "show", "--json", role="readers").stdout
+        self.assertIn("paused.test", shown)
+        refused = self.owner.manage("queue", "resume", role="readers", check=False)
+        self.assertEqual((refused.returncode, "may only look" in refused.stderr), (1, True), refused.stderr)
+        self.owner.manage("queue", "resume")
+        self.assertNotIn("paused.test", self.owner.manage("queue", "show", "--json").stdout)
+
+    def test_it_tells_what_it_is_and_never_more_than_is_true(self):
+        told = json.loads(self.owner.manage("system", "show", "--json").stdout)
+        release = dict(line.split("=", 1) for line in self.box.inside("etc/os-release").read_text().splitlines() if "=" in line)
+        self.assertEqual(told["image"], release["IMAGE_VERSION"].strip('"'))
+        # There is no firmware and no TPM in a container: the worst grade, and it is remembered on the data volume.
+        self.assertEqual(told["posture"]["grade"], "D")
+        kept = json.loads((self.box.merged / "srv/data/posture/history.json").read_text())
+        self.assertEqual(told["history"], kept)
+        self.assertEqual((kept["worst"]["grade"], told["unknown"]), ("D", []))
+
+    def test_strangers_do_not_get_in(self):
+        stranger = self.owner.folder / "stranger.pem"
+        if not stranger.exists():
+            run(BUILD / "bin/postkeep", "api", "identity", "new", "--output", stranger)
+        self.owner.identities["nobody"] = (stranger, "")
+        refused = self.owner.manage("status", role="nobody", check=False)
+        self.assertEqual((refused.returncode, "does not let this identity in" in refused.stderr), (3, True), refused.stderr)
+        self.assertTrue(self.journal("api-refused"))
+
+    def test_the_journal_on_the_data_volume_has_events_by_their_documented_ids(self):
+        (network,), (seed,), (posture,) = (self.journal(name) for name in ("network-set", "seed-taken", "posture-measured"))
+        self.assertEqual((network["OWNER"], seed["OWNER"]), ("owner.example/box", "owner.example/box"))
+        self.assertEqual((posture["GRADE"], posture["WORST_GRADE"]), ("D", "D"))
+        made = {(one["PURPOSE"], one["NAME"]) for one in self.journal("key-made")}
+        self.assertIn(("api", self.owner.fingerprint), made)
+        self.assertEqual({purpose for purpose, _ in made}, {"api", "dkim", "tls"})
+        ready = self.journal("ready")[-1]
+        self.assertEqual((ready["_UID"], ready["POSTKEEP_EVENT"], ":25" in ready["DOORS"]), ("990", "ready", True))
+        self.owner.manage("queue", "pause", "--domain", "journal.test")
+        self.owner.manage("queue", "resume", "--domain", "journal.test")
+        changed = [one for one in self.journal("queue-changed") if "journal.test" in one["SELECTOR"]]
+        self.assertEqual([one["ACTION"] for one in changed], ["pause", "resume"])
+        self.assertTrue(changed[0]["ACTOR"].endswith("(client client-1)"), changed[0])
+
+    def main_process(self):
+        return self.box.run("systemctl", "show", "--property=MainPID", "--value", "postkeepd.service").stdout.strip()
+
+    def journal(self, name):
+        """What the journal on the data volume has of an event, read with the tools tree's journalctl."""
+        self.box.run("journalctl", "--sync")
+        told = run("journalctl", "--quiet", "-D", self.box.merged / "srv/data/journal", "--output=json", f"MESSAGE_ID={EVENTS[name]}")
+        return [json.loads(line) for line in told.splitlines()]
 
     def test_a_campaign_goes_through(self):
         status, text = self.owner.campaign(300)

@@ -18,6 +18,8 @@ pub const SUBMISSIONS_PORT: u16 = 21465;
 pub const HTTP_PORT: u16 = 21080;
 /// Port of the daemon's HTTPS door.
 pub const HTTPS_PORT: u16 = 21443;
+/// Port of the daemon's door for management.
+pub const API_PORT: u16 = 21843;
 /// Port of the name server.
 pub const NAMES_PORT: u16 = 21053;
 /// Port of the metrics.

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use postkeep_control::{BillFormat, Fingerprint};
 use postkeep_rehearsal::{Block, Ports};
 use postkeep_suppression::{Reason, Scope};
 
@@ -12,7 +13,8 @@ use postkeep_suppression::{Reason, Scope};
 #[command(
     name = "postkeep",
     version,
-    after_help = "Exit codes: 0 done, 1 a check or promise failed, 2 bad usage or bad input, 3 the daemon cannot be reached."
+    after_help = "Exit codes: 0 done, 1 a check or promise failed, 2 bad usage or bad input, 3 the daemon cannot be reached.\n\n\
+                  Example: postkeep --box box.toml queue show"
 )]
 pub(crate) struct Arguments {
     /// Answer in JSON; its keys are stable.
@@ -21,6 +23,16 @@ pub(crate) struct Arguments {
     /// Control socket of the daemon.
     #[arg(long, global = true, value_name = "PATH", default_value = "/run/postkeep/control.sock")]
     pub socket: PathBuf,
+    /// A box to talk to over the network: its address, or a profile (a .toml file with address, fingerprint, identity).
+    /// Stands before the noun; POSTKEEP_BOX in the environment does the same.
+    #[arg(long = "box", id = "managed_box", value_name = "ADDRESS|FILE", conflicts_with = "socket")]
+    pub managed_box: Option<String>,
+    /// Who asks, at a box: the file that `postkeep api identity new` made.
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// By what the box is known: the SHA-256 fingerprint that its console shows.
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub box_fingerprint: Option<Fingerprint>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -49,6 +61,12 @@ pub(crate) enum Command {
     Reload,
     /// How the daemon is.
     Status,
+    /// What a box is, what its start is worth, and what is in it.
+    #[command(subcommand)]
+    System(SystemCommand),
+    /// Management over the network.
+    #[command(subcommand)]
+    Api(ApiCommand),
     /// Take apart mail that came back.
     #[command(subcommand)]
     Bounce(BounceCommand),
@@ -97,6 +115,54 @@ pub(crate) enum ConfigCommand {
     },
     /// Print the JSON Schema of the configuration.
     Schema,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SystemCommand {
+    /// Release, kernel, how long it runs, posture of this start and the worst of all.
+    #[command(after_help = "Example: postkeep --box box.toml system show --json")]
+    Show,
+    /// Print the bill of materials of the release.
+    #[command(after_help = "Example: postkeep --box box.toml system sbom --format spdx > postkeep.spdx.json")]
+    Sbom {
+        /// cyclonedx or spdx.
+        #[arg(long, value_parser = bill_format)]
+        format: BillFormat,
+    },
+}
+
+fn bill_format(word: &str) -> Result<BillFormat, String> {
+    BillFormat::ALL
+        .into_iter()
+        .find(|format| format.as_str() == word)
+        .ok_or_else(|| "write cyclonedx or spdx".to_owned())
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApiCommand {
+    /// Who you are for boxes: a key, and a certificate whose fingerprint they list.
+    #[command(subcommand)]
+    Identity(IdentityCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdentityCommand {
+    /// Make one, in a new file that only you can read; prints the fingerprint for the seed's [api] clients.
+    #[command(after_help = "Example: postkeep api identity new --output operator.pem --name ann@example.com")]
+    New {
+        /// The file; never overwritten.
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+        /// Stands in the certificate, for people.
+        #[arg(long, default_value = "postkeep client")]
+        name: String,
+    },
+    /// Print its fingerprint.
+    #[command(after_help = "Example: postkeep api identity show operator.pem")]
+    Show {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

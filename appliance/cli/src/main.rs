@@ -9,6 +9,7 @@ mod reply;
 mod show;
 mod spool;
 mod suppression;
+mod system;
 mod tls_report;
 mod token;
 
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use postkeep_configuration::command::{self, Outcome};
-use postkeep_control::{Client, ClientError};
+use postkeep_control::{BoxProfile, Client, ClientError};
 
 use self::arguments::{
     Arguments, BounceCommand, Command, ConfigCommand, CredentialCommand, EventsCommand, SpoolCommand, TlsReportCommand,
@@ -44,7 +45,10 @@ fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Outcome {
     let json = arguments.json;
-    let client = Client::new(&arguments.socket);
+    let client = match client(&arguments) {
+        Ok(client) => client,
+        Err(outcome) => return outcome,
+    };
     match arguments.command {
         Command::Config(ConfigCommand::Check { file, no_files }) => {
             let outcome = command::check(&file, &postkeep_mta::options(!no_files), json);
@@ -87,6 +91,8 @@ async fn run(arguments: Arguments) -> Outcome {
             Ok(status) => show::value(&status, json, show::status),
             Err(error) => client_failure(&error),
         },
+        Command::System(command) => system::run(&client, &command, json).await,
+        Command::Api(command) => system::api(&command, json),
         Command::TlsReport(TlsReportCommand::Show { files }) => tls_report::show(&files, json),
         Command::Events(EventsCommand::Status) => match client.receivers().await {
             Ok(receivers) => show::value(&receivers, json, |receivers| show::receivers(receivers)),
@@ -100,6 +106,18 @@ async fn run(arguments: Arguments) -> Outcome {
     }
 }
 
+/// The way to the daemon: a box, where one is named, or the socket of this machine.
+fn client(arguments: &Arguments) -> Result<Client, Outcome> {
+    let named =
+        arguments.managed_box.clone().or_else(|| std::env::var("POSTKEEP_BOX").ok().filter(|name| !name.is_empty()));
+    // What needs no daemon must not fail for want of one.
+    let needs_none = matches!(arguments.command, Command::Api(_) | Command::Rehearse(_) | Command::Config(_));
+    let Some(named) = named.filter(|_| !needs_none) else { return Ok(Client::new(&arguments.socket)) };
+    let profile = BoxProfile::find(&named, arguments.identity.as_deref(), arguments.box_fingerprint)
+        .map_err(|error| failure(BAD_INPUT, &error.to_string()))?;
+    Client::of_box(profile).map_err(|error| client_failure(&error))
+}
+
 /// An outcome that only complains.
 pub(crate) fn failure(code: u8, complaint: &str) -> Outcome {
     Outcome { text: String::new(), complaint: format!("postkeep: {}\n", complaint.trim_end()), code }
@@ -108,7 +126,7 @@ pub(crate) fn failure(code: u8, complaint: &str) -> Outcome {
 /// What a failed talk with the daemon means.
 pub(crate) fn client_failure(error: &ClientError) -> Outcome {
     let code = match error {
-        ClientError::Unreachable { .. } => UNREACHABLE,
+        ClientError::Unreachable(_) => UNREACHABLE,
         ClientError::Refused(_) | ClientError::Answer(_) => FAILED,
     };
     failure(code, &error.to_string())

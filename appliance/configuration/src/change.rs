@@ -21,7 +21,7 @@ pub enum TakesEffect {
 }
 
 /// Keys whose change needs a restart: what is opened once, when the daemon starts.
-pub const RESTART: [&str; 19] = [
+pub const RESTART: [&str; 20] = [
     "spool.directory",
     "spool.segment-size",
     "spool.minimum-free",
@@ -41,6 +41,7 @@ pub const RESTART: [&str; 19] = [
     "nats",
     "metrics",
     "control.socket",
+    "api",
 ];
 
 /// One key that differs.
@@ -97,6 +98,7 @@ fn tree_of(configuration: &Configuration) -> Value {
         ("network", &["name"]),
         ("http", &["address"]),
         ("token", &["name"]),
+        ("api-client", &["name"]),
         ("lane-limit", &["source", "site"]),
         ("dkim", &["selector", "domain"]),
         ("route", &["domain"]),

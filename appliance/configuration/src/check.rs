@@ -2,6 +2,7 @@
 //! there, and settings that would make the box an open relay. Reports all findings, not the first.
 
 mod acme;
+mod api;
 mod doors;
 mod events;
 mod files;
@@ -41,6 +42,7 @@ pub(crate) fn check(configuration: &Configuration, options: &Options) -> Vec<Fin
     let mut report = Report { findings: Vec::new() };
     doors::check(configuration, options, &mut report);
     http::check(configuration, options, &mut report);
+    api::check(configuration, options, &mut report);
     acme::check(configuration, options, &mut report);
     unsubscribe::check(configuration, &mut report);
     ways::check(configuration, options, &mut report);

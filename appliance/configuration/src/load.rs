@@ -233,6 +233,10 @@ fn resolve_paths(configuration: &mut Configuration, tree: &Node, sources: &Sourc
     resolve(root.key("records").key("directory"), &mut configuration.records.directory);
     resolve(root.key("suppression").key("directory"), &mut configuration.suppression.directory);
     resolve(root.key("control").key("socket"), &mut configuration.control.socket);
+    if let Some(api) = &mut configuration.api {
+        resolve(root.key("api").key("certificate"), &mut api.certificate);
+        resolve(root.key("api").key("key"), &mut api.key);
+    }
     resolve(root.key("mta-sts").key("directory"), &mut configuration.mta_sts.directory);
     if let Some(reports) = &mut configuration.tls_reports {
         resolve(root.key("tls-reports").key("directory"), &mut reports.directory);

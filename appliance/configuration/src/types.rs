@@ -19,10 +19,12 @@ pub use protection::{Dnssec, MtaSts, TlsReports, TlsVersion};
 use crate::units::{ByteSize, Duration, Rate};
 
 mod acme;
+mod api;
 mod events;
 mod unsubscribe;
 
 pub use acme::{Acme, ExternalAccount};
+pub use api::{Api, ApiClient, ApiRole};
 pub use events::{Accounting, Amqp, From as EventsFrom, Kafka, KafkaKey, LocalPart, Nats, Webhook};
 pub use unsubscribe::{OneClick, Unsubscribe, UnsubscribeScope};
 
@@ -135,6 +137,12 @@ pub struct Configuration {
     /// The socket that `postkeep` talks to.
     #[serde(default)]
     pub control: Control,
+    /// The door through which the box is managed over the network; absent: there is none.
+    #[serde(default)]
+    pub api: Option<Api>,
+    /// Who may come in through `[api]`, one table each.
+    #[serde(default)]
+    pub api_client: Vec<ApiClient>,
 }
 
 /// `[spool]`: the durable store of accepted mail.

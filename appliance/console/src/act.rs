@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
+use postkeep_journal::{CONSOLE_DONE, CONSOLE_FAILED, CONSOLE_REFUSED};
 use postkeep_notes::VerifierKey;
 use postkeep_seed::{Network, Seed};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -190,6 +191,7 @@ impl Act {
         match changing.guard.judge(challenge, answer, self.identity, &owner, self.start.elapsed()) {
             Err(refusal) => {
                 say(&format!("an answer at the console was refused: {refusal}"));
+                CONSOLE_REFUSED.tell(format_args!("an answer at the console was refused: {refusal}"), [&refusal]);
                 Reply::Refused(refusal.to_string())
             }
             Ok(deed) => {
@@ -200,10 +202,18 @@ impl Act {
                     Deed::Seal => self.start_unit(SEAL, "The machine is being sealed.").await,
                     Deed::Network(change) => self.try_network(change, &mut changing).await,
                 };
+                let (name, what) = (owner.name(), deed.lines().join(", "));
                 match done {
-                    Ok(said) => Reply::Done(said),
+                    Ok(said) => {
+                        CONSOLE_DONE.tell(format_args!("allowed by {name} at the console: {what}"), [&name, &what]);
+                        Reply::Done(said)
+                    }
                     Err(why) => {
                         say(&why);
+                        CONSOLE_FAILED.tell(
+                            format_args!("allowed by {name} at the console, and not done: {what}: {why}"),
+                            [&name, &what, &why],
+                        );
                         Reply::Refused(format!("allowed, and not done: {why}"))
                     }
                 }

@@ -276,11 +276,17 @@ fn told(model: &Model) -> Vec<(&'static str, String)> {
         None => "not measured".to_owned(),
     };
     told.push(("Posture", posture));
+    if let Some(worst) = &facts.worst {
+        told.push(("", format!("It was {} on {}, and that stays: {}", worst.grade, worst.since, worst.reason)));
+    }
     for (at, link) in facts.links.iter().enumerate() {
         let text = format!("{} {} {}", link.name, link.state, link.addresses.join(" "));
         told.push((if at == 0 { "Network" } else { "" }, text.trim_end().to_owned()));
     }
     told.push(("Mail", facts.mail.clone()));
+    if let Some(sum) = &facts.api {
+        told.push(("Box", sum.clone()));
+    }
     let failed = match &facts.failed {
         None => "not known".to_owned(),
         Some(failed) if failed.is_empty() => "nothing".to_owned(),

@@ -55,6 +55,17 @@ Owner     example.com/owner
 }
 
 #[test]
+fn what_the_machine_once_was_and_how_its_managers_know_it_are_on_the_screen() {
+    let mut model = logged();
+    let reason = "Secure Boot is off.".to_owned();
+    model.facts.worst = Some(crate::facts::Worst { grade: "D".into(), since: "2026-11-02".into(), reason });
+    model.facts.api = Some("5f".repeat(32));
+    let text = to_text(&model, 80, 24);
+    assert!(text.contains("\n          It was D on 2026-11-02, and that stays: Secure Boot is off.\n"), "{text}");
+    assert!(text.contains(&format!("\nBox       {}\n", "5f".repeat(32))), "{text}");
+}
+
+#[test]
 fn the_challenge_names_the_deed_and_has_its_code_beside_it() {
     let text = to_text(&challenged(), 80, 24);
     assert!(text.contains("do: stop mail and start this machine again"), "{text}");

@@ -22,6 +22,10 @@ pub struct Facts {
     pub volume: Volume,
     /// How far the machine can be trusted; absent: nobody has said.
     pub posture: Option<Posture>,
+    /// The worst posture of all starts, where it is worse than this one's; absent: it is not, or nobody has said.
+    pub worst: Option<Worst>,
+    /// The fingerprint of the box at its door for management; absent: it has none.
+    pub api: Option<String>,
     /// The network cards.
     pub links: Vec<Link>,
     /// The mail core: its state, and what it says of itself.
@@ -47,13 +51,23 @@ pub enum Volume {
 }
 
 /// How far the machine can be trusted, as the measuring part of the system says it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Posture {
     /// In a word.
     pub grade: String,
-    /// In sentences.
-    #[serde(default)]
+    /// In sentences: those that allow no better grade.
     pub sentences: Vec<String>,
+}
+
+/// The worst that a machine ever was.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Worst {
+    /// The grade, in a word.
+    pub grade: String,
+    /// The day of it.
+    pub since: String,
+    /// The first sentence that allowed no better.
+    pub reason: String,
 }
 
 /// A network card.
@@ -84,6 +98,15 @@ impl Facts {
             posture.grade = clean(&posture.grade, 40);
             clean_all(&mut posture.sentences);
         }
+        if let Some(worst) = &mut self.worst {
+            worst.grade = clean(&worst.grade, 40);
+            worst.since = clean(&worst.since, 40);
+            worst.reason = clean(&without_addresses(&worst.reason), LONGEST_LINE);
+        }
+        // Nobody needs to be told what is as it is.
+        let grade = self.posture.as_ref().map(|posture| posture.grade.clone());
+        self.worst = self.worst.filter(|worst| Some(&worst.grade) != grade.as_ref());
+        self.api = self.api.map(|sum| clean(&sum, 64));
         self.links.truncate(MOST);
         for link in &mut self.links {
             link.name = clean(&link.name, 15);
@@ -107,12 +130,52 @@ fn clean_all(texts: &mut Vec<String>) {
     }
 }
 
+/// A sentence of a posture, in the form that `docs/operate/secure-boot.md` promises.
+#[derive(Deserialize)]
+struct Sentence {
+    at_best: String,
+    seen: String,
+}
+
 /// The posture in `octets`.
 ///
 /// # Errors
 /// It is none.
 pub fn posture(octets: &[u8]) -> Result<Posture, String> {
-    serde_json::from_slice(octets).map_err(|error| format!("the posture of the machine cannot be read: {error}"))
+    #[derive(Deserialize)]
+    struct Measured {
+        grade: String,
+        sentences: Vec<Sentence>,
+    }
+    let Measured { grade, sentences } = serde_json::from_slice(octets)
+        .map_err(|error| format!("the posture of the machine cannot be read: {error}"))?;
+    let deciding = sentences.into_iter().filter(|sentence| sentence.at_best == grade).map(|sentence| sentence.seen);
+    Ok(Posture { sentences: deciding.collect(), grade })
+}
+
+/// The worst posture of all starts in `octets`.
+///
+/// # Errors
+/// It is none.
+pub fn worst(octets: &[u8]) -> Result<Option<Worst>, String> {
+    #[derive(Deserialize)]
+    struct History {
+        worst: Option<Kept>,
+    }
+    #[derive(Deserialize)]
+    struct Kept {
+        grade: String,
+        since: i64,
+        sentences: Vec<Sentence>,
+    }
+    let history: History = serde_json::from_slice(octets)
+        .map_err(|error| format!("the history of the machine cannot be read: {error}"))?;
+    Ok(history.worst.map(|kept| Worst {
+        grade: kept.grade,
+        since: jiff::Timestamp::from_second(kept.since)
+            .map_or_else(|_| "a day that cannot be".to_owned(), |since| since.strftime("%Y-%m-%d").to_string()),
+        reason: kept.sentences.into_iter().next().map(|sentence| sentence.seen).unwrap_or_default(),
+    }))
 }
 
 /// The cards in what systemd-networkd's `Describe` says.
@@ -268,10 +331,32 @@ mod tests {
 
     #[test]
     fn a_posture_has_a_grade_and_sentences() {
-        let read =
-            posture(br#"{"grade":"own keys and TPM","sentences":["Only your kernel starts."],"more":1}"#).unwrap();
-        assert_eq!((read.grade.as_str(), read.sentences.len()), ("own keys and TPM", 1));
+        // As `postkeep-firmware posture --json` writes it.
+        let written = br#"{"grade":"C","more":1,"sentences":[
+            {"at_best":"C","means":"So.","seen":"There is no TPM 2.0."},
+            {"at_best":"A","means":"So.","seen":"Secure Boot is on."}]}"#;
+        let read = posture(written).unwrap();
+        assert_eq!((read.grade.as_str(), read.sentences.as_slice()), ("C", &["There is no TPM 2.0.".to_owned()][..]));
         assert!(posture(b"{}").unwrap_err().contains("posture"));
+    }
+
+    #[test]
+    fn a_machine_that_was_once_worse_says_so() {
+        let written = br#"{"worst":{"grade":"D","since":1795755600,"sentences":[
+            {"at_best":"D","means":"So.","seen":"Secure Boot is off."}]}}"#;
+        let kept = worst(written).unwrap();
+        let now = |grade: &str| {
+            let posture = Some(Posture { grade: grade.to_owned(), sentences: Vec::new() });
+            Facts { posture, worst: kept.clone(), ..Facts::default() }.cleaned().worst
+        };
+        let shown = now("B").unwrap();
+        assert_eq!(
+            (shown.grade.as_str(), shown.since.as_str(), shown.reason.as_str()),
+            ("D", "2026-11-27", "Secure Boot is off.")
+        );
+        assert_eq!(now("D"), None);
+        assert_eq!(worst(br#"{"worst":null}"#).unwrap(), None);
+        assert!(worst(b"{}").is_ok() && worst(b"no").is_err());
     }
 
     proptest! {

@@ -36,6 +36,12 @@ struct Arguments {
     /// Where the measured posture of the machine stands.
     #[arg(long, value_name = "FILE", default_value = "/run/postkeep-posture/posture.json", global = true)]
     posture: PathBuf,
+    /// Where the worst posture of all starts stands.
+    #[arg(long, value_name = "FILE", default_value = "/run/postkeep-posture/history.json", global = true)]
+    history: PathBuf,
+    /// Where the fingerprint stands by which the box is known at its door for management.
+    #[arg(long, value_name = "FILE", default_value = "/run/postkeep-settle/box-fingerprint", global = true)]
+    box_fingerprint: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -97,7 +103,12 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         terminal: arguments.terminal,
         socket: arguments.socket,
         plain: arguments.plain || dumb,
-        places: Places { posture: arguments.posture, release: "/etc/os-release".into() },
+        places: Places {
+            posture: arguments.posture,
+            history: arguments.history,
+            box_fingerprint: arguments.box_fingerprint,
+            release: "/etc/os-release".into(),
+        },
     };
     match arguments.verb {
         None => screen::run(options).await,
@@ -105,7 +116,10 @@ async fn run(arguments: Arguments) -> Result<(), String> {
             let text = screen::show_once(&options, columns, rows).await;
             print(&text)
         }
-        Some(Verb::Act { listen }) => act::serve(listener(listen, &options)?, ActPlaces::default()).await,
+        Some(Verb::Act { listen }) => {
+            postkeep_journal::start("postkeep-act")?;
+            act::serve(listener(listen, &options)?, ActPlaces::default()).await
+        }
         Some(Verb::Answer { key, name, yes, challenge }) => answer(&key, name.as_deref(), yes, &challenge.join(" ")),
     }
 }

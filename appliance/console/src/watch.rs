@@ -29,6 +29,10 @@ const LONGEST_LINE: u64 = 64 * 1024;
 pub struct Places {
     /// The posture, written by whoever measures it.
     pub posture: PathBuf,
+    /// The worst posture of all starts, written by whoever keeps it.
+    pub history: PathBuf,
+    /// The fingerprint of the box at its door for management.
+    pub box_fingerprint: PathBuf,
     /// `os-release`.
     pub release: PathBuf,
 }
@@ -48,6 +52,18 @@ pub async fn look(places: &Places) -> Facts {
             Ok(posture) => facts.posture = Some(posture),
             Err(why) => facts.problems.push(why),
         },
+        Err(why) => facts.problems.push(why),
+    }
+    match small_file(&places.history) {
+        Ok(None) => {}
+        Ok(Some(octets)) => match facts::worst(&octets) {
+            Ok(worst) => facts.worst = worst,
+            Err(why) => facts.problems.push(why),
+        },
+        Err(why) => facts.problems.push(why),
+    }
+    match small_file(&places.box_fingerprint) {
+        Ok(octets) => facts.api = octets.map(|octets| String::from_utf8_lossy(&octets).trim().to_owned()),
         Err(why) => facts.problems.push(why),
     }
     match tokio::time::timeout(Duration::from_secs(5), async {

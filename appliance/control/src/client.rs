@@ -1,9 +1,13 @@
 //! The client's side: what `postkeep` uses to talk to a running daemon.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+use crate::api::{ActionRequest, ImportLine, Problem, ReceiverStatus, ReloadReport, Status, SuppressionAdditions};
+use crate::profile::BoxProfile;
+use crate::system::{BillFormat, System};
+use crate::way::Way;
 use axum::body::{Body, Bytes};
 use http_body_util::{BodyExt, Channel, Limited};
 use hyper::body::Incoming;
@@ -15,9 +19,6 @@ use postkeep_suppression::{ImportReport, Outcome, Reason, Scope, Statistics, Sup
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-use tokio::net::UnixStream;
-
-use crate::api::{ActionRequest, ImportLine, Problem, ReceiverStatus, ReloadReport, Status, SuppressionAdditions};
 
 /// Largest answer read: a queue of a million domains fits.
 const ANSWER_LIMIT: usize = 512 * 1024 * 1024;
@@ -33,16 +34,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Why a request failed.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// Nobody listens.
-    #[error(
-        "cannot reach postkeepd at {path}: {error}; is it running, and may you open its socket? (--socket PATH names another)"
-    )]
-    Unreachable {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
+    /// Nobody listens, or it is not who is meant. A sentence.
+    #[error("{0}")]
+    Unreachable(String),
     /// It said no.
     #[error("{}: {}", .0.title, .0.detail)]
     Refused(Problem),
@@ -54,13 +48,32 @@ pub enum ClientError {
 /// A way to a running daemon.
 #[derive(Debug, Clone)]
 pub struct Client {
-    socket: PathBuf,
+    way: Way,
 }
 
 impl Client {
     /// A client for the daemon behind this socket.
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { way: Way::Socket(socket.to_owned()) }
+    }
+
+    /// A client for a box, over the network.
+    ///
+    /// # Errors
+    /// The identity cannot be used.
+    pub fn of_box(profile: BoxProfile) -> Result<Self, ClientError> {
+        Ok(Self { way: Way::to_box(profile).map_err(ClientError::Unreachable)? })
+    }
+
+    /// What the box is.
+    pub async fn system(&self) -> Result<System, ClientError> {
+        self.ask::<(), _>(Method::GET, "/v1/system", None).await
+    }
+
+    /// The bill of materials of its release, as it is.
+    pub async fn bill(&self, format: BillFormat) -> Result<Bytes, ClientError> {
+        let path = format!("/v1/system/sbom?format={}", format.as_str());
+        collected(self.send(Method::GET, &path, Body::empty()).await?).await
     }
 
     /// How the daemon is.
@@ -204,9 +217,7 @@ impl Client {
     /// Sends a request; the answer is a success.
     async fn send(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>, ClientError> {
         let answer = |error: &dyn std::fmt::Display| ClientError::Answer(error.to_string());
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| ClientError::Unreachable { path: self.socket.clone(), error })?;
+        let stream = self.way.connect().await.map_err(ClientError::Unreachable)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| answer(&error))?;
         tokio::spawn(connection);
@@ -220,7 +231,7 @@ impl Client {
         let response = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request))
             .await
             .map_err(|error| answer(&error))?
-            .map_err(|error| answer(&error))?;
+            .map_err(|error| self.way.hint(&error).map_or_else(|| answer(&error), ClientError::Unreachable))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);

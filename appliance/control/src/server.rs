@@ -1,4 +1,4 @@
-//! The server's side: routes, the socket's life, `/metrics`.
+//! The server's side: routes, the socket's life, `/metrics`. The same routes over TLS are [`crate::door`]'s.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,15 +15,20 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
+use postkeep_configuration::Configuration;
 use postkeep_mta::Engine;
 use postkeep_mta::engine::{QueueReport, QueueStatus};
 use postkeep_mta::selector::Selector;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::api::{ActionRequest, Problem, ReceiverStatus, ReloadReport, Status};
+use crate::door::{Door, DoorError};
+use crate::managers::Managers;
 use crate::suppression;
+use crate::system::{self, Places};
 
 /// Largest request body.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -57,6 +62,9 @@ pub enum ControlError {
     /// Another daemon answers there.
     #[error("another postkeepd answers at the control socket {0}: stop it first, or name another [control] socket")]
     InUse(PathBuf),
+    /// The door for management.
+    #[error("{0}")]
+    Door(#[from] DoorError),
     /// The metrics address.
     #[error("cannot listen at [metrics] address {address}: {error}")]
     Metrics {
@@ -70,30 +78,37 @@ pub enum ControlError {
 /// The open doors of control.
 pub struct Control {
     tasks: Vec<JoinHandle<()>>,
+    closing: watch::Sender<bool>,
     socket: PathBuf,
     /// Where metrics are served, with the port that was given out.
     pub metrics: Option<SocketAddr>,
+    /// Where the door for management is, with the port that was given out.
+    pub api: Option<SocketAddr>,
 }
 
-/// Who is at the other end of the socket, by the kernel's word.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer {
-    user: Option<u32>,
+/// Who is at the other end.
+#[derive(Debug, Clone)]
+pub(crate) enum Peer {
+    /// Of the socket, by the kernel's word.
+    User(Option<u32>),
+    /// Of the door for management, by their certificate.
+    Manager(Arc<str>),
 }
 
 impl Peer {
-    /// Who it is: by their own word, and by the kernel's.
-    pub(crate) fn name(self, actor: &str) -> String {
-        match self.user {
-            Some(user) => format!("{actor} (uid {user})"),
-            None => actor.to_owned(),
+    /// Who it is: by their own word, and by what is known.
+    pub(crate) fn name(&self, actor: &str) -> String {
+        match self {
+            Self::User(Some(user)) => format!("{actor} (uid {user})"),
+            Self::User(None) => actor.to_owned(),
+            Self::Manager(name) => format!("{actor} (client {name})"),
         }
     }
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self { user: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
+        Self::User(stream.io().peer_cred().ok().map(|credentials| credentials.uid()))
     }
 }
 
@@ -101,38 +116,42 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 pub(crate) struct Shared {
     pub(crate) engine: Engine,
     reloader: Arc<dyn Reloader>,
+    pub(crate) places: Places,
 }
 
 impl Control {
-    /// Opens the control socket and, if configured, the metrics address.
+    /// Opens the control socket and, if configured, the metrics address and the door for management, which lets in
+    /// whoever `managers` has.
     ///
     /// # Errors
-    /// Either cannot be opened.
+    /// One of them cannot be opened.
     pub async fn open(
-        socket: &Path,
-        metrics: Option<SocketAddr>,
+        configuration: &Configuration,
+        managers: &Arc<Managers>,
+        places: Places,
         engine: Engine,
         reloader: Arc<dyn Reloader>,
     ) -> Result<Self, ControlError> {
-        let shared = Shared { engine, reloader };
+        let socket = &configuration.control.socket;
+        let shared = Shared { engine, reloader, places };
+        let routes = routes(&shared);
+        let (closing, watched) = watch::channel(false);
+        let mut tasks = Vec::new();
+        let mut door_address = None;
+        if let Some(api) = &configuration.api {
+            let (door, listener) = Door::open(api, Arc::clone(managers), routes.clone(), watched).await?;
+            door_address = listener.local_addr().ok();
+            tasks.push(tokio::spawn(door.serve(listener)));
+        }
         let listener = bind(socket).await?;
-        let routes = Router::new()
-            .route("/v1/status", get(status))
-            .route("/v1/queue", get(queue).post(act))
-            .route("/v1/reload", post(reload))
-            .route("/v1/events", get(receivers))
-            .route("/metrics", get(scrape))
-            .layer(DefaultBodyLimit::max(BODY_LIMIT))
-            .merge(suppression::routes())
-            .with_state(shared.clone())
-            .into_make_service_with_connect_info::<Peer>();
-        let mut tasks = vec![tokio::spawn(async move {
+        let routes = routes.into_make_service_with_connect_info::<Peer>();
+        tasks.push(tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, routes).await {
                 log::error!("control: {error}");
             }
-        })];
+        }));
         let mut bound = None;
-        if let Some(address) = metrics {
+        if let Some(address) = configuration.metrics.as_ref().map(|metrics| metrics.address) {
             let listener =
                 TcpListener::bind(address).await.map_err(|error| ControlError::Metrics { address, error })?;
             bound = listener.local_addr().ok();
@@ -143,12 +162,28 @@ impl Control {
                 }
             }));
         }
-        Ok(Self { tasks, socket: socket.to_owned(), metrics: bound })
+        Ok(Self { tasks, closing, socket: socket.to_owned(), metrics: bound, api: door_address })
     }
+}
+
+/// What is served at the socket and at the door for management alike.
+fn routes(shared: &Shared) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/queue", get(queue).post(act))
+        .route("/v1/reload", post(reload))
+        .route("/v1/events", get(receivers))
+        .route("/v1/system", get(system::show))
+        .route("/v1/system/sbom", get(system::bill))
+        .route("/metrics", get(scrape))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .merge(suppression::routes())
+        .with_state(shared.clone())
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
+        self.closing.send_replace(true);
         for task in &self.tasks {
             task.abort();
         }

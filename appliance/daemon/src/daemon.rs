@@ -1,13 +1,13 @@
 //! The life of the daemon: open in order, wait for signals, close in order.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use postkeep_certificates::Certificates;
 use postkeep_configuration::{Configuration, TakesEffect};
-use postkeep_control::{Control, ReceiverStatus, ReloadReport, Reloader, Status};
+use postkeep_control::{Control, Managers, Places, ReceiverStatus, ReloadReport, Reloader, Status};
 use postkeep_events::{Events, Observer};
 use postkeep_injection::HttpDoors;
 use postkeep_intake::Doors;
@@ -29,6 +29,7 @@ pub(crate) async fn run(
     path: PathBuf,
     configuration: Configuration,
     ready_file: Option<PathBuf>,
+    root: &Path,
 ) -> Result<(), Failure> {
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -48,19 +49,19 @@ pub(crate) async fn run(
         tokio::task::block_in_place(|| Events::start(&configuration, written))
     };
     let signals = [&mut hang_up, &mut terminate, &mut interrupt];
-    let served = serve(&path, &configuration, &engine, events.observer(), ready_file, signals).await;
+    let served = serve((&path, root), &configuration, &engine, events.observer(), ready_file, signals).await;
     // Also when the doors could not be opened: mail that was left from before is on its way already.
     engine.stop(STOP_GRACE).await;
     // After the last record.
     events.stop().await;
     tokio::task::block_in_place(|| engine.suppression().close());
-    log::info!("stopped");
+    postkeep_journal::STOPPED.tell(format_args!("stopped"), [&engine.queued()]);
     served
 }
 
 /// Opens the doors and waits for signals.
 async fn serve(
-    path: &std::path::Path,
+    (path, root): (&Path, &Path),
     configuration: &Arc<ArcSwap<Configuration>>,
     engine: &Engine,
     events: Observer,
@@ -77,6 +78,7 @@ async fn serve(
         HttpDoors::open(&current, Arc::new(engine.clone()), engine.suppression().clone(), certificates.as_deref())
             .await?,
     );
+    let managers = Arc::new(Managers::new(&current));
     let supervisor = Arc::new(Supervisor {
         path: path.to_owned(),
         configuration: Arc::clone(configuration),
@@ -84,19 +86,19 @@ async fn serve(
         events,
         doors: Arc::clone(&doors),
         http: Arc::clone(&http),
+        managers: Arc::clone(&managers),
         since: clock::now(),
         reloading: tokio::sync::Mutex::new(()),
     });
-    let metrics = current.metrics.as_ref().map(|metrics| metrics.address);
-    let control =
-        Control::open(&current.control.socket, metrics, engine.clone(), Arc::new(Handle(Arc::clone(&supervisor))))
-            .await?;
+    let handle = Arc::new(Handle(Arc::clone(&supervisor)));
+    let control = Control::open(&current, &managers, Places::below(root), engine.clone(), handle).await?;
     if let Some(file) = ready_file {
         write_ready_file(&file, &doors, &http, &control, &current)?;
     }
     let addresses = doors.addresses();
     let addresses: Vec<String> = addresses.iter().chain(http.addresses()).map(ToString::to_string).collect();
-    log::info!("ready: {}", addresses.join(", "));
+    let open = addresses.join(", ");
+    postkeep_journal::READY.tell(format_args!("ready: {open}"), [&open, &engine.queued()]);
     supervision::ready(&addresses);
     let mut watchdog = supervision::Watchdog::of_this_process();
     // After the doors are open: that is where names are proved.
@@ -105,10 +107,8 @@ async fn serve(
     loop {
         tokio::select! {
             () = watchdog.due() => supervision::alive(engine.queued()),
-            _ = hang_up.recv() => match supervisor.take_over().await {
-                Ok(report) => log::info!("configuration read again: {} keys changed, {} need a restart", report.changed.len(), report.need_restart.len()),
-                Err(errors) => log::error!("configuration not taken over, the running one stays in place:\n{errors}"),
-            },
+            // It tells how that went.
+            _ = hang_up.recv() => drop(supervisor.take_over().await),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -139,6 +139,9 @@ fn write_ready_file(
     if let Some(address) = control.metrics {
         text.push_str(&format!("metrics {address}\n"));
     }
+    if let Some(address) = control.api {
+        text.push_str(&format!("api {address}\n"));
+    }
     // Whoever waits for the file must never see half of it.
     let half = file.with_extension("half");
     std::fs::write(&half, text)?;
@@ -153,12 +156,32 @@ struct Supervisor {
     events: Observer,
     doors: Arc<Doors<Engine>>,
     http: Arc<HttpDoors<Engine>>,
+    managers: Arc<Managers>,
     since: clock::Micros,
     reloading: tokio::sync::Mutex<()>,
 }
 
 impl Supervisor {
+    /// Reads the configuration again, and tells the log how that went.
     async fn take_over(&self) -> Result<ReloadReport, String> {
+        let taken = self.read_again().await;
+        match &taken {
+            Ok(report) => {
+                let (changed, need_restart) = (report.changed.len(), report.need_restart.len());
+                postkeep_journal::CONFIGURATION_TAKEN.tell(
+                    format_args!("configuration read again: {changed} keys changed, {need_restart} need a restart"),
+                    [&report.changed.join("; "), &report.need_restart.join("; ")],
+                );
+            }
+            Err(errors) => postkeep_journal::CONFIGURATION_REFUSED.tell(
+                format_args!("configuration not taken over, the running one stays in place:\n{errors}"),
+                [errors],
+            ),
+        }
+        taken
+    }
+
+    async fn read_again(&self) -> Result<ReloadReport, String> {
         let _one_at_a_time = self.reloading.lock().await;
         let path = self.path.clone();
         let loaded = tokio::task::spawn_blocking(move || postkeep_mta::load_configuration(&path, true))
@@ -180,6 +203,7 @@ impl Supervisor {
             self.http.reload(&old).map_err(|again| format!("{error}; and the doors could not go back: {again}"))?;
             return Err(error.to_string());
         }
+        self.managers.reload(&new);
         let mut report = ReloadReport {
             warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
             ..ReloadReport::default()

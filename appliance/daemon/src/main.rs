@@ -30,6 +30,9 @@ struct Arguments {
     /// Least weighty log lines that are written: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: log::LevelFilter,
+    /// Below which folder the box's own files are looked for: its release, its posture, its bill of materials.
+    #[arg(long, value_name = "FOLDER", default_value = "/")]
+    root: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    match runtime.block_on(daemon::run(arguments.config, loaded.configuration, arguments.ready_file)) {
+    match runtime.block_on(daemon::run(arguments.config, loaded.configuration, arguments.ready_file, &arguments.root)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");

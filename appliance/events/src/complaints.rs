@@ -44,12 +44,14 @@ impl Complaints {
     pub(crate) fn gave_up(label: &str, events: &[Event], after: Duration, detail: &str) {
         let (Some(first), Some(last)) = (events.first(), events.last()) else { return };
         let after = Duration::from_secs(after.as_secs());
-        if events.len() == 1 {
-            log::error!("{label}: event {} is DROPPED after {after:?}: {detail}", first.id);
+        let count = events.len();
+        let message = if count == 1 {
+            format!("{label}: event {} is DROPPED after {after:?}: {detail}", first.id)
         } else {
-            let count = events.len();
-            log::error!("{label}: {count} events, {} to {}, are DROPPED after {after:?}: {detail}", first.id, last.id);
-        }
+            format!("{label}: {count} events, {} to {}, are DROPPED after {after:?}: {detail}", first.id, last.id)
+        };
+        postkeep_journal::EVENTS_DROPPED
+            .tell(format_args!("{message}"), [&label, &first.id, &last.id, &count, &detail]);
     }
 
     pub(crate) fn lost(&mut self, label: &str, loss: &Loss) {

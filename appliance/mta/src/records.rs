@@ -298,7 +298,9 @@ impl Shared {
             // The lines wait here for a disk that works, those behind them in the buffer.
             while let Err(error) = files.append(&batch, &mut written) {
                 if tries.is_multiple_of(TRIES_BETWEEN_COMPLAINTS) {
-                    log::error!("records: cannot write {}: {error}; trying again", files.path.display());
+                    let file = files.path.display();
+                    postkeep_journal::RECORDS_UNWRITTEN
+                        .tell(format_args!("records: cannot write {file}: {error}; trying again"), [&file, &error]);
                 }
                 tries += 1;
                 if self.waiting.lock().closing && tries > TRIES_AT_THE_END {

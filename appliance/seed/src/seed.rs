@@ -53,9 +53,12 @@ pub struct Seed {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Api {
-    /// The SHA-256 sums of the certificates of clients, in DER.
+    /// The SHA-256 sums of the certificates of clients, in DER. These may do everything.
     #[serde(default)]
     pub clients: Vec<String>,
+    /// The same of clients that may only look.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<String>,
 }
 
 /// How the box handles mail.
@@ -264,12 +267,18 @@ impl Seed {
             return Some(why);
         }
         if let Some(api) = &self.api {
-            if api.clients.len() > MOST_CLIENTS {
-                return Some(format!("api.clients: there are more than {MOST_CLIENTS}"));
+            for (name, listed) in [("clients", &api.clients), ("readers", &api.readers)] {
+                if listed.len() > MOST_CLIENTS {
+                    return Some(format!("api.{name}: there are more than {MOST_CLIENTS}"));
+                }
+                if let Some(at) = listed.iter().position(|client| !is_fingerprint(client)) {
+                    let rule = "is not the SHA-256 sum of a certificate in 64 small hexadecimal digits";
+                    return Some(format!("api.{name}: number {} {rule}", at + 1));
+                }
             }
-            if let Some(at) = api.clients.iter().position(|client| !is_fingerprint(client)) {
-                let rule = "is not the SHA-256 sum of a certificate in 64 small hexadecimal digits";
-                return Some(format!("api.clients: number {} {rule}", at + 1));
+            // Which of the two would hold?
+            if let Some(at) = api.readers.iter().position(|reader| api.clients.contains(reader)) {
+                return Some(format!("api.readers: number {} is among api.clients too", at + 1));
             }
         }
         self.mail.as_ref().and_then(mail_fault)

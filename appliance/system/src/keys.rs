@@ -3,10 +3,14 @@
 
 use std::path::Path;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postkeep_configuration::{Configuration, DkimAlgorithm};
+use postkeep_journal::KEY_MADE;
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, PublicKeyData};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 
 /// Makes the keys of `configuration` that are missing below `folder`; keys elsewhere are the owner's business. Says a line
 /// for each, which for a key of DKIM is its DNS record.
@@ -30,7 +34,9 @@ pub(crate) fn make_missing(configuration: &Configuration, folder: &Path) -> Resu
             // RFC 8463 §4: the bare 32 octets.
             DkimAlgorithm::Ed25519Sha256 => format!("v=DKIM1; k=ed25519; p={}", STANDARD.encode(pair.public_key_raw())),
         };
-        said.push(format!("publish {}._domainkey.{} TXT {record}", entry.selector, entry.domain));
+        let name = format!("{}._domainkey.{}", entry.selector, entry.domain);
+        KEY_MADE.tell(format_args!("made the key of {name}"), [&"dkim", &name, &entry.key.display()]);
+        said.push(format!("publish {name} TXT {record}"));
     }
     let listeners = configuration.listener.iter().map(|listener| (&listener.certificate, &listener.key));
     let http = configuration.http.iter().map(|door| (&door.certificate, &door.key));
@@ -49,8 +55,53 @@ pub(crate) fn make_missing(configuration: &Configuration, folder: &Path) -> Resu
         postkeep_files::replace(key, pair.serialize_pem().as_bytes())?;
         postkeep_files::replace(certificate, made.pem().as_bytes())?;
         said.push(format!("made a certificate of its own for {} in {}", configuration.hostname, certificate.display()));
+        KEY_MADE.tell(
+            format_args!("made a certificate for {}", configuration.hostname),
+            [&"tls", &configuration.hostname, &key.display()],
+        );
     }
+    said.extend(make_api(configuration, folder)?);
     Ok(said)
+}
+
+/// The key by which clients know the box at its door for management. Its fingerprint is what they pin.
+fn make_api(configuration: &Configuration, folder: &Path) -> Result<Vec<String>, crate::Failure> {
+    let Some(api) = &configuration.api else { return Ok(Vec::new()) };
+    let (certificate, key) = (&api.certificate, &api.key);
+    if certificate.exists() || key.exists() || !certificate.starts_with(folder) || !key.starts_with(folder) {
+        return Ok(Vec::new());
+    }
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    // Whoever connects is shown it before they have shown theirs: it says nothing about the box.
+    let mut parameters = CertificateParams::new(Vec::<String>::new())?;
+    parameters.distinguished_name.push(DnType::CommonName, "box");
+    let made = parameters.self_signed(&pair)?;
+    make_folder_of(key)?;
+    make_folder_of(certificate)?;
+    postkeep_files::replace(key, pair.serialize_pem().as_bytes())?;
+    postkeep_files::replace(certificate, made.pem().as_bytes())?;
+    let sum = fingerprint(made.der());
+    KEY_MADE
+        .tell(format_args!("made the box's key for its door for management: {sum}"), [&"api", &sum, &key.display()]);
+    Ok(vec![format!("publish box-fingerprint {sum}")])
+}
+
+/// The fingerprint of the box at its door for management, where it has one.
+pub(crate) fn box_fingerprint(configuration: &Configuration) -> Result<Option<String>, crate::Failure> {
+    let Some(api) = &configuration.api else { return Ok(None) };
+    let pem = match std::fs::read(&api.certificate) {
+        Ok(pem) => pem,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot read {}: {error}", api.certificate.display()).into()),
+    };
+    let der = CertificateDer::from_pem_slice(&pem)
+        .map_err(|error| format!("{} is no certificate: {error}", api.certificate.display()))?;
+    Ok(Some(fingerprint(&der)))
+}
+
+/// SHA-256 of a certificate in DER, in small hexadecimal digits.
+fn fingerprint(der: &[u8]) -> String {
+    digest(&SHA256, der).as_ref().iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 fn make_folder_of(file: &Path) -> std::io::Result<()> {

@@ -49,14 +49,20 @@ enum Verb {
         /// Where the configuration and the keys live.
         #[arg(long, value_name = "FOLDER", default_value = "/var/lib/postkeep/etc")]
         folder: PathBuf,
+        /// Where the fingerprint of the door for management is written for the console.
+        #[arg(long, value_name = "FILE", default_value = "/run/postkeep-settle/box-fingerprint")]
+        fingerprint: PathBuf,
     },
 }
 
 fn main() -> ExitCode {
+    if let Err(why) = postkeep_journal::start("postkeep-system") {
+        say(&why);
+    }
     let now = Timestamp::now();
     let done = match Arguments::parse().verb {
         Verb::Network { seed, run, sys } => network::apply(&seed, &run, &sys, now),
-        Verb::Settle { seed, folder } => settle::settle(&seed, &folder, now),
+        Verb::Settle { seed, folder, fingerprint } => settle::settle(&seed, &folder, &fingerprint, now),
     };
     match done {
         Ok(lines) => {

@@ -49,6 +49,11 @@ pub(crate) fn apply(seed: &Path, run: &Path, sys: &Path, now: Timestamp) -> Resu
     let copy = run.join("postkeep-seed");
     folder(&copy)?;
     write(&copy.join("seed"), &octets)?;
+    let owner = parsed.owner.name();
+    postkeep_journal::NETWORK_SET.tell(
+        format_args!("network set up from the seed of {owner} issued at {}", parsed.issued),
+        [&owner, &parsed.issued, &files],
+    );
     Ok(vec![format!("seed of {} issued at {}: {files} network files", parsed.owner.name(), parsed.issued)])
 }
 

@@ -2,25 +2,33 @@
 //!
 //! The first seed says whose the box is. A later one counts when that owner has signed it and it was issued after the one
 //! that is in place: an old seed on the boot partition is no way back. What it replaces is kept beside, with `.before`.
+//!
+//! What a seed does not speak about stays as it is: one without `[mail]` leaves the configuration of mail, one without
+//! `[api]` leaves those who may manage the box. The latter stand at the end of the configuration, behind [`MARK`].
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use jiff::Timestamp;
+use postkeep_journal::{SEED_REFUSED, SEED_TAKEN};
 use postkeep_notes::VerifierKey;
-use postkeep_seed::Seed;
+use postkeep_seed::{Api, Seed};
 
 use crate::Failure;
-use crate::keys::make_missing;
+use crate::keys::{box_fingerprint, make_missing};
 
 /// The seed that was taken over last, as it was signed.
 const TAKEN: &str = "seed";
 /// What `postkeepd` reads.
 const CONFIGURATION: &str = "postkeep.toml";
+/// The line in it behind which the box has written what the seed's `[api]` says.
+const MARK: &str = "# What follows is of the seed's [api]; the box writes it.\n";
 
 /// Takes the seed over, when it is news; makes keys that are missing in any case.
-pub(crate) fn settle(seed: &Path, folder: &Path, now: Timestamp) -> Result<Vec<String>, Failure> {
+pub(crate) fn settle(seed: &Path, folder: &Path, fingerprint: &Path, now: Timestamp) -> Result<Vec<String>, Failure> {
     let mut said = Vec::new();
     let taken = read(&folder.join(TAKEN))?.map(|octets| whose(&octets)).transpose()?;
     if let Some(octets) = read(seed)? {
@@ -31,10 +39,19 @@ pub(crate) fn settle(seed: &Path, folder: &Path, now: Timestamp) -> Result<Vec<S
                 take(&new, folder, &mut said)?;
                 // Last: a seed that was taken half is taken again.
                 postkeep_files::replace(&folder.join(TAKEN), &octets)?;
+                let owner = new.owner.name();
+                SEED_TAKEN
+                    .tell(format_args!("seed of {owner} issued at {} taken over", new.issued), [&owner, &new.issued]);
             }
             // The box goes on with what its owner said before.
-            Err(error) if taken.is_some() => said.push(format!("the seed on the boot partition is not taken: {error}")),
-            Err(error) => return Err(error.into()),
+            Err(error) if taken.is_some() => {
+                SEED_REFUSED.tell(format_args!("the seed on the boot partition is not taken: {error}"), [&error]);
+                said.push(format!("the seed on the boot partition is not taken: {error}"));
+            }
+            Err(error) => {
+                SEED_REFUSED.tell(format_args!("the first seed is not taken: {error}"), [&error]);
+                return Err(error.into());
+            }
         }
     }
     let configuration = folder.join(CONFIGURATION);
@@ -50,6 +67,16 @@ pub(crate) fn settle(seed: &Path, folder: &Path, now: Timestamp) -> Result<Vec<S
             postkeep_files::replace(&path, text.as_bytes())?;
         }
         said.extend(made);
+        if let Some(sum) = box_fingerprint(&loaded.configuration)? {
+            let address = loaded.configuration.api.map(|api| api.address.to_string()).unwrap_or_default();
+            said.push(format!("the box answers to its managers at {address} with the fingerprint {sum}"));
+            // For the console, which does not see the configuration; without the folder nobody asks.
+            if fingerprint.parent().is_some_and(Path::exists) {
+                fs::write(fingerprint, format!("{sum}\n"))
+                    .and_then(|()| fs::set_permissions(fingerprint, fs::Permissions::from_mode(0o644)))
+                    .map_err(|error| format!("cannot write {}: {error}", fingerprint.display()))?;
+            }
+        }
     } else {
         said.push("no configuration of mail yet: the seed brings none".to_owned());
     }
@@ -57,25 +84,67 @@ pub(crate) fn settle(seed: &Path, folder: &Path, now: Timestamp) -> Result<Vec<S
 }
 
 fn take(seed: &Seed, folder: &Path, said: &mut Vec<String>) -> Result<(), Failure> {
-    let Some(mail) = &seed.mail else {
-        said.push(format!("seed of {} taken; it says nothing about mail", seed.owner.name()));
-        return Ok(());
+    let path = folder.join(CONFIGURATION);
+    let before = read(&path)?;
+    let standing = before.as_ref().map(|octets| String::from_utf8_lossy(octets).into_owned());
+    let (standing, standing_api) = match standing.as_deref().map(|text| text.split_once(MARK).unwrap_or((text, ""))) {
+        Some((text, api)) => (Some(text.to_owned()), api.to_owned()),
+        None => (None, String::new()),
     };
+    let text = match (&seed.mail, standing) {
+        (Some(mail), _) => mail.configuration.clone(),
+        // Only who may manage the box is new.
+        (None, Some(standing)) if seed.api.is_some() => standing,
+        (None, _) => {
+            said.push(format!("seed of {} taken; it says nothing about mail", seed.owner.name()));
+            return Ok(());
+        }
+    };
+    let api = seed.api.as_ref().map_or(standing_api, api_tables);
     // Looked at before anything is replaced: a bad configuration leaves the running one, and what it names, in place.
     let files = postkeep_configuration::Options::without_files();
-    postkeep_configuration::parse("the seed's mail.configuration", &mail.configuration, &files)?;
-    for file in &mail.files {
+    let parsed = postkeep_configuration::parse("the seed's mail.configuration", &text, &files)?;
+    let has_own = parsed.configuration.api.is_some() || !parsed.configuration.api_client.is_empty();
+    let whole = match (has_own, seed.api.is_some()) {
+        (true, true) => {
+            let why = "the seed names those who may manage the box twice: in its [api] and in [api] of mail.configuration; \
+                       leave one of them out and sign it again";
+            return Err(why.into());
+        }
+        // What the configuration says itself takes the place of what an earlier seed said.
+        (true, false) => text,
+        (false, _) if api.is_empty() => text,
+        (false, _) => format!("{}\n{MARK}{api}", text.trim_end_matches('\n')),
+    };
+    postkeep_configuration::parse("the seed's mail.configuration with its [api]", &whole, &files)?;
+    for file in seed.mail.iter().flat_map(|mail| &mail.files) {
         let path = folder.join(&file.name);
         path.parent().map_or(Ok(()), fs::create_dir_all)?;
         postkeep_files::replace(&path, file.content.as_bytes())?;
     }
-    let path = folder.join(CONFIGURATION);
-    if let Some(before) = read(&path)? {
+    if let Some(before) = before {
         postkeep_files::replace(&folder.join("postkeep.toml.before"), &before)?;
     }
-    postkeep_files::replace(&path, mail.configuration.as_bytes())?;
+    postkeep_files::replace(&path, whole.as_bytes())?;
     said.push(format!("seed of {} issued at {} taken over", seed.owner.name(), seed.issued));
     Ok(())
+}
+
+/// What the configuration says for the seed's `[api]`; nothing when nobody is listed.
+fn api_tables(api: &Api) -> String {
+    let mut tables = String::new();
+    let listed = [("admin", &api.clients, "client"), ("read", &api.readers, "reader")];
+    for (role, fingerprints, name) in listed {
+        for (at, fingerprint) in fingerprints.iter().enumerate() {
+            // Writing to a String cannot fail.
+            let _ = write!(
+                tables,
+                "[[api-client]]\nname = \"{name}-{}\"\nfingerprint = \"{fingerprint}\"\nrole = \"{role}\"\n",
+                at + 1
+            );
+        }
+    }
+    if tables.is_empty() { tables } else { format!("[api]\n{tables}") }
 }
 
 /// What is asked of the seed that is in place.
@@ -124,8 +193,11 @@ mod tests {
         }
 
         fn settle(&self, hostname: &str, issued: &str, owner: &SignerKey) -> Result<Vec<String>, String> {
+            self.settle_with(&self.mail(hostname), issued, owner)
+        }
+
+        fn mail(&self, hostname: &str) -> String {
             let etc = self.etc();
-            fs::create_dir_all(&etc).unwrap();
             let configuration = format!(
                 "hostname = \"{hostname}\"\n[[listener]]\naddress = \"0.0.0.0:25\"\ntls = \"starttls\"\n\
                  certificate = \"{0}/tls/a.pem\"\nkey = \"{0}/tls/a.key\"\n\
@@ -133,15 +205,20 @@ mod tests {
                  [[dkim]]\ndomain = \"example.test\"\nselector = \"s1\"\nkey = \"{0}/dkim/s1.pem\"\n",
                 etc.display()
             );
-            let draft = format!(
+            format!(
                 "[mail]\nconfiguration = '''\n{configuration}'''\n\
                  [[mail.file]]\nname = \"extra/roots.pem\"\ncontent = \"of {hostname}\"\n"
-            );
+            )
+        }
+
+        fn settle_with(&self, draft: &str, issued: &str, owner: &SignerKey) -> Result<Vec<String>, String> {
+            let etc = self.etc();
+            fs::create_dir_all(&etc).unwrap();
             let issued: Timestamp = issued.parse().unwrap();
-            let seed = Seed::draft(&draft, owner.verifier(), issued).unwrap().sign(owner).unwrap();
+            let seed = Seed::draft(draft, owner.verifier(), issued).unwrap().sign(owner).unwrap();
             let path = self.folder.path().join("seed");
             fs::write(&path, seed).unwrap();
-            settle(&path, &etc, issued).map_err(|error| error.to_string())
+            settle(&path, &etc, &self.folder.path().join("box-fingerprint"), issued).map_err(|error| error.to_string())
         }
 
         fn hostname(&self) -> String {
@@ -191,5 +268,75 @@ mod tests {
         assert_eq!(here.hostname(), "hostname = \"a.example.test\"");
         let named = fs::read_to_string(here.etc().join("extra/roots.pem")).unwrap();
         assert_eq!(named, "of a.example.test", "files that the configuration names stay with it");
+    }
+    fn clients(folder: &Path) -> Vec<(String, String)> {
+        // As postkeepd would, with files: the key of the door has been made by then.
+        let loaded = postkeep_configuration::load_with(
+            folder.join("postkeep.toml"),
+            &postkeep_configuration::Options::without_files(),
+        );
+        let listed = loaded.unwrap().configuration.api_client;
+        listed.into_iter().map(|client| (client.name, client.fingerprint[..4].to_owned())).collect()
+    }
+
+    #[test]
+    fn who_may_manage_the_box_is_what_the_last_seed_that_spoke_about_it_said() {
+        let here = Box::new();
+        let pair = |name: &str, sum: &str| (name.to_owned(), sum.repeat(2));
+        let api = |field: &str, sum: &str| format!("[api]\n{field} = [\"{}\"]\n", sum.repeat(32));
+        here.settle_with(&(here.mail("a.example.test") + &api("clients", "0a")), "2026-11-01T00:00:00Z", &key(1))
+            .unwrap();
+        assert_eq!(clients(&here.etc()), [pair("client-1", "0a")]);
+        // A configuration alone, then clients alone: the other one stays.
+        here.settle("b.example.test", "2026-11-02T00:00:00Z", &key(1)).unwrap();
+        assert_eq!((here.hostname().contains("b.example"), clients(&here.etc())), (true, vec![pair("client-1", "0a")]));
+        here.settle_with(&api("readers", "0b"), "2026-11-03T00:00:00Z", &key(1)).unwrap();
+        assert_eq!((here.hostname().contains("b.example"), clients(&here.etc())), (true, vec![pair("reader-1", "0b")]));
+        here.settle_with("[api]\nclients = []\n", "2026-11-04T00:00:00Z", &key(1)).unwrap();
+        assert_eq!(clients(&here.etc()), []);
+        let text = fs::read_to_string(here.etc().join("postkeep.toml")).unwrap();
+        assert!(!text.contains("api"), "{text}");
+    }
+
+    #[test]
+    fn a_seed_that_names_managers_in_two_places_is_not_taken() {
+        let here = Box::new();
+        here.settle("a.example.test", "2026-11-01T00:00:00Z", &key(1)).unwrap();
+        let own = "[api]\n[[api-client]]\nname = \"me\"\nrole = \"admin\"\nfingerprint = \"FF\"\n";
+        let own = own.replace("FF", &"0c".repeat(32));
+        let mail = here.mail("b.example.test").replacen("'''\n[[mail.file]]", &format!("{own}'''\n[[mail.file]]"), 1);
+        let both = format!("{mail}[api]\nclients = [\"{}\"]\n", "0a".repeat(32));
+        let error = here.settle_with(&both, "2026-11-02T00:00:00Z", &key(1)).unwrap_err();
+        assert!(error.contains("twice"), "{error}");
+        assert_eq!(here.hostname(), "hostname = \"a.example.test\"");
+        here.settle_with(&mail, "2026-11-02T00:00:00Z", &key(1)).unwrap();
+        assert_eq!(clients(&here.etc()), [("me".to_owned(), "0c0c".to_owned())]);
+    }
+
+    #[test]
+    fn the_key_of_the_door_for_management_is_born_on_the_box_and_its_fingerprint_is_said_at_each_start() {
+        let here = Box::new();
+        let etc = here.etc().display().to_string();
+        let own = format!(
+            "[api]\ncertificate = \"{etc}/api/box.pem\"\nkey = \"{etc}/api/box.key\"\n\
+             [[api-client]]\nname = \"me\"\nrole = \"admin\"\nfingerprint = \"{}\"\n",
+            "0c".repeat(32)
+        );
+        let mail = here.mail("a.example.test").replacen("'''\n[[mail.file]]", &format!("{own}'''\n[[mail.file]]"), 1);
+        let said = here.settle_with(&mail, "2026-11-01T00:00:00Z", &key(1)).unwrap();
+        let sum = said.iter().find_map(|line| line.strip_prefix("publish box-fingerprint ")).unwrap().to_owned();
+        let again = here.settle_with(&mail, "2026-11-01T00:00:00Z", &key(1)).unwrap();
+        let told = format!("the box answers to its managers at [::]:8443 with the fingerprint {sum}");
+        assert!(said.contains(&told));
+        assert_eq!(again, [told]);
+        assert_eq!(fs::read_to_string(here.folder.path().join("box-fingerprint")).unwrap().trim(), sum);
+        // By another program than ours.
+        let openssl = std::process::Command::new("openssl")
+            .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
+            .arg(here.etc().join("api/box.pem"))
+            .output()
+            .unwrap();
+        let openssl = String::from_utf8(openssl.stdout).unwrap().replace(':', "").to_lowercase();
+        assert!(openssl.trim().ends_with(&sum), "{openssl}");
     }
 }

@@ -16,6 +16,7 @@ mod http_obstacles;
 mod intake;
 mod interoperability;
 mod limits;
+mod management;
 mod metrics;
 mod obstacles;
 mod powermta;

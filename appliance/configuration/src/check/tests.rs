@@ -378,3 +378,18 @@ fn acme_needs_consent_names_and_a_door() {
     says(&appended(&format!("{acme}{door}certificate = \"/c.pem\"\nkey = \"/k.pem\"\n")), "two certificates");
     says(&appended(&format!("{acme}{}", door.replace("[\"unsubscribe\"]", "[]"))), "would serve nothing");
 }
+
+#[test]
+fn the_door_for_management_needs_clients_that_can_be_told_apart() {
+    let door = "[api]\naddress = \"0.0.0.0:8443\"\n";
+    let client = format!("[[api-client]]\nname = \"me\"\nfingerprint = \"{}\"\nrole = \"admin\"\n", "0a".repeat(32));
+    assert_eq!(findings(&format!("{GOOD}{door}{client}")), Vec::<String>::new());
+    says(&appended(door), "nobody could come in");
+    says(&appended(&client), "there is no [api]");
+    says(&appended(&format!("{door}{}", client.replace("0a0a", "0A0A"))), "is no fingerprint");
+    says(&appended(&format!("{door}{}", client.replace("admin", "root"))), "role");
+    says(&appended(&format!("{door}{client}{}", client.replace("\"me\"", "\"you\""))), "another client has this");
+    says(&appended(&format!("{door}{client}{}", client.replace("0a0a", "0b0b"))), "another client \"me\"");
+    says(&appended(&format!("{}{client}", door.replace("0.0.0.0:8443", "127.0.0.1:25"))), "another door too");
+    says(&appended(&format!("{door}connections = 0\n{client}")), "api.connections");
+}

@@ -47,6 +47,18 @@ impl QueueAction {
             Self::Resume | Self::Retry => false,
         }
     }
+
+    /// In a word, for logs.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Delete => "delete",
+            Self::Expire => "expire",
+            Self::Retry => "retry",
+            Self::Reroute { .. } => "reroute",
+        }
+    }
 }
 
 /// What an action did.
@@ -174,7 +186,19 @@ impl Engine {
     /// A sentence that says why nothing was done.
     pub async fn act(&self, selector: Selector, action: QueueAction, actor: &str) -> Result<QueueReport, String> {
         let selector = selector.normalised();
-        log::info!("queue: {actor}: {action:?} {selector}");
+        let word = action.word();
+        let done = self.carry_out(selector.clone(), action, actor).await;
+        match &done {
+            Ok(report) => postkeep_journal::QUEUE_CHANGED.tell(
+                format_args!("queue: {actor}: {word} {selector}: {}", report.summary),
+                [&word, &selector, &actor, &report.affected],
+            ),
+            Err(why) => log::info!("queue: {actor}: {word} {selector}: not done: {why}"),
+        }
+        done
+    }
+
+    async fn carry_out(&self, selector: Selector, action: QueueAction, actor: &str) -> Result<QueueReport, String> {
         match action {
             QueueAction::Pause => self.pause(selector).await,
             QueueAction::Resume => self.resume(&selector).await,

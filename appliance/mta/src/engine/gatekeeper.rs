@@ -25,6 +25,8 @@ use crate::records::{Event, Record, ReplyRecord, TlsRecord};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After a message found no room, others are refused unread for this long; then one may try.
 const FULL_FOR: Micros = 1_000_000;
+/// The log is told of a full disk no more often.
+const FULL_TOLD_EVERY: Micros = 600 * 1_000_000;
 
 impl Engine {
     /// The client has been told that the message was not taken. Should it become
@@ -42,6 +44,23 @@ impl Engine {
                 }
             }
         });
+    }
+}
+
+impl Inner {
+    /// Says that the disk is full, unless it was said a moment ago.
+    fn tell_full(&self, why: &SubmitError) {
+        let (now, told) = (clock::now(), self.full_told.load(Ordering::Relaxed));
+        let is_news = told == 0 || now.saturating_sub(told) > FULL_TOLD_EVERY;
+        // One of those who come at the same time says it.
+        if is_news && self.full_told.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let configuration = self.configuration.load();
+            let directory = configuration.spool.directory.display();
+            postkeep_journal::DISK_FULL.tell(
+                format_args!("spool: mail is refused with 452: {directory} has no room ([spool] minimum-free): {why}"),
+                [&directory, why],
+            );
+        }
     }
 }
 
@@ -104,6 +123,9 @@ impl Engine {
             Ok(answer) => answer.map_err(|error| {
                 if matches!(error, SubmitError::Full | SubmitError::Busy { .. }) {
                     engine.full_until.store(clock::now() + FULL_FOR, Ordering::Relaxed);
+                }
+                if matches!(error, SubmitError::Full) {
+                    engine.tell_full(&error);
                 }
                 refusal(&error)
             })?,

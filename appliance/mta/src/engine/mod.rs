@@ -128,6 +128,8 @@ pub(crate) struct Inner {
     health: health::Health,
     /// The spool had no room a moment ago; new messages are refused before they are read until then.
     full_until: AtomicU64,
+    /// When it was said last that the disk is full.
+    full_told: AtomicU64,
     /// Wakes the scheduler.
     pub(crate) wake: Notify,
     horizon_wake: Notify,
@@ -172,6 +174,7 @@ impl Engine {
             tls_sessions,
             health: health::Health::default(),
             full_until: AtomicU64::new(0),
+            full_told: AtomicU64::new(0),
             budget: Budget::new(current.spool.memory.bytes()),
             configuration,
             signer: ArcSwap::from_pointee(parts.signer),
@@ -573,8 +576,11 @@ impl Inner {
         plan.out_until = plan.out_until.max(clock::now() + pause.as_micros());
         let name = Arc::clone(&plan.name);
         drop(state);
-        log::error!(
-            "source {name} is out for {pause}: {detail}; is its address on an interface? (freebind = true binds before it is)"
+        postkeep_journal::SOURCE_UNUSABLE.tell(
+            format_args!(
+                "source {name} is out for {pause}: {detail}; is its address on an interface? (freebind = true binds before it is)"
+            ),
+            [&name, &(pause.as_micros() / 1_000_000), &detail],
         );
     }
 

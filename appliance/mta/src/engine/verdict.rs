@@ -149,7 +149,11 @@ impl Inner {
     pub(crate) fn trouble(&self, whom: Whom<'_>, trouble: &Trouble) {
         if let Some(advice) = &trouble.alarm {
             let lane = self.state.lock().describe_lane(whom.lane);
-            log::error!("{lane}: {} ({}): {advice}", trouble.why, trouble.scope.as_str());
+            let scope = trouble.scope.as_str();
+            postkeep_journal::REPLY_ALARM.tell(
+                format_args!("{lane}: {} ({scope}): {advice}", trouble.why),
+                [&lane, &scope, &trouble.why, advice],
+            );
         }
         match (trouble.scope, trouble.length) {
             (Scope::Site, length) => {
@@ -187,12 +191,23 @@ impl Inner {
                     suspension.sender_domain = Some(whom.sender_domain.to_owned());
                 }
             }
-            let text = suspension.to_string();
-            let is_news = state.suspend(suspension, now);
-            is_news.then(|| (text, state.suspensions_as_note()))
+            let is_news = state.suspend(suspension.clone(), now);
+            is_news.then(|| (suspension, state.suspensions_as_note()))
         };
-        if let Some((text, note)) = note {
-            log::warn!("{text}");
+        if let Some((suspension, note)) = note {
+            let named = |name: &Option<String>| name.clone().unwrap_or_default();
+            postkeep_journal::SOURCE_SUSPENDED.tell(
+                format_args!("{suspension}"),
+                [
+                    &scope.as_str(),
+                    &named(&suspension.source),
+                    &named(&suspension.site),
+                    &named(&suspension.stream),
+                    &named(&suspension.sender_domain),
+                    &(length / 1_000_000),
+                    &why,
+                ],
+            );
             self.keep_suspensions(note);
         }
     }

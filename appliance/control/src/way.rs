@@ -1,0 +1,231 @@
+//! The ways to a daemon: its socket on this machine, or the door for management of a box. Over the network both ends know
+//! each other by fingerprints; names, dates and authorities in certificates mean nothing.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, PeerIncompatible,
+    SignatureScheme,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+
+use crate::fingerprint::Fingerprint;
+use crate::profile::BoxProfile;
+
+/// A connection and its handshake take no longer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A connection of either kind.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// How a daemon is reached.
+#[derive(Clone)]
+pub(crate) enum Way {
+    /// On this machine.
+    Socket(PathBuf),
+    /// Over the network.
+    Box(Arc<BoxWay>),
+}
+
+/// How a box is reached.
+pub(crate) struct BoxWay {
+    profile: BoxProfile,
+    tls: TlsConnector,
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => write!(out, "{}", path.display()),
+            Self::Box(way) => out.write_str(&way.profile.address),
+        }
+    }
+}
+
+impl Way {
+    /// The way to a box.
+    ///
+    /// # Errors
+    /// The key of the identity does not fit its certificate.
+    pub(crate) fn to_box(profile: BoxProfile) -> Result<Self, String> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            Pinned { fingerprint: profile.fingerprint, algorithms: provider.signature_verification_algorithms };
+        let (certificates, key) = profile.identity.parts();
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_auth_cert(certificates, key)
+            .map_err(|error| format!("the identity cannot be used: {error}"))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = Resumption::disabled();
+        // The name says nothing to whoever listens on the wire.
+        config.enable_sni = false;
+        Ok(Self::Box(Arc::new(BoxWay { profile, tls: TlsConnector::from(Arc::new(config)) })))
+    }
+
+    /// Connects. The error is a sentence.
+    pub(crate) async fn connect(&self) -> Result<Box<dyn Stream>, String> {
+        match self {
+            Self::Socket(path) => {
+                let stream = UnixStream::connect(path).await.map_err(|error| {
+                    format!(
+                        "cannot reach postkeepd at {}: {error}; is it running, and may you open its socket? (--socket PATH \
+                         names another)",
+                        path.display()
+                    )
+                })?;
+                Ok(Box::new(stream))
+            }
+            Self::Box(way) => {
+                let connected = tokio::time::timeout(PATIENCE, way.connect()).await;
+                connected.unwrap_or_else(|_| {
+                    Err(format!("cannot reach the box at {}: no answer within {PATIENCE:?}", way.profile.address))
+                })
+            }
+        }
+    }
+
+    /// What a request that failed after the connection stood may mean: a box says only then that it does not know us.
+    pub(crate) fn hint(&self, error: &(dyn std::error::Error + 'static)) -> Option<String> {
+        let Self::Box(way) = self else { return None };
+        let alert = causes(error).find_map(|cause| match cause.downcast_ref::<Error>()? {
+            Error::AlertReceived(alert) => Some(*alert),
+            _ => None,
+        });
+        let refusals = [
+            AlertDescription::AccessDenied,
+            AlertDescription::BadCertificate,
+            AlertDescription::CertificateRequired,
+            AlertDescription::CertificateUnknown,
+        ];
+        let mine = way.profile.identity.fingerprint();
+        if alert.is_some_and(|alert| refusals.contains(&alert)) {
+            return Some(format!(
+                "the box at {} does not let this identity in; its fingerprint is {mine}: list it in the seed's [api], or in \
+                 [[api-client]]",
+                way.profile.address
+            ));
+        }
+        None
+    }
+}
+
+/// An error and what stands behind it, through the errors of I/O, which hide theirs.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        let hidden = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        match hidden {
+            Some(hidden) => Some(hidden as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        }
+    })
+}
+
+impl BoxWay {
+    async fn connect(&self) -> Result<Box<dyn Stream>, String> {
+        let address = &self.profile.address;
+        let failed = |error: &std::io::Error| {
+            format!(
+                "cannot reach the box at {address}: {error}; is it up, and does it list somebody who may manage it?"
+            )
+        };
+        let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
+        let peer = stream.peer_addr().map_err(|error| failed(&error))?;
+        // Small requests; a failure costs milliseconds.
+        let _ = stream.set_nodelay(true);
+        let name = ServerName::IpAddress(peer.ip().into());
+        match self.tls.connect(name, stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(causes(&error).find_map(|cause| other(cause)?.downcast_ref::<NotTheBox>()).map_or_else(
+                || failed(&error),
+                |NotTheBox(shown)| {
+                    format!(
+                        "who answers at {address} is not the box that is meant: its fingerprint is {shown}, not {}; \
+                         somebody is in between, or the box was made anew: compare with its console",
+                        self.profile.fingerprint
+                    )
+                },
+            )),
+        }
+    }
+}
+
+fn other<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn std::error::Error + 'static)> {
+    match error.downcast_ref::<Error>()? {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(other))) => Some(&**other),
+        _ => None,
+    }
+}
+
+/// Another certificate than the pinned one was shown.
+#[derive(Debug)]
+struct NotTheBox(Fingerprint);
+
+impl fmt::Display for NotTheBox {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "the certificate {} is not the pinned one", self.0)
+    }
+}
+
+impl std::error::Error for NotTheBox {}
+
+/// Takes the box with this fingerprint for the right one, and no other.
+#[derive(Debug)]
+struct Pinned {
+    fingerprint: Fingerprint,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let shown = Fingerprint::of(end_entity);
+        if shown == self.fingerprint {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(CertificateError::Other(OtherError(Arc::new(NotTheBox(shown)))).into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls12NotOfferedOrEnabled.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
