@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use postkeep_control::{BillFormat, Fingerprint};
 use postkeep_rehearsal::{Block, Ports};
+use postkeep_release::Version;
 use postkeep_suppression::{Reason, Scope};
 
 /// Runs, watches and rehearses a Postkeep mail core.
@@ -64,6 +65,11 @@ pub(crate) enum Command {
     /// What a box is, what its start is worth, and what is in it.
     #[command(subcommand)]
     System(SystemCommand),
+    /// Install releases, and go back.
+    #[command(subcommand)]
+    Update(UpdateCommand),
+    /// Whether mail works: queue, keys, suppression list, and a message that goes the whole way to a sink on the machine.
+    Health,
     /// Management over the network.
     #[command(subcommand)]
     Api(ApiCommand),
@@ -524,4 +530,46 @@ pub(crate) struct RehearseArguments {
     /// Folder for spool, records and keys; default: a temporary one that is removed afterwards.
     #[arg(long, value_name = "DIRECTORY")]
     pub scratch: Option<PathBuf>,
+}
+
+/// `postkeep update …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpdateCommand {
+    /// Say what installing a release would do, or why it may not be installed. Changes nothing.
+    #[command(after_help = "Examples:\n  postkeep --box box.toml update plan ./release.note\n  \
+                            postkeep --box box.toml update plan https://updates.example/postkeep/")]
+    Plan(ReleaseArguments),
+    /// Install a release into the slot that does not run, and start the machine again with it.
+    ///
+    /// Mail that is being taken in or delivered is finished before the restart. The new version has to prove itself: the
+    /// box opens its queue and keys, checks its suppression list and delivers a message to a sink. If it cannot, the version
+    /// that runs now comes back by itself; `update status` says why.
+    #[command(after_help = "Examples:\n  postkeep --box box.toml update apply ./release.note\n  \
+                            postkeep --box box.toml update apply https://updates.example/postkeep/ --no-restart")]
+    Apply {
+        #[command(flatten)]
+        release: ReleaseArguments,
+        /// Install only; the release runs after the next restart, whenever that is.
+        #[arg(long)]
+        no_restart: bool,
+    },
+    /// What runs, what could run, what is being done, and what happened.
+    Status,
+    /// Go back to the version before, which is still in the other slot. The machine starts again.
+    Rollback {
+        /// Go back to this version and to no other.
+        #[arg(long, value_name = "VERSION")]
+        to: Option<Version>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArguments {
+    /// The signed manifest, release.note, with its files beside it; or an https folder that has both, from which the box
+    /// fetches itself.
+    #[arg(value_name = "RELEASE.NOTE|URL")]
+    pub release: String,
+    /// An older version may take the place of a newer one. Older versions have known faults.
+    #[arg(long)]
+    pub allow_older: bool,
 }

@@ -12,6 +12,7 @@ mod suppression;
 mod system;
 mod tls_report;
 mod token;
+mod update;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -93,6 +94,8 @@ async fn run(arguments: Arguments) -> Outcome {
         },
         Command::System(command) => system::run(&client, &command, json).await,
         Command::Api(command) => system::api(&command, json),
+        Command::Update(command) => update::run(&client, command, json).await,
+        Command::Health => update::health(&client, json).await,
         Command::TlsReport(TlsReportCommand::Show { files }) => tls_report::show(&files, json),
         Command::Events(EventsCommand::Status) => match client.receivers().await {
             Ok(receivers) => show::value(&receivers, json, |receivers| show::receivers(receivers)),

@@ -7,15 +7,17 @@ use std::time::Duration;
 use crate::api::{ActionRequest, ImportLine, Problem, ReceiverStatus, ReloadReport, Status, SuppressionAdditions};
 use crate::profile::BoxProfile;
 use crate::system::{BillFormat, System};
+use crate::update::{Fetching, MirrorRequest};
 use crate::way::Way;
 use axum::body::{Body, Bytes};
 use http_body_util::{BodyExt, Channel, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use postkeep_mta::engine::{QueueAction, QueueReport, QueueStatus};
+use postkeep_mta::engine::{HealthCheck, QueueAction, QueueReport, QueueStatus};
 use postkeep_mta::selector::Selector;
 use postkeep_suppression::{ImportReport, Outcome, Reason, Scope, Statistics, SuppressionView};
+use postkeep_update::api as update;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -151,34 +153,62 @@ impl Client {
         self.ask::<(), _>(Method::GET, "/v1/suppressions/statistics", None).await
     }
 
+    /// Lets the mail core examine itself.
+    pub async fn examine(&self) -> Result<Vec<HealthCheck>, ClientError> {
+        self.ask::<(), _>(Method::POST, "/v1/health", None).await
+    }
+
+    /// How the versions of the box are.
+    pub async fn update_status(&self) -> Result<update::Status, ClientError> {
+        self.ask::<(), _>(Method::GET, "/v1/update", None).await
+    }
+
+    /// What would be done with a release; with `stage` its files may come then.
+    pub async fn update_plan(
+        &self,
+        request: &update::ReleaseRequest,
+        stage: bool,
+    ) -> Result<update::Plan, ClientError> {
+        let path = if stage { "/v1/update/stage" } else { "/v1/update/plan" };
+        self.ask(Method::POST, path, Some(request)).await
+    }
+
+    /// The same with the release that a mirror has; with `stage` the box fetches its files.
+    pub async fn update_from_mirror(&self, request: &MirrorRequest) -> Result<update::Plan, ClientError> {
+        self.ask(Method::POST, "/v1/update/mirror", Some(request)).await
+    }
+
+    /// How that fetching goes.
+    pub async fn update_fetching(&self) -> Result<Fetching, ClientError> {
+        self.ask::<(), _>(Method::GET, "/v1/update/mirror", None).await
+    }
+
+    /// Brings one file of a staged release.
+    pub async fn update_file(&self, name: &str, file: impl Read + Send + 'static) -> Result<(), ClientError> {
+        self.send(Method::PUT, &format!("/v1/update/files/{}", encode(name)), streamed(file)).await.map(drop)
+    }
+
+    /// Has a staged release installed; the answer comes before that is done.
+    pub async fn update_apply(&self, request: &update::ApplyRequest) -> Result<(), ClientError> {
+        let octets = serde_json::to_vec(request).map_err(|error| ClientError::Answer(error.to_string()))?;
+        self.send(Method::POST, "/v1/update/apply", Body::from(octets)).await.map(drop)
+    }
+
+    /// Goes back to the version before.
+    pub async fn update_rollback(&self, request: &update::RollbackRequest) -> Result<update::Status, ClientError> {
+        self.ask(Method::POST, "/v1/update/rollback", Some(request)).await
+    }
+
     /// Reads a file into the suppression list; `on` hears of refused lines and of progress.
     pub async fn import(
         &self,
-        mut file: impl Read + Send + 'static,
+        file: impl Read + Send + 'static,
         options: &FileOptions,
         mut on: impl FnMut(&ImportLine),
     ) -> Result<ImportReport, ClientError> {
         let answer = |error: &dyn std::fmt::Display| ClientError::Answer(error.to_string());
-        let (mut pieces, channel) = Channel::<Bytes, std::io::Error>::new(PIECES_WAITING);
-        let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || {
-            loop {
-                let mut piece = vec![0; PIECE];
-                match file.read(&mut piece) {
-                    Ok(0) => return,
-                    Ok(length) => {
-                        piece.truncate(length);
-                        if runtime.block_on(pieces.send_data(piece.into())).is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    Err(error) => return pieces.abort(error),
-                }
-            }
-        });
         let path = format!("/v1/suppressions/import?{}", options.query());
-        let mut response = self.send(Method::POST, &path, Body::new(channel)).await?;
+        let mut response = self.send(Method::POST, &path, streamed(file)).await?;
         let mut waiting = Vec::new();
         while let Some(frame) = response.body_mut().frame().await {
             let Ok(piece) = frame.map_err(|error| answer(&error))?.into_data() else { continue };
@@ -244,6 +274,29 @@ impl Client {
         });
         Err(ClientError::Refused(problem))
     }
+}
+
+/// A body that is read while it is sent.
+fn streamed(mut file: impl Read + Send + 'static) -> Body {
+    let (mut pieces, channel) = Channel::<Bytes, std::io::Error>::new(PIECES_WAITING);
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let mut piece = vec![0; PIECE];
+            match file.read(&mut piece) {
+                Ok(0) => return,
+                Ok(length) => {
+                    piece.truncate(length);
+                    if runtime.block_on(pieces.send_data(piece.into())).is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return pieces.abort(error),
+            }
+        }
+    });
+    Body::new(channel)
 }
 
 async fn collected(response: Response<Incoming>) -> Result<Bytes, ClientError> {

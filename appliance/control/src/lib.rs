@@ -12,6 +12,7 @@ mod profile;
 mod server;
 mod suppression;
 mod system;
+mod update;
 mod way;
 
 pub use api::{ImportLine, Problem, ReceiverStatus, ReloadReport, Status, SuppressionAdditions};
@@ -24,3 +25,4 @@ pub use postkeep_suppression::{SuppressionAddition, SuppressionView};
 pub use profile::{BoxProfile, PORT, ProfileError};
 pub use server::{Control, ControlError, ReloadAnswer, Reloader};
 pub use system::{BillFormat, Places, System};
+pub use update::{Fetching, MirrorRequest};

@@ -29,6 +29,7 @@ use crate::door::{Door, DoorError};
 use crate::managers::Managers;
 use crate::suppression;
 use crate::system::{self, Places};
+use crate::update::{self, Updates};
 
 /// Largest request body.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -117,6 +118,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine,
     reloader: Arc<dyn Reloader>,
     pub(crate) places: Places,
+    pub(crate) updates: Updates,
 }
 
 impl Control {
@@ -133,7 +135,8 @@ impl Control {
         reloader: Arc<dyn Reloader>,
     ) -> Result<Self, ControlError> {
         let socket = &configuration.control.socket;
-        let shared = Shared { engine, reloader, places };
+        let updates = Updates::below(places.root());
+        let shared = Shared { engine, reloader, places, updates };
         let routes = routes(&shared);
         let (closing, watched) = watch::channel(false);
         let mut tasks = Vec::new();
@@ -178,6 +181,7 @@ fn routes(shared: &Shared) -> Router {
         .route("/metrics", get(scrape))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .merge(suppression::routes())
+        .merge(update::routes())
         .with_state(shared.clone())
 }
 

@@ -32,6 +32,10 @@ impl Places {
     pub fn below(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
 }
 
 /// What the box is.

@@ -86,7 +86,9 @@ impl fmt::Display for Event {
         match self {
             Self::Installed { from, to } => write!(out, "{to} installed beside {from}"),
             Self::Taken { from, to } => write!(out, "{to} has proved itself and stays, after {from}"),
-            Self::FellBack { from, to, reason } => write!(out, "{from} did not prove itself, {to} runs again: {reason}"),
+            Self::FellBack { from, to, reason } => {
+                write!(out, "{from} did not prove itself, {to} runs again: {reason}")
+            }
             Self::RolledBack { from, to } => write!(out, "back from {from} to {to}, as its owner wanted"),
             Self::Abandoned { to, reason } => write!(out, "{to} was not installed: {reason}"),
         }

@@ -131,7 +131,9 @@ mod tests {
         assert_eq!(standing("postkeep_1.2.0+3.efi"), Standing::OnTrial { left: 3, done: 0 });
         assert_eq!(standing("postkeep_1.2.0+1-2.efi"), Standing::OnTrial { left: 1, done: 2 });
         assert_eq!(standing("postkeep_1.2.0+0-3.efi"), Standing::Bad);
-        for name in ["postkeep_1.2.efi", "other_1.2.0.efi", "postkeep_1.2.0", "postkeep_1.2.0+a.efi", "postkeep1.2.0.efi", ""] {
+        for name in
+            ["postkeep_1.2.efi", "other_1.2.0.efi", "postkeep_1.2.0", "postkeep_1.2.0+a.efi", "postkeep1.2.0.efi", ""]
+        {
             assert!(name.parse::<BootFile>().is_err(), "{name}");
         }
     }

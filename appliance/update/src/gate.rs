@@ -59,8 +59,11 @@ pub fn judge(seen: &Seen, elapsed: Duration) -> Verdict {
         }
         Seen::Silent(_) => Verdict::Wait,
         Seen::Examined(checks) => {
-            let unwell: Vec<String> =
-                checks.iter().filter(|check| !check.well).map(|check| format!("{}: {}", check.name, check.detail)).collect();
+            let unwell: Vec<String> = checks
+                .iter()
+                .filter(|check| !check.well)
+                .map(|check| format!("{}: {}", check.name, check.detail))
+                .collect();
             match (checks.is_empty(), unwell.is_empty()) {
                 (true, _) => Verdict::Unwell("the mail core examined nothing".to_owned()),
                 (false, true) => {

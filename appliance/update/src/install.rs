@@ -138,7 +138,8 @@ pub fn way_back(place: &Place, running: Version) -> Result<Option<Version>, Plac
 /// systemd does not do it.
 pub fn drain_and_restart(programs: &Programs) -> Result<(), InstallError> {
     // It may have failed already; the machine starts again all the same.
-    let stopped = run("systemctl stop postkeepd.service", Command::new(&programs.systemctl).args(["stop", "postkeepd.service"]));
+    let stopped =
+        run("systemctl stop postkeepd.service", Command::new(&programs.systemctl).args(["stop", "postkeepd.service"]));
     let restarted = run("systemctl reboot", Command::new(&programs.systemctl).args(["--no-block", "reboot"]));
     restarted.and(stopped).map(drop)
 }
@@ -151,7 +152,8 @@ pub fn failed(programs: &Programs) -> Option<String> {
     let mut command = Command::new(&programs.systemctl);
     command.args(["show", "--property=ActiveState,Result,NRestarts,StatusText", "postkeepd.service"]);
     let told = run("systemctl show", &mut command).ok()?;
-    let value = |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default();
+    let value =
+        |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default();
     let starts: u32 = value("NRestarts").parse().unwrap_or(0);
     if value("ActiveState") == "failed" {
         return Some(format!("its unit has failed ({}); see the journal", value("Result")));
@@ -159,7 +161,6 @@ pub fn failed(programs: &Programs) -> Option<String> {
     (starts >= MOST_STARTS && value("ActiveState") != "active")
         .then(|| format!("it has ended {starts} times since the start ({}); see the journal", value("Result")))
 }
-
 
 fn clear(folder: &Path) -> Result<(), InstallError> {
     let failed = |verb, error| InstallError::File { verb, path: folder.to_owned(), error };

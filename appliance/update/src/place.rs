@@ -104,7 +104,9 @@ impl Place {
         match version {
             Some(Ok(version)) => Ok(version),
             Some(Err(error)) => Err(PlaceError::Content { path, why: format!("IMAGE_VERSION: {error}") }),
-            None => Err(PlaceError::Content { path, why: "it has no IMAGE_VERSION; this is no image of ours".to_owned() }),
+            None => {
+                Err(PlaceError::Content { path, why: "it has no IMAGE_VERSION; this is no image of ours".to_owned() })
+            }
         }
     }
 
@@ -221,7 +223,9 @@ impl Place {
         small(&folder.join("partition")).ok()?;
         let told = small(&self.path("run/udev/data").join(format!("b{}", number.trim()))).ok()?;
         let property = |name: &str| {
-            told.lines().find_map(|line| line.strip_prefix("E:")?.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
+            told.lines()
+                .find_map(|line| line.strip_prefix("E:")?.strip_prefix(name)?.strip_prefix('='))
+                .map(str::to_owned)
         };
         let kind = property("ID_PART_ENTRY_TYPE")?;
         // In /sys a partition's folder lies in that of its disk.

@@ -1,6 +1,8 @@
 //! What would be done to install a release, or why it may not be: decided before anything is written.
 
-use postkeep_release::{ARCHITECTURE, DataFormat, Decision, MachineFacts, PRODUCT, Refusal, Release, Role, Version, decide};
+use postkeep_release::{
+    ARCHITECTURE, DataFormat, Decision, MachineFacts, PRODUCT, Refusal, Release, Role, Version, decide,
+};
 
 use crate::api::{Plan, Wanted};
 use crate::place::Disk;
@@ -166,7 +168,8 @@ pub(crate) mod tests {
     #[test]
     fn a_plan_says_what_is_written_where_and_what_is_lost() {
         let plan =
-            plan(&release(Version::new(1, 1, 0), &parts()), Vec::new(), &here(), false, |role| role == Role::Uki).unwrap();
+            plan(&release(Version::new(1, 1, 0), &parts()), Vec::new(), &here(), false, |role| role == Role::Uki)
+                .unwrap();
         assert_eq!(plan.replaces, Some(Version::new(0, 9, 0)));
         assert_eq!(plan.disks, ["/dev/vda"]);
         assert_eq!(plan.files.iter().map(|file| file.staged).collect::<Vec<_>>(), [false, false, false, true]);

@@ -147,7 +147,8 @@ impl Updater {
         let running = self.place.running().map_err(|error| words(&error))?;
         let disks = self.place.disks().map_err(|error| words(&error))?;
         let now = Timestamp::now();
-        let mut attempt = Attempt { from: running, to: release.version, since: now, stage: Stage::Writing, unwell: None };
+        let mut attempt =
+            Attempt { from: running, to: release.version, since: now, stage: Stage::Writing, unwell: None };
         self.store.begin(&attempt).map_err(|error| words(&error))?;
         let done = install::install(&self.place, &self.programs, release, running, self.staging.folder(), &disks);
         if let Err(error) = done {
@@ -217,7 +218,10 @@ async fn make_plan(
     blocking(move || updater.plan(&request)).await.map(|(_, plan)| Json(plan))
 }
 
-async fn stage(State(updater): State<Arc<Updater>>, Json(request): Json<ReleaseRequest>) -> Result<Json<Plan>, Refused> {
+async fn stage(
+    State(updater): State<Arc<Updater>>,
+    Json(request): Json<ReleaseRequest>,
+) -> Result<Json<Plan>, Refused> {
     let _one_at_a_time = Arc::clone(&updater.busy).try_lock_owned().map_err(|_| busy())?;
     blocking(move || {
         let (release, plan) = updater.plan(&request)?;

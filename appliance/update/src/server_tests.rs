@@ -195,6 +195,7 @@ async fn a_rollback_condemns_what_runs_and_drains_before_it_restarts() {
 
 #[test]
 fn every_part_of_a_slot_has_a_partition_but_the_boot_file() {
-    let without: Vec<Role> = PARTS.into_iter().filter(|role| crate::transfer::partition_type(*role).is_none()).collect();
+    let without: Vec<Role> =
+        PARTS.into_iter().filter(|role| crate::transfer::partition_type(*role).is_none()).collect();
     assert_eq!(without, [Role::Uki]);
 }

@@ -81,7 +81,8 @@ impl Staging {
         let kept: Vec<String> = release.files.iter().filter_map(|file| staged_name(file, release.version)).collect();
         for entry in fs::read_dir(&self.folder).map_err(|error| failed("read", &self.folder, error))? {
             let path = entry.map_err(|error| failed("read", &self.folder, error))?.path();
-            if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| kept.iter().any(|kept| kept == name)) {
+            if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| kept.iter().any(|kept| kept == name))
+            {
                 fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
             }
         }
@@ -126,7 +127,8 @@ impl Staging {
     pub fn receive(&self, release: &Release, name: &str, stored: impl Read) -> Result<(), StagingError> {
         let unwanted = || StagingError::Unwanted(name.chars().take(120).collect());
         let file = release.files.iter().find(|file| file.name == name).ok_or_else(unwanted)?;
-        let staged = Some(file).filter(|file| PARTS.contains(&file.role)).and_then(|file| staged_name(file, release.version));
+        let staged =
+            Some(file).filter(|file| PARTS.contains(&file.role)).and_then(|file| staged_name(file, release.version));
         let path = self.folder.join(staged.ok_or_else(unwanted)?);
         let part = path.with_extension("part");
         let done = unpack(file, stored, &part).and_then(|()| {
@@ -150,7 +152,8 @@ impl Staging {
             let Some(name) = staged_name(file, release.version) else { continue };
             let path = self.folder.join(&name);
             let content = Entry { name, ..file.expanded() };
-            let opened = File::open(&path).map_err(|error| StagingError::File { verb: "read", path: path.clone(), error })?;
+            let opened =
+                File::open(&path).map_err(|error| StagingError::File { verb: "read", path: path.clone(), error })?;
             if let Err(error) = content.verify(opened, |_| {}) {
                 let _ = fs::remove_file(&path);
                 return Err(error.into());
@@ -178,7 +181,8 @@ impl Staging {
 /// Unpacks `stored` into `part` and holds both what came and what comes out of it against the manifest.
 fn unpack(file: &Entry, stored: impl Read, part: &Path) -> Result<(), StagingError> {
     let failed = |error| StagingError::File { verb: "write", path: part.to_owned(), error };
-    let mut opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(part).map_err(failed)?;
+    let mut opened =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(part).map_err(failed)?;
     // Never more than one octet too many.
     let mut came = Summing::new(stored.take(file.size.saturating_add(1)));
     let content = if file.is_compressed() {
@@ -217,8 +221,11 @@ fn unpack(file: &Entry, stored: impl Read, part: &Path) -> Result<(), StagingErr
 
 /// Holds what came against the manifest; reads what is left of it.
 fn held(file: &Entry, mut came: Summing<impl Read>) -> Result<(), StagingError> {
-    io::copy(&mut came, &mut io::sink())
-        .map_err(|error| StagingError::File { verb: "receive", path: PathBuf::from(&file.name), error })?;
+    io::copy(&mut came, &mut io::sink()).map_err(|error| StagingError::File {
+        verb: "receive",
+        path: PathBuf::from(&file.name),
+        error,
+    })?;
     let (_, octets, found) = came.finish();
     Ok(file.holds(octets, found)?)
 }
@@ -292,7 +299,9 @@ mod tests {
         // The same release again: what came stays. Another one: it goes.
         staging.begin("note", &release).unwrap();
         assert!(staging.is_complete(&release));
-        staging.begin("note", &super::super::plan::tests::release(Version::new(1, 2, 0), &[(Role::Uki, b"x")])).unwrap();
+        staging
+            .begin("note", &super::super::plan::tests::release(Version::new(1, 2, 0), &[(Role::Uki, b"x")]))
+            .unwrap();
         assert_eq!(fs::read_dir(staging.folder()).unwrap().count(), 1);
     }
 

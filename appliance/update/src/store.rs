@@ -141,9 +141,11 @@ impl Store {
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StoreError> {
         let path = self.folder.join(name);
         let octets = serde_json::to_vec_pretty(value).map_err(io::Error::from);
-        octets
-            .and_then(|octets| postkeep_files::replace(&path, &octets))
-            .map_err(|error| StoreError { verb: "write", path, error })
+        octets.and_then(|octets| postkeep_files::replace(&path, &octets)).map_err(|error| StoreError {
+            verb: "write",
+            path,
+            error,
+        })
     }
 }
 
@@ -178,7 +180,8 @@ mod tests {
     fn the_newest_format_that_was_written_is_remembered_on_the_way_back_too() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path());
-        let (old, new) = (DataFormat { reads: [1, 2].into(), writes: 1 }, DataFormat { reads: [1, 2].into(), writes: 2 });
+        let (old, new) =
+            (DataFormat { reads: [1, 2].into(), writes: 1 }, DataFormat { reads: [1, 2].into(), writes: 2 });
         store.runs(Version::new(1, 0, 0), old.clone()).unwrap();
         store.runs(Version::new(1, 1, 0), new).unwrap();
         store.runs(Version::new(1, 0, 0), old.clone()).unwrap();

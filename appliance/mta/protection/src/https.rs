@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use postkeep_trust::RootsError;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -21,6 +21,8 @@ use tokio_rustls::TlsConnector;
 const MOST_ADDRESSES: usize = 4;
 /// Of the time for a request, the part in which one address must answer.
 const ADDRESS_SHARE: u32 = 3;
+/// Pieces of an answer that wait to be taken.
+const PIECES_WAITING: usize = 8;
 
 /// What to ask for.
 #[derive(Debug, Clone)]
@@ -84,13 +86,16 @@ impl Client {
     /// # Errors
     /// See [`HttpsError`]. Cancel-safe: nothing is left behind but a closed connection.
     pub async fn request(&self, request: &Request<'_>) -> Result<Bytes, HttpsError> {
-        let mut octets = BytesMut::new();
-        let asked = self.ask(request, async |piece| {
-            octets.extend_from_slice(&piece);
-            Ok(())
-        });
-        timeout(request.within, asked).await.unwrap_or(Err(HttpsError::Timeout(request.within)))?;
-        Ok(octets.freeze())
+        let (pieces, mut waiting) = channel::<Bytes>(PIECES_WAITING);
+        let gathering = async {
+            let mut octets = BytesMut::new();
+            while let Some(piece) = waiting.recv().await {
+                octets.extend_from_slice(&piece);
+            }
+            octets.freeze()
+        };
+        let (fetched, octets) = tokio::join!(self.fetch(request, pieces), gathering);
+        fetched.map(|()| octets)
     }
 
     /// Asks, and passes the body of a `200` on piece by piece, as fast as they are taken.
@@ -98,17 +103,10 @@ impl Client {
     /// # Errors
     /// See [`HttpsError`]; pieces that were passed on by then are part of nothing whole.
     pub async fn fetch(&self, request: &Request<'_>, pieces: Sender<Bytes>) -> Result<(), HttpsError> {
-        let asked = self.ask(request, async |piece| {
-            pieces.send(piece).await.map_err(|_| HttpsError::Http("nobody takes the answer any more".to_owned()))
-        });
-        timeout(request.within, asked).await.unwrap_or(Err(HttpsError::Timeout(request.within)))
+        timeout(request.within, self.ask(request, pieces)).await.unwrap_or(Err(HttpsError::Timeout(request.within)))
     }
 
-    async fn ask(
-        &self,
-        request: &Request<'_>,
-        mut take: impl AsyncFnMut(Bytes) -> Result<(), HttpsError>,
-    ) -> Result<(), HttpsError> {
+    async fn ask(&self, request: &Request<'_>, pieces: Sender<Bytes>) -> Result<(), HttpsError> {
         let stream = connect(request).await?;
         let name = ServerName::try_from(request.host.to_owned()).map_err(|error| HttpsError::Tls(error.to_string()))?;
         let stream = self.tls.connect(name, stream).await.map_err(|error| HttpsError::Tls(error.to_string()))?;
@@ -142,7 +140,9 @@ impl Client {
                     if octets > request.most {
                         return Err(HttpsError::TooLarge(request.most));
                     }
-                    take(data).await?;
+                    if pieces.send(data).await.is_err() {
+                        return Err(HttpsError::Http("nobody takes the answer any more".to_owned()));
+                    }
                 }
             }
             Ok(())

@@ -89,7 +89,10 @@ impl Engine {
             HealthCheck::new("keys", Ok(format!("{keys} keys for signing are open"))),
             HealthCheck::new(
                 "suppression",
-                inner.suppression_answers().await.map(|()| format!("{} entries", statistics.entries.iter().map(|(_, count)| count).sum::<u64>())),
+                inner
+                    .suppression_answers()
+                    .await
+                    .map(|()| format!("{} entries", statistics.entries.iter().map(|(_, count)| count).sum::<u64>())),
             ),
             HealthCheck::new("message", inner.message_arrives(from.as_deref()).await),
         ]
@@ -276,7 +279,10 @@ impl Sink {
 
     fn take(&self, content: &str) {
         let value = |name: &str| {
-            content.lines().take_while(|line| !line.is_empty()).find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            content
+                .lines()
+                .take_while(|line| !line.is_empty())
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         };
         let Some(token) = value(FIELD) else { return };
         let signed = value("DKIM-Signature").is_some();

@@ -8,6 +8,7 @@
 mod admin;
 mod connection;
 mod feedback;
+mod fetch;
 mod gatekeeper;
 mod health;
 mod host_faults;

@@ -269,22 +269,13 @@ impl Inner {
     }
 
     async fn post_report(&self, document: &Document, url: &str) -> Result<(), String> {
-        let rest = url.strip_prefix("https://").ok_or("it is no https URL")?;
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) => (host, port.parse().map_err(|_| "the port is no number")?),
-            None => (authority, 443),
-        };
-        let resolver = self.resolver.load_full();
-        let addresses = resolver.addresses(host).await.map_err(|error| error.to_string())?;
-        let addresses: Vec<_> =
-            addresses.addresses.into_iter().filter(|address| !resolver.is_nowhere(*address)).collect();
+        let place = self.place_of(url).await?;
         let gzip = document.gzip().map_err(|error| error.to_string())?;
         let request = Request {
-            host,
-            port,
-            addresses: &addresses,
-            path: if path.is_empty() { "/" } else { path },
+            host: &place.host,
+            port: place.port,
+            addresses: &place.addresses,
+            path: &place.path,
             post: Some(("application/tlsrpt+gzip", gzip.into())),
             most: 64 * 1024,
             within: PATIENCE,
