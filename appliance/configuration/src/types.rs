@@ -141,7 +141,8 @@ pub struct Configuration {
     #[serde(default)]
     pub api: Option<Api>,
     /// Who may come in through `[api]`, one table each.
-    #[serde(default)]
+    // Not written when there are none: the box adds tables of this name to the text that it is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub api_client: Vec<ApiClient>,
 }
 

@@ -22,6 +22,8 @@ pub(crate) fn facts() -> Facts {
             grade: "own keys and TPM".into(),
             sentences: vec!["Only systems that you have signed start here.".into()],
         }),
+        worst: None,
+        api: None,
         links: vec![link("eno1", "routable", &["203.0.113.5/32", "2001:db8::2/64"]), link("eno2", "no-carrier", &[])],
         mail: "running, 12 recipients wait".into(),
         failed: Some(Vec::new()),
