@@ -105,7 +105,7 @@ class CopyrightFiles(unittest.TestCase):
             "GPL-2+": "GPL-2.0-or-later", "GPL-3": "GPL-3.0-only", "LGPL-2.1+": "LGPL-2.1-or-later", "Expat": "MIT",
             "GPL-1+ or Artistic": "GPL-1.0-or-later OR LicenseRef-Debian-Artistic",
             "GPL-2+ and BSD-3-clause": "BSD-3-Clause AND GPL-2.0-or-later",
-            "GPL-1+ or Expat, and BSD-3-clause": "(GPL-1.0-or-later OR MIT) AND BSD-3-Clause",
+            "GPL-1+ or Expat, and BSD-3-clause": "BSD-3-Clause AND (GPL-1.0-or-later OR MIT)",
             "public-domain": "LicenseRef-Debian-public-domain",
         }
         self.assertEqual({name: debian.expression(name, self.TABLE) for name in cases}, cases)
