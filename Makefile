@@ -2,7 +2,7 @@
 # may be repeated; the second time it is quick.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test lint bench bench-memory fuzz docs image boot test-image clean
+.PHONY: help run serve test lint bench bench-memory bench-image fuzz docs image boot test-image image-verify clean
 
 RECIPIENTS ?= 10000
 SEED ?= 1
@@ -14,11 +14,13 @@ help:
 	@echo "make lint           formatting, clippy, licences and advisories, rules of the house"
 	@echo "make bench          deliveries a second and CPU a message, beside Postfix on this machine"
 	@echo "make bench-memory   memory of a queue of five million deferred messages"
+	@echo "make bench-image    size, memory and boot time of the image, beside a plain Debian 13 (as root)"
 	@echo "make fuzz           each fuzz target for FUZZ_SECONDS (60) seconds; needs a nightly compiler"
 	@echo "make docs           the documentation of the code, in target/doc"
 	@echo "make image          the bootable image, signed, in target/image (as root)"
 	@echo "make boot           boot it in a virtual machine and send a campaign through it"
 	@echo "make test-image     the image's own tests: containers in seconds, virtual machines in minutes"
+	@echo "make image-verify   build the image a second time and compare: the same but for signatures"
 	@echo "make clean          remove what was built (the tools in .tools stay)"
 	@echo
 	@echo "RECIPIENTS=$(RECIPIENTS) SEED=$(SEED) may be set for run and serve."
@@ -41,6 +43,9 @@ bench:
 bench-memory:
 	@scripts/bench --memory
 
+bench-image:
+	@scripts/image bench
+
 fuzz:
 	@scripts/fuzz
 
@@ -55,6 +60,9 @@ boot:
 
 test-image:
 	@scripts/image test
+
+image-verify:
+	@scripts/image verify
 
 clean:
 	rm -rf target fuzz/target

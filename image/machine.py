@@ -20,10 +20,10 @@ OWNER = "a3f0c1de-6f0b-4c51-9c3b-6f6f73746b70"
 class Machine:
     """One machine. Its disks, firmware variables and TPM live in a folder, so that it can be booted again."""
 
-    def __init__(self, state, keys, *, secure_boot=True, tpm=True, network=None, memory=2048, echo=False):
+    def __init__(self, state, keys, *, secure_boot=True, tpm=True, network=None, memory=2048, echo=False, devices=()):
         self.state = pathlib.Path(state)
         self.keys = pathlib.Path(keys)
-        self.secure_boot, self.tpm, self.network, self.memory, self.echo = secure_boot, tpm, network, memory, echo
+        self.secure_boot, self.tpm, self.network, self.memory, self.echo, self.devices = secure_boot, tpm, network, memory, echo, devices
         self.computer = self.chip = self.console = None
         self.state.mkdir(parents=True, exist_ok=True)
 
@@ -86,7 +86,7 @@ class Machine:
             "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.noreboot=off",
             "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF / 'OVMF_CODE_4M.secboot.fd'}",
             "-drive", f"if=pflash,format=raw,unit=1,file={self.firmware()}",
-            "-device", "virtio-rng-pci",
+            "-device", "virtio-rng-pci", *self.devices,
         ]
         for number, disk in enumerate(self.disks()):
             command += ["-drive", f"if=none,id=disk{number},format=raw,cache=none,discard=unmap,file={disk}",

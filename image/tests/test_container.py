@@ -1,5 +1,6 @@
 """The image's root in a container: what is in it, what runs, who may do what, what answers from outside."""
 
+import hashlib
 import json
 import pathlib
 import re
@@ -54,6 +55,20 @@ class WhatIsInIt(unittest.TestCase):
         listed = {line.split()[0] for line in (BUILD / "image/programs").read_text().splitlines() if line.strip() and line[0] != "#"}
         found = {path.name for folder in ("usr/bin", "usr/sbin") for path in (self.root / folder).iterdir()}
         self.assertEqual({name for name in found - listed if not name.startswith("postkeep")}, set())
+
+    def test_the_bill_of_materials_is_in_it(self):
+        bills = {name: json.loads((self.root / f"usr/share/postkeep/sbom/{name}.json").read_text()) for name in ("cyclonedx", "spdx")}
+        listed = {one["name"]: one for one in bills["cyclonedx"]["components"]}
+        program = (self.root / "usr/bin/postkeepd").read_bytes()
+        self.assertEqual(listed["postkeepd"]["hashes"][0]["content"], hashlib.sha256(program).hexdigest())
+        self.assertEqual(bills["spdx"]["spdxVersion"], "SPDX-2.3")
+
+    def test_the_copyright_file_of_each_package_that_is_in_it_is_there(self):
+        bill = json.loads((self.root / "usr/share/postkeep/sbom/cyclonedx.json").read_text())
+        told = [{one["name"]: one["value"] for one in component.get("properties", [])} for component in bill["components"]]
+        wanted = [one["postkeep:notice"] for one in told if "root" in one.get("postkeep:places", "")]
+        self.assertGreater(len(wanted), 50)
+        self.assertEqual([path for path in wanted if not (self.root / path.lstrip("/")).is_file()], [])
 
     def test_units_of_ours_are_confined(self):
         loose = {}
