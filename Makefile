@@ -2,7 +2,7 @@
 # may be repeated; the second time it is quick.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test lint bench bench-memory bench-image fuzz docs image boot test-image image-verify clean
+.PHONY: help run serve test lint bench bench-memory bench-image fuzz docs image boot test-image image-verify release clean
 
 RECIPIENTS ?= 10000
 SEED ?= 1
@@ -19,6 +19,7 @@ help:
 	@echo "make docs           the documentation of the code, in target/doc"
 	@echo "make image          the bootable image, signed, in target/image (as root)"
 	@echo "make boot           boot it in a virtual machine and send a campaign through it"
+	@echo "make release        the image as a signed release: for the flasher, and for boxes that run"
 	@echo "make test-image     the image's own tests: containers in seconds, virtual machines in minutes"
 	@echo "make image-verify   build the image a second time and compare: the same but for signatures"
 	@echo "make clean          remove what was built (the tools in .tools stay)"
@@ -57,6 +58,9 @@ image:
 
 boot:
 	@scripts/image boot
+
+release:
+	@scripts/image release
 
 test-image:
 	@scripts/image test

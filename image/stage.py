@@ -102,11 +102,11 @@ class Owner:
         facts["box-certificate"] = ssl.get_server_certificate((BOX, 443))
         (self.prepared / "prepared.json").write_text(json.dumps(facts))
 
-    def manage(self, *command, role="clients", check=True):
+    def manage(self, *command, role="clients", check=True, within=120):
         """`postkeep` at the box, over the network, by the fingerprint that the box has published."""
         return subprocess.run(
             [self.programs / "postkeep", "--box", BOX, "--identity", self.identities[role][0], "--box-fingerprint", self.fingerprint, *command],
-            check=check, capture_output=True, text=True, timeout=120,
+            check=check, capture_output=True, text=True, timeout=within,
         )
 
     # -- the internet at the other end of the wire

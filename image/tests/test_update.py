@@ -1,0 +1,103 @@
+"""A new version: it comes in, proves itself, is gone back from; and one that does not get well goes by itself."""
+
+import json
+import pathlib
+import shutil
+import unittest
+
+from machine import Machine
+from stage import TAP, Owner, network, write_seed
+
+BUILD = pathlib.Path("/build")
+KEYS = BUILD / "keys"
+SCRATCH = BUILD / "scratch"
+RELEASES = BUILD / "releases"
+BOOT = 240
+
+
+class Updates(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        network()
+
+    def ask(self, *command, code=0):
+        done = self.owner.manage(*command, check=False, within=900)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        return done.stdout + done.stderr
+
+    def status(self):
+        return json.loads(self.ask("update", "status", "--json"))
+
+    def in_flight(self):
+        """Messages that were accepted and that nobody takes yet."""
+        self.owner.close_internet()
+        self.number += 5
+        return [self.owner.submit(number) for number in range(self.number, self.number + 5)]
+
+    def arrive(self, sent):
+        self.owner.open_internet()
+        arrived = self.owner.wait_for(sent, within=240)
+        self.assertEqual({one["dkim"] for one in arrived}, {"verified"}, arrived)
+
+    def test_a_new_version_comes_is_gone_back_from_and_a_sick_one_goes_by_itself(self):
+        folder = SCRATCH / "update"
+        shutil.rmtree(folder, ignore_errors=True)
+        self.number = 0
+        self.owner = Owner(folder / "owner", BUILD / "bin", deadline=3600, configuration=BUILD / "image/postkeep.toml")
+        with Machine(folder / "machine", KEYS, network=TAP) as machine:
+            write_seed(machine.insert(BUILD / "image.raw", size="12G"), self.owner.seed())
+            machine.start()
+            machine.console.expect("Reached target Postkeep takes mail", within=BOOT, refuse=["Access denied", "is corrupted"])
+            self.owner.publish(machine.console.text)
+            first = self.status()["running"]
+            machine.console.expect(f"this start of {first} is good", within=BOOT)
+            self.refuses_what_it_should(folder)
+
+            sent = self.in_flight()
+            note = RELEASES / "next/release.note"
+            self.assertIn("may be installed", self.ask("update", "plan", note))
+            self.ask("update", "apply", note)
+            second = (RELEASES / "next/version").read_text()
+            machine.console.expect(f"this start of {second} is good", within=2 * BOOT, refuse=["is not well"])
+            self.assertEqual(self.status()["running"], second)
+            self.arrive(sent)
+            self.ask("suppression", "add", "person-7@gmail.test", "--reason", "manual")
+            standing = {one["version"]: one["standing"] for one in self.status()["versions"]}
+            self.assertEqual(standing, {first: "good", second: "good"}, "blessed")
+            self.assertEqual([one["event"] for one in self.status()["history"]], ["installed", "taken"])
+
+            sent = self.in_flight()
+            self.ask("update", "rollback")
+            machine.console.expect(f"this start of {first} is good", within=2 * BOOT)
+            self.assertEqual(self.status()["running"], first)
+            self.arrive(sent)
+            self.assertIn("manual", self.ask("suppression", "show", "person-7@gmail.test"))
+
+            sent = self.in_flight()
+            self.ask("update", "apply", RELEASES / "sick/release.note")
+            machine.console.expect("is not well", within=2 * BOOT)
+            machine.console.expect("did not prove itself", within=2 * BOOT)
+            machine.console.expect(f"this start of {first} is good", within=BOOT)
+            last = self.status()
+            self.assertEqual((last["running"], last["history"][-1]["event"]), (first, "fell-back"))
+            self.assertIn("mail core does not run", last["history"][-1]["reason"])
+            self.arrive(sent)
+            self.owner.close_internet()
+
+    def refuses_what_it_should(self, folder):
+        """Nothing of it reaches a slot."""
+        note = (RELEASES / "next/release.note").read_bytes()
+        bad = folder / "bad"
+        shutil.copytree(RELEASES / "next", bad)
+        for text, why in ((note.replace(b"x86-64", b"x86-65", 1), "signature"), (note[:200], "note")):
+            (bad / "release.note").write_bytes(text)
+            self.assertIn(why, self.ask("update", "apply", bad / "release.note", code=1))
+        (bad / "release.note").write_bytes(note)
+        root = next(bad.glob("*root-x86-64.raw.zst"))
+        root.write_bytes(root.read_bytes()[:-1000])
+        self.assertIn("cut off", self.ask("update", "apply", bad / "release.note", code=1))
+        self.assertEqual(len(self.status()["versions"]), 1)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
