@@ -40,20 +40,54 @@ pub enum Volume {
     /// Nobody knows.
     #[default]
     Unknown,
-    /// It is closed.
+    /// It is closed: the kernel has no key for it.
     Sealed,
+    /// It is not mounted, and the kernel has its key.
+    Unmounted,
     /// It is mounted.
     Open,
 }
 
-/// How far the machine can be trusted, as the measuring part of the system says it.
+/// How far the machine can be trusted, as `postkeep-firmware posture --json` says it (docs/operate/secure-boot.md).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Posture {
-    /// In a word.
+    /// A to D.
     pub grade: String,
-    /// In sentences.
+    /// What the grade stands on.
     #[serde(default)]
-    pub sentences: Vec<String>,
+    pub sentences: Vec<Sentence>,
+}
+
+/// Something that was seen below the system.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Sentence {
+    /// The best grade that is possible with it.
+    pub at_best: String,
+    /// What was seen.
+    pub seen: String,
+}
+
+impl Posture {
+    /// The grade in words, and what was seen that makes it no better.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let meaning = match self.grade.as_str() {
+            "A" => "your keys only, and a TPM",
+            "B" => "somebody else has a hand in the start",
+            "C" => "nothing can be proved from afar",
+            "D" => "nothing keeps another system from starting",
+            _ => "a grade that this screen does not know",
+        };
+        let mut told = format!("{}: {meaning}.", self.grade);
+        // What is good needs no explanation, and has many sentences.
+        if self.grade != "A" {
+            for sentence in self.sentences.iter().filter(|sentence| sentence.at_best == self.grade) {
+                told.push(' ');
+                told.push_str(&sentence.seen);
+            }
+        }
+        told
+    }
 }
 
 /// A network card.
@@ -82,7 +116,11 @@ impl Facts {
         }
         if let Some(posture) = &mut self.posture {
             posture.grade = clean(&posture.grade, 40);
-            clean_all(&mut posture.sentences);
+            posture.sentences.truncate(MOST);
+            for sentence in &mut posture.sentences {
+                sentence.at_best = clean(&sentence.at_best, 40);
+                sentence.seen = clean(&without_addresses(&sentence.seen), LONGEST_LINE);
+            }
         }
         self.links.truncate(MOST);
         for link in &mut self.links {
@@ -267,10 +305,16 @@ mod tests {
     }
 
     #[test]
-    fn a_posture_has_a_grade_and_sentences() {
-        let read =
-            posture(br#"{"grade":"own keys and TPM","sentences":["Only your kernel starts."],"more":1}"#).unwrap();
-        assert_eq!((read.grade.as_str(), read.sentences.len()), ("own keys and TPM", 1));
+    fn a_posture_is_told_by_its_grade_and_by_what_makes_it_no_better() {
+        // As postkeep-firmware writes it.
+        let read = posture(
+            br#"{"grade":"C","sentences":[{"at_best":"C","seen":"There is no TPM 2.0.","means":"Nobody can check."},
+                {"at_best":"A","seen":"Secure Boot is on.","means":"Good."}],"more":1}"#,
+        )
+        .unwrap();
+        assert_eq!(read.told(), "C: nothing can be proved from afar. There is no TPM 2.0.");
+        let best = posture(br#"{"grade":"A","sentences":[{"at_best":"A","seen":"Good.","means":""}]}"#).unwrap();
+        assert_eq!(best.told(), "A: your keys only, and a TPM.");
         assert!(posture(b"{}").unwrap_err().contains("posture"));
     }
 

@@ -3,6 +3,7 @@
 
 mod keys;
 mod network;
+mod passphrase;
 mod settle;
 
 use std::path::PathBuf;
@@ -50,6 +51,15 @@ enum Verb {
         #[arg(long, value_name = "FOLDER", default_value = "/var/lib/postkeep/etc")]
         folder: PathBuf,
     },
+    /// First boot of a machine without a TPM: asks at the console for a passphrase of the data volume, twice.
+    Passphrase {
+        /// Where the passphrase goes, for whoever makes the volume.
+        #[arg(long, value_name = "FILE", default_value = "/run/postkeep-passphrase/passphrase")]
+        into: PathBuf,
+        /// The data volume; where it is there, nothing is asked.
+        #[arg(long, value_name = "PATH", default_value = "/dev/disk/by-partlabel/postkeep-data")]
+        volume: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -57,6 +67,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Network { seed, run, sys } => network::apply(&seed, &run, &sys, now),
         Verb::Settle { seed, folder } => settle::settle(&seed, &folder, now),
+        Verb::Passphrase { into, volume } => passphrase::choose(&into, &volume),
     };
     match done {
         Ok(lines) => {
