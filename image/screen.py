@@ -21,6 +21,7 @@ CELL = (10, 20)
 INK, PAPER = (214, 220, 228), (16, 20, 24)
 # The groups of characters in which challenges are shown.
 GROUPS = re.compile(r"(?:[0-9A-Z]{2,5}(?: |$))+")
+PICTURE = re.compile("[\u2588\u2580\u2584].*")
 BLOCKS = {"\u2588": (True, True), "\u2580": (True, False), "\u2584": (False, True)}
 
 
@@ -58,8 +59,8 @@ class Screen:
         with self.news:
             while True:
                 shown = self.text()
-                # A sentence that is broken into lines is the same sentence.
-                flat = " ".join(shown.split())
+                # A sentence that is broken into lines is the same sentence, also beside a picture.
+                flat = " ".join(PICTURE.sub("", shown).split())
                 if all(text in shown or text in flat for text in texts) and not any(text in shown or text in flat for text in without):
                     return shown
                 left = deadline - time.monotonic()

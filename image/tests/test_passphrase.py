@@ -66,7 +66,7 @@ class WithoutTpm(unittest.TestCase):
             machine.type(PASSPHRASE + "\r")
             machine.console.expect(TAKES_MAIL, within=300)
             self.assertNotIn(PASSPHRASE, machine.console.text)
-            self.see(machine, MENU, "OPEN", "Posture   C: nothing can be proved from afar. There is no TPM 2.0.", "Failed    nothing", without=["Not read"])
+            self.see(machine, MENU, "box.owner.example", "OPEN", "Posture   C: nothing can be proved from afar. There is no TPM 2.0.", "Failed    nothing", without=["Not read"])
             self.owner.publish(machine.console.text)
             left = [self.owner.submit(number) for number in range(3)]
             self.allow(machine, "o", "do: stop mail and switch this machine off")

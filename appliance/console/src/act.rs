@@ -389,9 +389,9 @@ fn boot(proc: &Path) -> Result<[u8; 16], String> {
     Ok(number.to_be_bytes())
 }
 
-/// The journal reads standard error.
+/// The journal reads standard error; who speaks is said by the unit.
 fn say(line: &str) {
-    eprintln!("postkeep-act: {line}");
+    eprintln!("{line}");
 }
 
 #[cfg(test)]
