@@ -259,12 +259,16 @@ pub fn log_line(json: &str) -> Option<String> {
         }
         _ => return None,
     };
+    let who = text("SYSLOG_IDENTIFIER").or_else(|| text("_COMM")).unwrap_or("?");
+    // The kernel notes each start of each unit a second time, and nothing else would be seen.
+    if who == "kernel" && message.starts_with("audit: ") {
+        return None;
+    }
     let time = text("__REALTIME_TIMESTAMP")
         .and_then(|micros| micros.parse::<i64>().ok())
         .and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok())
         .map(|time| time.strftime("%H:%M:%S ").to_string())
         .unwrap_or_default();
-    let who = text("SYSLOG_IDENTIFIER").or_else(|| text("_COMM")).unwrap_or("?");
     Some(clean(&without_addresses(&format!("{time}{who}: {message}")), LONGEST_LINE))
 }
 
@@ -302,6 +306,8 @@ mod tests {
         assert_eq!(log_line(r#"{"_COMM":"x","MESSAGE":[104,105,255]}"#).unwrap(), "x: hi\u{fffd}");
         assert_eq!(log_line(r#"{"MESSAGE":null}"#), None);
         assert_eq!(log_line("no json"), None);
+        let audit = r#"{"SYSLOG_IDENTIFIER":"kernel","MESSAGE":"audit: type=1130 audit(1795777535.858:195): pid=1"}"#;
+        assert_eq!(log_line(audit), None);
     }
 
     #[test]
