@@ -17,10 +17,12 @@ class TimeUp(AssertionError):
 
 
 class Heard:
-    """The text of a console without its escapes, read in a thread of its own until the end of the stream."""
+    """The text of a console without its escapes, read in a thread of its own until the end of the stream. A `screen`
+    gets all of it as it came.
+    """
 
-    def __init__(self, stream, log=None, echo=False):
-        self.text, self.seen, self.log, self.echo = "", 0, log, echo
+    def __init__(self, stream, log=None, echo=False, screen=None):
+        self.text, self.seen, self.log, self.echo, self.screen = "", 0, log, echo, screen
         self.news = threading.Condition()
         threading.Thread(target=self.listen, args=(stream,), daemon=True).start()
 
@@ -30,6 +32,8 @@ class Heard:
             if self.log:
                 with open(self.log, "ab") as log:
                     log.write(octets)
+            if self.screen:
+                self.screen.feed(octets)
             octets = rest + octets
             begun = BEGUN.search(octets)
             rest = begun.group() if begun else b""

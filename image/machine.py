@@ -12,6 +12,7 @@ import subprocess
 import time
 
 from heard import Heard, TimeUp
+from screen import Screen
 
 OVMF = pathlib.Path("/usr/share/OVMF")
 OWNER = "a3f0c1de-6f0b-4c51-9c3b-6f6f73746b70"
@@ -24,7 +25,7 @@ class Machine:
         self.state = pathlib.Path(state)
         self.keys = pathlib.Path(keys)
         self.secure_boot, self.tpm, self.network, self.memory, self.echo, self.devices = secure_boot, tpm, network, memory, echo, devices
-        self.computer = self.chip = self.console = None
+        self.computer = self.chip = self.console = self.screen = None
         self.state.mkdir(parents=True, exist_ok=True)
 
     # -- what it is made of
@@ -97,12 +98,16 @@ class Machine:
         if self.tpm:
             command += self.start_chip()
         self.computer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-        self.console = Heard(self.computer.stdout, log=self.state / "console.log", echo=self.echo)
+        self.screen = Screen(self.type_octets)
+        self.console = Heard(self.computer.stdout, log=self.state / "console.log", echo=self.echo, screen=self.screen)
         return self
 
     def type(self, keys):
         """Keys on the serial console."""
-        self.computer.stdin.write(keys.encode())
+        self.type_octets(keys.encode())
+
+    def type_octets(self, octets):
+        self.computer.stdin.write(octets)
         self.computer.stdin.flush()
 
     def cut_power(self):

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use postkeep_control::{BillFormat, Fingerprint};
+use postkeep_console::answer::AnswerArguments;
 use postkeep_rehearsal::{Block, Ports};
 use postkeep_release::Version;
 use postkeep_suppression::{Reason, Scope};
@@ -85,6 +86,9 @@ pub(crate) enum Command {
     /// Look into a spool.
     #[command(subcommand)]
     Spool(SpoolCommand),
+    /// Allow what somebody asks for at the console of a box.
+    #[command(subcommand)]
+    Console(ConsoleCommand),
     /// Send a campaign through a configuration in a simulated internet on loopback.
     #[command(
         after_help = "Examples: postkeep rehearse --config /etc/postkeep/postkeep.toml --recipients 10000 --seed 7 --summary summary.json\n          postkeep rehearse --config postkeep.toml --box 10.1.0.1 --block 10.0.0.0/8 --prepare folder\n          postkeep rehearse --prepared folder --recipients 1000\n          postkeep rehearse --prepared folder --no-campaign --serve"
@@ -169,6 +173,15 @@ pub(crate) enum IdentityCommand {
         /// The file.
         file: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConsoleCommand {
+    /// Show what a challenge asks for, sign it with the owner's key, and print the answer that is typed at the console.
+    #[command(
+        after_help = "Run it where the owner's key is; it needs no network and no daemon. What is signed goes to standard error, the\nanswer to standard output. Read what stands there before saying yes: it is all that is done, on that machine,\nonce, within ten minutes.\n\nExamples: postkeep console answer --key owner.key 05W7H TJ27Y 6BY65 ... KAT0C\n          zbarcam --raw --oneshot | postkeep console answer --key owner.key --yes -\n          postkeep console answer --key owner.key --json --yes 05W7H..."
+    )]
+    Answer(AnswerArguments),
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod bounce;
+mod console;
 mod queue;
 mod rehearse;
 mod reply;
@@ -75,6 +76,7 @@ async fn run(arguments: Arguments) -> Outcome {
                 Err(error) => failure(BAD_INPUT, &error),
             }
         }
+        Command::Console(command) => console::run(&command, json),
         Command::Credential(CredentialCommand::Hash) => {
             let mut input = String::new();
             match std::io::stdin().take(4096).read_to_string(&mut input) {

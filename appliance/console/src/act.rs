@@ -12,6 +12,7 @@ use postkeep_notes::VerifierKey;
 use postkeep_seed::{Network, Seed};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::bus::Bus;
@@ -26,6 +27,8 @@ use crate::wire::{LONGEST_LINE, Reply, Request, Who};
 /// Connections at a time; a console needs one, now and then two.
 const MOST_CONNECTIONS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the end waits for answers that are on their way.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Where the privileged part finds what it needs.
 #[derive(Debug, Clone)]
@@ -68,11 +71,11 @@ pub(crate) struct Act {
     /// A bus for tests; absent: that of the system, for each deed anew, since it may have been started again.
     bus: Option<Bus>,
     start: Instant,
+    valid: Duration,
     changing: Mutex<Changing>,
 }
 
 /// What one request at a time may change.
-#[derive(Default)]
 struct Changing {
     guard: Guard,
     /// When a trial ends, and which one it is.
@@ -82,17 +85,28 @@ struct Changing {
     tried: Option<Network>,
 }
 
-/// Serves at `listener` until something breaks.
+impl Changing {
+    fn new(valid: Duration) -> Self {
+        Self { guard: Guard::new(valid), trial: None, trials: 0, tried: None }
+    }
+}
+
+/// Serves at `listener` until it is told to end (SIGTERM): whoever has asked by then gets an answer. Challenges can be
+/// answered for `valid`, and for no longer than [`VALID`].
 ///
 /// # Errors
 /// What broke.
-pub async fn serve(listener: UnixListener, places: Places) -> Result<(), String> {
-    let act = Arc::new(Act::new(places, None)?);
+pub async fn serve(listener: UnixListener, places: Places, valid: Duration) -> Result<(), String> {
+    let act = Arc::new(Act::new(places, None, valid)?);
     act.recover().await;
     let seats = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut end = signal(SignalKind::terminate()).map_err(|error| format!("cannot listen to signals: {error}"))?;
     loop {
-        let (stream, _) =
-            listener.accept().await.map_err(|error| format!("cannot take a connection of the console: {error}"))?;
+        let taken = tokio::select! {
+            taken = listener.accept() => taken,
+            _ = end.recv() => break,
+        };
+        let (stream, _) = taken.map_err(|error| format!("cannot take a connection of the console: {error}"))?;
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return Ok(()) };
         let act = Arc::clone(&act);
         tokio::spawn(async move {
@@ -100,14 +114,26 @@ pub async fn serve(listener: UnixListener, places: Places) -> Result<(), String>
             drop(seat);
         });
     }
+    // Sealing ends this program too, and the screen is to hear that it is under way.
+    let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(1);
+    let _ = tokio::time::timeout(LAST_WORDS, seats.acquire_many(all)).await;
+    Ok(())
 }
 
 impl Act {
-    pub(crate) fn new(places: Places, bus: Option<Bus>) -> Result<Self, String> {
+    pub(crate) fn new(places: Places, bus: Option<Bus>, valid: Duration) -> Result<Self, String> {
         let identity = Identity { machine: machine(&places)?, boot: boot(&places.proc)? };
         let folders =
             Folders { networkd: places.run.join("systemd/network"), before: places.state.join("network-before") };
-        Ok(Self { places, folders, identity, bus, start: Instant::now(), changing: Mutex::default() })
+        Ok(Self {
+            places,
+            folders,
+            identity,
+            bus,
+            start: Instant::now(),
+            valid: valid.min(VALID),
+            changing: Mutex::new(Changing::new(valid)),
+        })
     }
 
     /// A trial that this program did not live to end ends now.
@@ -178,7 +204,7 @@ impl Act {
         let mut changing = self.changing.lock().await;
         let challenge = changing.guard.issue(deed, self.identity, nonce, self.start.elapsed(), Timestamp::now());
         say(&format!("asked at the console: {}", challenge.deed.lines().join(", ")));
-        Reply::Challenge { code: challenge.to_code(), lines: challenge.deed.lines(), valid: VALID.as_secs() }
+        Reply::Challenge { code: challenge.to_code(), lines: challenge.deed.lines(), valid: self.valid.as_secs() }
     }
 
     async fn answer(self: &Arc<Self>, challenge: &str, answer: &str) -> Reply {
@@ -373,9 +399,9 @@ fn boot(proc: &Path) -> Result<[u8; 16], String> {
     Ok(number.to_be_bytes())
 }
 
-/// The journal reads standard error.
+/// The journal reads standard error; who speaks is said by the unit.
 fn say(line: &str) {
-    eprintln!("postkeep-act: {line}");
+    eprintln!("{line}");
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ async fn place() -> Place {
         .build();
     let client = zbus::connection::Builder::unix_stream(here).p2p().build();
     let (server, client) = tokio::try_join!(server, client).unwrap();
-    let act = Act::new(places(folder.path()), Some(Bus::over(client))).unwrap();
+    let act = Act::new(places(folder.path()), Some(Bus::over(client)), VALID).unwrap();
     Place { folder, asked, act: Arc::new(act), _server: server }
 }
 
@@ -212,7 +212,7 @@ async fn a_trial_that_the_program_did_not_outlive_ends_at_its_next_start() {
     let place = place().await;
     let challenge = place.challenge(change("192.0.2.7/24")).await;
     place.answer(&challenge, &owner()).await;
-    let again = Act::new(places(place.folder.path()), place.act.bus.clone()).unwrap();
+    let again = Act::new(places(place.folder.path()), place.act.bus.clone(), VALID).unwrap();
     again.recover().await;
     assert_eq!(place.file(), "old");
 }
@@ -229,7 +229,7 @@ async fn over_the_socket_nonsense_is_refused_and_a_question_is_answered() {
     let place = place().await;
     let socket = place.folder.path().join("act.socket");
     let listener = UnixListener::bind(&socket).unwrap();
-    let served = tokio::spawn(serve(listener, places(place.folder.path())));
+    let served = tokio::spawn(serve(listener, places(place.folder.path()), VALID));
     let reply = crate::wire::ask(&socket, &Request::Who).await.unwrap();
     assert!(matches!(&reply, Reply::Who(who) if who.owner.as_deref() == Some("example.com/owner")), "{reply:?}");
     let mut stream = UnixStream::connect(&socket).await.unwrap();

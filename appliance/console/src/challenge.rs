@@ -12,7 +12,7 @@ use postkeep_notes::{NoteError, SignerKey, VerifierKey};
 use crate::code::{self, CodeError};
 use crate::deed::Deed;
 
-/// How long a challenge can be answered.
+/// How long a challenge can be answered, at most.
 pub const VALID: std::time::Duration = std::time::Duration::from_secs(600);
 const FORMAT: u8 = 1;
 const NONCE: usize = 10;
@@ -67,7 +67,7 @@ pub enum ChallengeError {
     NoChallenge,
     /// Of another length than a signature.
     #[error(
-        "this is no answer to a challenge: an answer has 26 groups; type all that `postkeep-console answer` prints"
+        "this is no answer to a challenge: an answer has 26 groups; type all that `postkeep console answer` prints"
     )]
     NoAnswer,
     /// The key does not sign.
@@ -84,12 +84,12 @@ pub enum ChallengeError {
 }
 
 impl Challenge {
-    /// A challenge for `deed`, made at `now` by the clock of the box.
+    /// A challenge for `deed`, made at `now` by the clock of the box, that can be answered for `valid`.
     #[must_use]
-    pub fn new(identity: Identity, deed: Deed, nonce: [u8; NONCE], now: Timestamp) -> Self {
+    pub fn new(identity: Identity, deed: Deed, nonce: [u8; NONCE], now: Timestamp, valid: std::time::Duration) -> Self {
         let now = u64::try_from(now.as_second()).unwrap_or(0);
         // Forty bits are written.
-        let expires = now.saturating_add(VALID.as_secs()).min((1 << 40) - 1);
+        let expires = now.saturating_add(valid.as_secs()).min((1 << 40) - 1);
         Self { identity, nonce, expires, deed }
     }
 
@@ -207,7 +207,7 @@ mod tests {
 
     fn challenge(deed: Deed) -> Challenge {
         let identity = Identity { machine: [1; 16], boot: [2; 16] };
-        Challenge::new(identity, deed, [3; 10], "2026-11-27T05:00:00Z".parse().unwrap())
+        Challenge::new(identity, deed, [3; 10], "2026-11-27T05:00:00Z".parse().unwrap(), VALID)
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl Page<'_> {
         let volume = match facts.volume {
             Volume::Open => "OPEN",
             Volume::Sealed => "SEALED",
+            Volume::Unmounted => "NOT SEALED",
             Volume::Unknown => "",
         };
         let left = format!(" Postkeep {}  {}", facts.version, facts.hostname);
@@ -205,7 +206,7 @@ impl Page<'_> {
         lines.extend(wrapped("Challenge:", width));
         lines.extend(wrapped(&asked.code, width));
         lines.push(Line::from(""));
-        lines.extend(wrapped("Where the owner's key is: postkeep-console answer --key FILE", width));
+        lines.extend(wrapped("Where the owner's key is: postkeep console answer --key FILE", width));
         lines.extend(wrapped("Answer:", width));
         let typed = wrap(&code::grouped(&asked.typed), width);
         let cursor = (typed.last().map_or(0, |last| last.chars().count()), lines.len() + typed.len() - 1);
@@ -267,12 +268,12 @@ fn told(model: &Model) -> Vec<(&'static str, String)> {
     let volume = match facts.volume {
         Volume::Open => "open: the data volume is mounted",
         Volume::Sealed => "sealed: the data volume is closed",
+        Volume::Unmounted => "not sealed: the data volume is not mounted, but its key is in the memory of this machine",
         Volume::Unknown => "not known",
     };
     told.push(("State", volume.to_owned()));
     let posture = match &facts.posture {
-        Some(posture) if posture.sentences.is_empty() => posture.grade.clone(),
-        Some(posture) => format!("{}. {}", posture.grade, posture.sentences.join(" ")),
+        Some(posture) => posture.told(),
         None => "not measured".to_owned(),
     };
     told.push(("Posture", posture));

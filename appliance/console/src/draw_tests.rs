@@ -29,7 +29,7 @@ fn the_status_at_the_size_of_a_plain_terminal() {
     let expected = "\u{20}Postkeep 0.1.0  mail-1.example.com               OPEN  2026-11-27 05:00:00 UTC
 Machine   0410G 20G4Z 10G2Y 0G40Y 0G200 G20Z7 0GF
 State     open: the data volume is mounted
-Posture   own keys and TPM. Only systems that you have signed start here.
+Posture   C: nothing can be proved from afar. There is no TPM 2.0.
 Network   eno1 routable 203.0.113.5/32 2001:db8::2/64
           eno2 no-carrier
 Mail      running, 12 recipients wait

@@ -44,19 +44,54 @@ pub enum Volume {
     /// Nobody knows.
     #[default]
     Unknown,
-    /// It is closed.
+    /// It is closed: the kernel has no key for it.
     Sealed,
+    /// It is not mounted, and the kernel has its key.
+    Unmounted,
     /// It is mounted.
     Open,
 }
 
-/// How far the machine can be trusted, as the measuring part of the system says it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// How far the machine can be trusted, as `postkeep-firmware posture --json` says it (docs/operate/secure-boot.md).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Posture {
-    /// In a word.
+    /// A to D.
     pub grade: String,
-    /// In sentences: those that allow no better grade.
-    pub sentences: Vec<String>,
+    /// What the grade stands on.
+    #[serde(default)]
+    pub sentences: Vec<Sentence>,
+}
+
+/// Something that was seen below the system.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Sentence {
+    /// The best grade that is possible with it.
+    pub at_best: String,
+    /// What was seen.
+    pub seen: String,
+}
+
+impl Posture {
+    /// The grade in words, and what was seen that makes it no better.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let meaning = match self.grade.as_str() {
+            "A" => "your keys only, and a TPM",
+            "B" => "somebody else has a hand in the start",
+            "C" => "nothing can be proved from afar",
+            "D" => "nothing keeps another system from starting",
+            _ => "a grade that this screen does not know",
+        };
+        let mut told = format!("{}: {meaning}.", self.grade);
+        // What is good needs no explanation, and has many sentences.
+        if self.grade != "A" {
+            for sentence in self.sentences.iter().filter(|sentence| sentence.at_best == self.grade) {
+                told.push(' ');
+                told.push_str(&sentence.seen);
+            }
+        }
+        told
+    }
 }
 
 /// The worst that a machine ever was.
@@ -96,7 +131,11 @@ impl Facts {
         }
         if let Some(posture) = &mut self.posture {
             posture.grade = clean(&posture.grade, 40);
-            clean_all(&mut posture.sentences);
+            posture.sentences.truncate(MOST);
+            for sentence in &mut posture.sentences {
+                sentence.at_best = clean(&sentence.at_best, 40);
+                sentence.seen = clean(&without_addresses(&sentence.seen), LONGEST_LINE);
+            }
         }
         if let Some(worst) = &mut self.worst {
             worst.grade = clean(&worst.grade, 40);
@@ -130,27 +169,12 @@ fn clean_all(texts: &mut Vec<String>) {
     }
 }
 
-/// A sentence of a posture, in the form that `docs/operate/secure-boot.md` promises.
-#[derive(Deserialize)]
-struct Sentence {
-    at_best: String,
-    seen: String,
-}
-
 /// The posture in `octets`.
 ///
 /// # Errors
 /// It is none.
 pub fn posture(octets: &[u8]) -> Result<Posture, String> {
-    #[derive(Deserialize)]
-    struct Measured {
-        grade: String,
-        sentences: Vec<Sentence>,
-    }
-    let Measured { grade, sentences } = serde_json::from_slice(octets)
-        .map_err(|error| format!("the posture of the machine cannot be read: {error}"))?;
-    let deciding = sentences.into_iter().filter(|sentence| sentence.at_best == grade).map(|sentence| sentence.seen);
-    Ok(Posture { sentences: deciding.collect(), grade })
+    serde_json::from_slice(octets).map_err(|error| format!("the posture of the machine cannot be read: {error}"))
 }
 
 /// The worst posture of all starts in `octets`.
@@ -284,12 +308,16 @@ pub fn log_line(json: &str) -> Option<String> {
         }
         _ => return None,
     };
+    let who = text("SYSLOG_IDENTIFIER").or_else(|| text("_COMM")).unwrap_or("?");
+    // The kernel notes each start of each unit a second time, and nothing else would be seen.
+    if who == "kernel" && message.starts_with("audit: ") {
+        return None;
+    }
     let time = text("__REALTIME_TIMESTAMP")
         .and_then(|micros| micros.parse::<i64>().ok())
         .and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok())
         .map(|time| time.strftime("%H:%M:%S ").to_string())
         .unwrap_or_default();
-    let who = text("SYSLOG_IDENTIFIER").or_else(|| text("_COMM")).unwrap_or("?");
     Some(clean(&without_addresses(&format!("{time}{who}: {message}")), LONGEST_LINE))
 }
 
@@ -327,16 +355,21 @@ mod tests {
         assert_eq!(log_line(r#"{"_COMM":"x","MESSAGE":[104,105,255]}"#).unwrap(), "x: hi\u{fffd}");
         assert_eq!(log_line(r#"{"MESSAGE":null}"#), None);
         assert_eq!(log_line("no json"), None);
+        let audit = r#"{"SYSLOG_IDENTIFIER":"kernel","MESSAGE":"audit: type=1130 audit(1795777535.858:195): pid=1"}"#;
+        assert_eq!(log_line(audit), None);
     }
 
     #[test]
-    fn a_posture_has_a_grade_and_sentences() {
-        // As `postkeep-firmware posture --json` writes it.
-        let written = br#"{"grade":"C","more":1,"sentences":[
-            {"at_best":"C","means":"So.","seen":"There is no TPM 2.0."},
-            {"at_best":"A","means":"So.","seen":"Secure Boot is on."}]}"#;
-        let read = posture(written).unwrap();
-        assert_eq!((read.grade.as_str(), read.sentences.as_slice()), ("C", &["There is no TPM 2.0.".to_owned()][..]));
+    fn a_posture_is_told_by_its_grade_and_by_what_makes_it_no_better() {
+        // As postkeep-firmware writes it.
+        let read = posture(
+            br#"{"grade":"C","sentences":[{"at_best":"C","seen":"There is no TPM 2.0.","means":"Nobody can check."},
+                {"at_best":"A","seen":"Secure Boot is on.","means":"Good."}],"more":1}"#,
+        )
+        .unwrap();
+        assert_eq!(read.told(), "C: nothing can be proved from afar. There is no TPM 2.0.");
+        let best = posture(br#"{"grade":"A","sentences":[{"at_best":"A","seen":"Good.","means":""}]}"#).unwrap();
+        assert_eq!(best.told(), "A: your keys only, and a TPM.");
         assert!(posture(b"{}").unwrap_err().contains("posture"));
     }
 

@@ -50,7 +50,7 @@ pub enum Refusal {
     #[error("this challenge is not the one that was given out: what it asks for was altered; ask again")]
     Altered,
     /// Too late.
-    #[error("this challenge has expired: it could be answered for 10 minutes; ask again")]
+    #[error("this challenge has expired; ask again and answer the new one in time")]
     Expired,
 }
 
@@ -61,14 +61,26 @@ struct Issued {
 }
 
 /// The challenges of one boot.
-#[derive(Default)]
 pub struct Guard {
+    valid: Duration,
     issued: Vec<Issued>,
     wrong: u32,
     locked_until: Option<Duration>,
 }
 
+impl Default for Guard {
+    fn default() -> Self {
+        Self::new(VALID)
+    }
+}
+
 impl Guard {
+    /// One whose challenges can be answered for `valid`, and for no longer than [`VALID`].
+    #[must_use]
+    pub fn new(valid: Duration) -> Self {
+        Self { valid: valid.min(VALID), issued: Vec::new(), wrong: 0, locked_until: None }
+    }
+
     /// A challenge for `deed`. `now` is a clock that nobody sets, `clock` the one that people see.
     pub fn issue(
         &mut self,
@@ -78,11 +90,11 @@ impl Guard {
         now: Duration,
         clock: Timestamp,
     ) -> Challenge {
-        let challenge = Challenge::new(identity, deed, nonce, clock);
+        let challenge = Challenge::new(identity, deed, nonce, clock, self.valid);
         if self.issued.len() >= MOST {
             self.issued.remove(0);
         }
-        self.issued.push(Issued { challenge: challenge.clone(), until: now + VALID, used: false });
+        self.issued.push(Issued { challenge: challenge.clone(), until: now + self.valid, used: false });
         challenge
     }
 
@@ -205,7 +217,7 @@ mod tests {
         let mut guard = Guard::default();
         let (challenge, answer) = asked(&mut guard, Deed::Reboot, 1);
         assert!(matches!(judge(&mut guard, &challenge, &answer, START + VALID), Err(Refusal::Expired)));
-        let other = Challenge::new(HERE, Deed::Reboot, [8; 10], Timestamp::UNIX_EPOCH);
+        let other = Challenge::new(HERE, Deed::Reboot, [8; 10], Timestamp::UNIX_EPOCH, VALID);
         let signed = other.answer(&owner()).unwrap();
         assert!(matches!(judge(&mut guard, &other, &signed, START), Err(Refusal::Unknown)));
         assert_eq!(judge(&mut guard, &challenge, &answer, START + VALID / 2).unwrap(), Deed::Reboot);

@@ -6,6 +6,7 @@
 //! answer counts once.
 
 pub mod act;
+pub mod answer;
 mod bus;
 pub mod challenge;
 pub mod code;

@@ -4,13 +4,13 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use postkeep_console::act::{self, Places as ActPlaces};
-use postkeep_console::challenge::Challenge;
+use postkeep_console::answer::{AnswerArguments, answer};
 use postkeep_console::screen::{self, Options};
 use postkeep_console::watch::Places;
-use postkeep_notes::SignerKey;
 use tokio::net::UnixListener;
 
 /// The screen on tty1 and the serial port of a box.
@@ -19,7 +19,8 @@ use tokio::net::UnixListener;
     name = "postkeep-console",
     version,
     after_help = "Exit codes: 0 done; 1 failed; 2 bad usage.\n\n\
-                  Example: postkeep-console answer --key owner.key '0410G 20G4Z ...'"
+                  Examples: postkeep-console show --once\n          \
+                  postkeep-console answer --key owner.key '0410G 20G4Z ...'"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -46,21 +47,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// On the owner's own machine: shows what a challenge asks for, and signs it.
-    Answer {
-        /// The owner's private key, as `postkeep-flash key make` wrote it.
-        #[arg(long, value_name = "FILE")]
-        key: PathBuf,
-        /// The name of the key, where the file does not say it.
-        #[arg(long, value_name = "NAME")]
-        name: Option<String>,
-        /// Does not ask before it signs.
-        #[arg(long)]
-        yes: bool,
-        /// The challenge, as the console shows it.
-        #[arg(required = true, value_name = "CHALLENGE")]
-        challenge: Vec<String>,
-    },
+    /// On the owner's own machine: shows what a challenge asks for, and signs it; `postkeep console answer` is the same.
+    Answer(AnswerArguments),
     /// Prints the status screen as text.
     Show {
         /// Once, and ends.
@@ -78,6 +66,9 @@ enum Verb {
         /// Makes the socket instead of taking it from systemd.
         #[arg(long)]
         listen: bool,
+        /// How long a challenge can be answered, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=600))]
+        valid: u64,
     },
 }
 
@@ -116,11 +107,15 @@ async fn run(arguments: Arguments) -> Result<(), String> {
             let text = screen::show_once(&options, columns, rows).await;
             print(&text)
         }
-        Some(Verb::Act { listen }) => {
+        Some(Verb::Act { listen, valid }) => {
             postkeep_journal::start("postkeep-act")?;
-            act::serve(listener(listen, &options)?, ActPlaces::default()).await
+            act::serve(listener(listen, &options)?, ActPlaces::default(), Duration::from_secs(valid)).await
         }
-        Some(Verb::Answer { key, name, yes, challenge }) => answer(&key, name.as_deref(), yes, &challenge.join(" ")),
+        Some(Verb::Answer(arguments)) => {
+            let answer = answer(&arguments, std::io::stdin().lock(), std::io::stderr().lock());
+            print(&format!("{}
+", answer.map_err(|error| error.to_string())?))
+        }
     }
 }
 
@@ -139,22 +134,6 @@ fn listener(listen: bool, options: &Options) -> Result<UnixListener, String> {
     socket.local_addr().map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     UnixListener::from_std(socket).map_err(failed)
-}
-
-fn answer(key: &std::path::Path, name: Option<&str>, yes: bool, challenge: &str) -> Result<(), String> {
-    let challenge = Challenge::from_code(challenge).map_err(|error| error.to_string())?;
-    let key = SignerKey::read(key, name).map_err(|error| error.to_string())?;
-    eprint!("{}", challenge.text());
-    if !yes {
-        eprint!("\nSign this as {}? Type yes: ", key.verifier().name());
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).map_err(|error| format!("cannot read what was typed: {error}"))?;
-        if line.trim() != "yes" {
-            return Err("not signed".to_owned());
-        }
-    }
-    let answer = challenge.answer(&key).map_err(|error| error.to_string())?;
-    print(&format!("{answer}\n"))
 }
 
 fn print(text: &str) -> Result<(), String> {

@@ -249,8 +249,7 @@ fn expire(model: &mut Model) {
     if let Screen::Challenge(asked) = &model.screen
         && model.now >= asked.until
     {
-        model.screen =
-            Screen::Notice("The challenge has expired: it could be answered for 10 minutes. Ask again.".into());
+        model.screen = Screen::Notice("The challenge has expired. Ask again, and answer the new one in time.".into());
     }
 }
 

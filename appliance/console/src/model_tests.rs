@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::facts::{Link, Posture, Volume};
+use crate::facts::{Link, Posture, Sentence, Volume};
 
 pub(crate) fn facts() -> Facts {
     let link = |name: &str, state: &str, addresses: &[&str]| Link {
@@ -19,8 +19,8 @@ pub(crate) fn facts() -> Facts {
         clock: "2026-11-27 05:00:00 UTC".into(),
         volume: Volume::Open,
         posture: Some(Posture {
-            grade: "own keys and TPM".into(),
-            sentences: vec!["Only systems that you have signed start here.".into()],
+            grade: "C".into(),
+            sentences: vec![Sentence { at_best: "C".into(), seen: "There is no TPM 2.0.".into() }],
         }),
         worst: None,
         api: None,
@@ -51,6 +51,7 @@ pub(crate) fn challenged() -> Model {
         Deed::Reboot,
         [3; 10],
         jiff::Timestamp::UNIX_EPOCH,
+        crate::challenge::VALID,
     );
     let reply = Reply::Challenge { code: challenge.to_code(), lines: Deed::Reboot.lines(), valid: 600 };
     update(model, Event::Reply(Ok(reply)), Duration::ZERO).0

@@ -25,8 +25,11 @@ use crate::wire::{Reply, Request, Who, ask};
 const USUAL: Rect = Rect { x: 0, y: 0, width: 80, height: 24 };
 /// Larger ones would cost more memory than they are worth.
 const LARGEST: (u16, u16) = (400, 200);
-/// The kernel and systemd write onto the same terminal.
+/// The kernel writes onto the same terminal.
 const REDRAW: Duration = Duration::from_secs(60);
+/// So does systemd, as long as the machine starts.
+const REDRAW_AT_FIRST: Duration = Duration::from_secs(10);
+const AT_FIRST: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_secs(5);
 const ASK: Duration = Duration::from_secs(2);
 
@@ -80,10 +83,11 @@ async fn show(options: &Options) -> Result<(), String> {
     let mut drawn = Instant::now();
     loop {
         let now = terminal_size();
+        let patience = if start.elapsed() < AT_FIRST { REDRAW_AT_FIRST } else { REDRAW };
         if now != size {
             size = now;
             terminal = empty(size).map_err(failed)?;
-        } else if drawn.elapsed() >= REDRAW {
+        } else if drawn.elapsed() >= patience {
             drawn = Instant::now();
             terminal = empty(size).map_err(failed)?;
         }

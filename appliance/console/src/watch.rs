@@ -16,6 +16,8 @@ use crate::facts::{self, Facts, Volume};
 use crate::model::{Event, LOG};
 
 const VOLUME: &str = "var-lib-postkeep.mount";
+/// As long as the kernel has this device, it has the key.
+const OPENED: &str = r"dev-mapper-postkeep\x2ddata.device";
 const MAIL: &str = "postkeepd.service";
 /// The unit that seals; without it nothing is offered that does.
 pub(crate) const SEAL: &str = "postkeep-seal.target";
@@ -79,10 +81,11 @@ pub async fn look(places: &Places) -> Facts {
 }
 
 async fn ask_the_system(bus: &Bus, facts: &mut Facts) -> Result<(), String> {
-    for unit in bus.units(&[VOLUME, MAIL, SEAL]).await? {
+    let (mut mounted, mut opened) = (false, false);
+    for unit in bus.units(&[VOLUME, OPENED, MAIL, SEAL]).await? {
         match unit.name.as_str() {
-            VOLUME if unit.active == "active" => facts.volume = Volume::Open,
-            VOLUME => facts.volume = Volume::Sealed,
+            VOLUME => mounted = unit.active == "active",
+            OPENED => opened = unit.active == "active",
             MAIL if unit.loaded == "not-found" => facts.mail = "postkeepd is not there".to_owned(),
             MAIL => {
                 let said = bus.status_text(&unit).await.unwrap_or_default();
@@ -96,6 +99,11 @@ async fn ask_the_system(bus: &Bus, facts: &mut Facts) -> Result<(), String> {
             _ => {}
         }
     }
+    facts.volume = match (mounted, opened) {
+        (true, _) => Volume::Open,
+        (false, true) => Volume::Unmounted,
+        (false, false) => Volume::Sealed,
+    };
     facts.failed = Some(bus.failed().await?);
     facts.links = facts::links(&bus.describe_network().await?)?;
     Ok(())
@@ -193,14 +201,17 @@ mod tests {
         (text(name), text(""), text(loaded), text(active), text(""), text(""), unit, 0, text(""), none)
     }
 
-    struct FakeManager;
+    struct FakeManager {
+        mounted: bool,
+    }
 
     #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
     impl FakeManager {
         fn list_units_by_names(&self, names: Vec<String>) -> Vec<Listed> {
-            assert_eq!(names, [VOLUME, MAIL, SEAL]);
+            assert_eq!(names, [VOLUME, OPENED, MAIL, SEAL]);
             vec![
-                listed(VOLUME, "loaded", "active"),
+                listed(VOLUME, "loaded", if self.mounted { "active" } else { "inactive" }),
+                listed(OPENED, "loaded", "active"),
                 listed(MAIL, "loaded", "active"),
                 listed(SEAL, "not-found", "inactive"),
             ]
@@ -231,13 +242,12 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn systemd_and_networkd_are_understood() {
+    async fn asked(mounted: bool) -> Facts {
         let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
         let server = zbus::connection::Builder::unix_stream(there)
             .server(zbus::Guid::generate())
             .p2p()
-            .serve_at("/org/freedesktop/systemd1", FakeManager)
+            .serve_at("/org/freedesktop/systemd1", FakeManager { mounted })
             .serve_at("/org/freedesktop/systemd1/unit/a", FakeService)
             .serve_at("/org/freedesktop/network1", FakeNetworks)
             .build();
@@ -245,10 +255,21 @@ mod tests {
         let (_server, client) = tokio::try_join!(server, client).unwrap();
         let mut facts = Facts::default();
         ask_the_system(&Bus::over(client), &mut facts).await.unwrap();
+        facts
+    }
+
+    #[tokio::test]
+    async fn systemd_and_networkd_are_understood() {
+        let facts = asked(true).await;
         assert_eq!((facts.volume, facts.can_seal), (Volume::Open, false));
         assert_eq!(facts.mail, "running: 12 recipients wait");
         assert_eq!(facts.failed, Some(vec!["chrony.service".to_owned()]));
         assert_eq!(facts.links[0].name, "eno1");
+    }
+
+    #[tokio::test]
+    async fn a_volume_whose_key_the_kernel_still_has_is_not_called_sealed() {
+        assert_eq!(asked(false).await.volume, Volume::Unmounted);
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod keys;
 mod network;
+mod passphrase;
 mod settle;
 
 use std::path::PathBuf;
@@ -53,6 +54,15 @@ enum Verb {
         #[arg(long, value_name = "FILE", default_value = "/run/postkeep-settle/box-fingerprint")]
         fingerprint: PathBuf,
     },
+    /// First boot of a machine without a TPM: asks at the console for a passphrase of the data volume, twice.
+    Passphrase {
+        /// Where the passphrase goes, for whoever makes the volume.
+        #[arg(long, value_name = "FILE", default_value = "/run/postkeep-passphrase/passphrase")]
+        into: PathBuf,
+        /// The data volume; where it is there, nothing is asked.
+        #[arg(long, value_name = "PATH", default_value = "/dev/disk/by-partlabel/postkeep-data")]
+        volume: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -63,6 +73,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Network { seed, run, sys } => network::apply(&seed, &run, &sys, now),
         Verb::Settle { seed, folder, fingerprint } => settle::settle(&seed, &folder, &fingerprint, now),
+        Verb::Passphrase { into, volume } => passphrase::choose(&into, &volume),
     };
     match done {
         Ok(lines) => {

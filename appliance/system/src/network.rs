@@ -46,6 +46,15 @@ pub(crate) fn apply(seed: &Path, run: &Path, sys: &Path, now: Timestamp) -> Resu
     let sources: String =
         parsed.network.time_servers.iter().map(|name| format!("server {name} nts iburst\n")).collect();
     write(&servers.join("seed.sources"), sources.as_bytes())?;
+    if let Some(hostname) = &parsed.hostname {
+        // systemd-sysctl, which comes after this, may write what we may not.
+        let settings = run.join("sysctl.d");
+        folder(&settings)?;
+        write(
+            &settings.join("95-postkeep-hostname.conf"),
+            format!("kernel.hostname = {}\n", node(hostname)).as_bytes(),
+        )?;
+    }
     let copy = run.join("postkeep-seed");
     folder(&copy)?;
     write(&copy.join("seed"), &octets)?;
@@ -55,6 +64,14 @@ pub(crate) fn apply(seed: &Path, run: &Path, sys: &Path, now: Timestamp) -> Resu
         [&owner, &parsed.issued, &files],
     );
     Ok(vec![format!("seed of {} issued at {}: {files} network files", parsed.owner.name(), parsed.issued)])
+}
+
+/// What the kernel can be called: it takes 64 octets (`__NEW_UTS_LEN`), of a longer name the first label.
+fn node(hostname: &str) -> &str {
+    match hostname.len() {
+        0..=64 => hostname,
+        _ => hostname.split('.').next().unwrap_or_default(),
+    }
 }
 
 fn folder(path: &Path) -> Result<(), NetworkError> {
@@ -72,6 +89,7 @@ mod tests {
     use super::*;
 
     const DRAFT: &str = r#"
+        hostname = "mail-1.example.com"
         [machine]
         mac = ["52:54:00:70:6b:01"]
         [network]
@@ -103,6 +121,8 @@ mod tests {
         assert!(fs::read_to_string(file.path()).unwrap().contains("Address=10.1.0.1/8"));
         let sources = fs::read_to_string(run.join("chrony-servers/seed.sources")).unwrap();
         assert_eq!(sources, "server nts.example.net nts iburst\n");
+        let settings = fs::read_to_string(run.join("sysctl.d/95-postkeep-hostname.conf")).unwrap();
+        assert_eq!(settings, "kernel.hostname = mail-1.example.com\n");
         assert_eq!(fs::read(run.join("postkeep-seed/seed")).unwrap(), fs::read(&seed).unwrap());
     }
 
@@ -121,6 +141,12 @@ mod tests {
         let error = apply(&seed, &run, &folder.path().join("sys"), now).unwrap_err().to_string();
         assert!(error.contains("no network until a good seed"), "{error}");
         assert!(!run.exists());
+    }
+
+    #[test]
+    fn the_kernel_gets_a_name_that_it_takes() {
+        let long = format!("mail-1.{}.example.com", "x".repeat(63));
+        assert_eq!((node("mail-1.example.com"), node(&long)), ("mail-1.example.com", "mail-1"));
     }
 
     #[test]
