@@ -1,0 +1,126 @@
+"""Sabotage: each test is one machine, one act on its disk, and one line that its console must say; mail must not flow."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import unittest
+
+from machine import Machine
+
+BUILD = pathlib.Path("/build")
+KEYS = BUILD / "keys"
+SCRATCH = BUILD / "scratch"
+MIB = 1 << 20
+SECTOR = 512
+READY = "Reached target Postkeep takes mail"
+
+
+def run(*command, **more):
+    return subprocess.run(command, check=True, capture_output=True, **more)
+
+
+def partitions(disk):
+    return json.loads(run("sfdisk", "--json", disk).stdout)["partitiontable"]["partitions"]
+
+
+def flip(disk, at):
+    """One bit of one octet."""
+    with open(disk, "r+b") as file:
+        file.seek(at)
+        octet = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([octet ^ 1]))
+
+
+class Boot:
+    """The boot file in a disk's boot partition, taken out and put back."""
+
+    def __init__(self, disk, folder):
+        self.place, self.file = f"{disk}@@1M", folder / "boot-file.efi"
+        names = run("mdir", "-b", "-i", self.place, "::/EFI/Linux").stdout.decode().split()
+        [self.name] = [name for name in names if name.endswith(".efi")]
+        run("mcopy", "-n", "-i", self.place, self.name, self.file)
+
+    def put(self, file):
+        run("mcopy", "-o", "-i", self.place, file, self.name)
+
+    def section(self, name):
+        """Where a section of the file begins, and how long it is."""
+        told = json.loads(subprocess.run([BUILD / "bin/postkeep-firmware", "measure", self.file, "--json"], capture_output=True).stdout)
+        return next((one["offset"], one["size"]) for one in told["sections"] if one["name"] == name)
+
+
+class Sabotage(unittest.TestCase):
+    def machine(self, name):
+        folder = SCRATCH / "sabotage" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        machine = Machine(folder, KEYS)
+        self.addCleanup(machine.off)
+        return machine, machine.insert(BUILD / "image.raw"), folder
+
+    def refused_by_firmware(self, machine):
+        machine.start()
+        machine.console.expect("Access denied", "Access Denied", "Security Violation", within=120, refuse=["Linux version", READY])
+
+    def test_a_flipped_bit_in_the_boot_file_is_refused_by_the_firmware(self):
+        machine, disk, folder = self.machine("boot-file")
+        boot = Boot(disk, folder)
+        begin, size = boot.section(".linux")
+        flip(boot.file, begin + size // 2)
+        boot.put(boot.file)
+        self.refused_by_firmware(machine)
+
+    def test_another_command_line_in_the_boot_file_is_refused_by_the_firmware(self):
+        machine, disk, folder = self.machine("command-line")
+        boot = Boot(disk, folder)
+        begin, size = boot.section(".cmdline")
+        with open(boot.file, "r+b") as file:
+            file.seek(begin)
+            line = file.read(size)
+            self.assertIn(b"lockdown=integrity", line)
+            file.seek(begin)
+            file.write(line.replace(b"lockdown=integrity", b"init=/usr/bin/init2", 1)[:size])
+        boot.put(boot.file)
+        self.refused_by_firmware(machine)
+
+    def test_a_boot_file_that_somebody_else_has_signed_is_refused_by_the_firmware(self):
+        machine, disk, folder = self.machine("foreign")
+        boot = Boot(disk, folder)
+        run("openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "10", "-subj", "/CN=somebody else/",
+            "-keyout", folder / "foreign.key", "-out", folder / "foreign.crt")
+        bare, foreign = folder / "bare.efi", folder / "foreign.efi"
+        shutil.copy(boot.file, bare)
+        run("sbattach", "--remove", bare)
+        run("sbsign", "--key", folder / "foreign.key", "--cert", folder / "foreign.crt", "--output", foreign, bare)
+        boot.put(foreign)
+        self.refused_by_firmware(machine)
+
+    def test_a_flipped_bit_in_the_root_is_found_when_it_is_read(self):
+        machine, disk, _ = self.machine("root")
+        root = partitions(disk)[1]
+        used = int(run("du", "--block-size=1M", BUILD / "root.raw").stdout.split()[0])
+        # One in each MiB: which of them is read first is no business of a test.
+        for place in range(4, used - 1):
+            flip(disk, root["start"] * SECTOR + place * MIB + 4096)
+        machine.start()
+        machine.console.expect("is corrupted", within=240, refuse=[READY])
+
+    def test_a_data_volume_of_somebody_else_is_not_opened(self):
+        machine, disk, folder = self.machine("data")
+        # The slots and the volume that the first boot would make, with the names that it would give them.
+        b = [f"size={one['size']}, type={one['type']}, name=_empty" for one in partitions(disk)[1:4]]
+        run("sfdisk", "--quiet", "--relocate", "gpt-bak-std", disk)
+        table = "\n".join([*b, "type=linux, name=postkeep-data"]) + "\n"
+        run("sfdisk", "--quiet", "--append", disk, input=table.encode())
+        volume = folder / "volume"
+        run("truncate", "--size", "64M", volume)
+        run("cryptsetup", "luksFormat", "--batch-mode", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", volume, input=b"known to somebody")
+        run("dd", f"if={volume}", f"of={disk}", "bs=1M", "conv=notrunc", "oflag=seek_bytes", f"seek={partitions(disk)[-1]['start'] * SECTOR}", "count=17")
+        run("mdel", "-i", f"{disk}@@1M", "::/postkeep/first-boot")
+        machine.start()
+        machine.console.expect("Please enter passphrase for disk", "enter passphrase", "No TPM2 metadata", within=240, refuse=[READY, "Mounted var-lib-postkeep"])
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
