@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::{CertificateError, ServerConfig};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
@@ -49,6 +51,10 @@ const WRITE: Duration = Duration::from_secs(60);
 const LIFE: Duration = Duration::from_secs(2 * 3600);
 /// Pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Whoever was turned away may take so long to close.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// And is read so often meanwhile.
+const FAREWELL_READS: usize = 64;
 /// The log is told of strangers with certificates no more often.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
@@ -149,9 +155,13 @@ impl Door {
         let _ = stream.set_nodelay(true);
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE));
-        let stream = match tokio::time::timeout(HANDSHAKE, self.tls.accept(Box::pin(stream))).await {
+        let handshake = self.tls.accept(Box::pin(stream)).into_fallible();
+        let stream = match tokio::time::timeout(HANDSHAKE, handshake).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return self.turned_away(address, &error),
+            Ok(Err((error, stream))) => {
+                self.turned_away(address, &error);
+                return take_leave(stream).await;
+            }
             Err(_) => return log::debug!("api: {address} did not finish its handshake in time"),
         };
         let Some(fingerprint) = fingerprint_of(&stream) else { return };
@@ -223,6 +233,23 @@ impl Door {
             );
         }
     }
+}
+
+/// Closes a connection so that the alert on it is read: with octets of the client still unread, the kernel would reset
+/// the connection and take the alert with it.
+async fn take_leave(mut stream: Pin<Box<TimeoutStream<TcpStream>>>) {
+    let drained = async {
+        let mut octets = [0; 1024];
+        stream.shutdown().await?;
+        for _ in 0..FAREWELL_READS {
+            if stream.read(&mut octets).await? == 0 {
+                break;
+            }
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    // Whoever does not close in time is closed on.
+    let _ = tokio::time::timeout(FAREWELL, drained).await;
 }
 
 /// Whether a request may go on to its route; it is told who asks.

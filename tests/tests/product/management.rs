@@ -26,8 +26,9 @@ const CUT_OFF: Duration = Duration::from_secs(25);
 
 /// A box with a manager, a reader, and a stranger whom it does not know.
 struct House {
-    ground: Ground,
+    // Before the ground, in which its log lies.
     daemon: Daemon,
+    ground: Ground,
     settings: Settings,
     manager: PathBuf,
     reader: PathBuf,
@@ -199,8 +200,17 @@ fn every_verb_of_the_socket_works_over_the_network_for_a_manager() {
     // A file goes in piece by piece, and its refused lines come back.
     let list = house.ground.path("list.csv");
     let text: String = (0..20_000).map(|n| format!("person-{n}@there.test\n")).collect();
-    std::fs::write(&list, format!("email\n{text}not an address\n")).unwrap();
-    let report = house.postkeep(&["suppression", "import", list.to_str().unwrap(), "--reason", "manual", "--json"]);
+    std::fs::write(&list, format!("address\n{text}not an address\n")).unwrap();
+    let report = house.postkeep(&[
+        "suppression",
+        "import",
+        list.to_str().unwrap(),
+        "--format",
+        "postkeep",
+        "--reason",
+        "manual",
+        "--json",
+    ]);
     assert_eq!(report.status, 1, "one line is refused: {report:?}");
     let statistics = house.postkeep(&["suppression", "status", "--json"]).done().json();
     assert!(statistics.to_string().contains("20001"), "{statistics}");
@@ -374,7 +384,17 @@ fn headers_and_bodies_have_their_bounds() {
     let data = format!("@{}", body.display());
     let said = house.curl(
         Some(&house.manager),
-        &["--header", "Content-Type: application/json", "--data-binary", &data, "/v1/queue"],
+        &[
+            "--header",
+            "Content-Type: application/json",
+            "--header",
+            "Expect: 100-continue",
+            "--expect100-timeout",
+            "20",
+            "--data-binary",
+            &data,
+            "/v1/queue",
+        ],
     );
     assert!(said.out.ends_with("\n413"), "{said:?}");
     house.postkeep(&["status"]).done();
