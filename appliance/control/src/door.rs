@@ -186,7 +186,7 @@ impl Door {
                 use tower_service::Service as _;
                 Ok::<Response, Infallible>(match admitted {
                     Ok(()) => router.call(request).await.unwrap_or_else(|never| match never {}),
-                    Err(refused) => refused,
+                    Err(refused) => *refused,
                 })
             }
         });
@@ -252,25 +252,25 @@ async fn take_leave(mut stream: Pin<Box<TimeoutStream<TcpStream>>>) {
     let _ = tokio::time::timeout(FAREWELL, drained).await;
 }
 
-/// Whether a request may go on to its route; it is told who asks.
-fn admit(managers: &Managers, fingerprint: &Fingerprint, request: &mut Request) -> Result<(), Response> {
+/// Tells a request who asks, so that it may go on to its route; or what is answered because it may not.
+fn admit(managers: &Managers, fingerprint: &Fingerprint, request: &mut Request) -> Result<(), Box<Response>> {
     let refused =
         |detail: String| Refusal(Problem { title: "nothing was done".into(), status: 403, detail }).into_response();
     // A reload may have taken it off the list since the handshake.
     let Some(manager) = managers.find(fingerprint) else {
         let mut response = refused("your certificate is not listed any more".to_owned());
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        return Err(response);
+        return Err(Box::new(response));
     };
     if manager.role == ApiRole::Read && ![Method::GET, Method::HEAD].contains(request.method()) {
         API_DENIED.tell(
             format_args!("api: {} may only look: {} {}", manager.name, request.method(), request.uri().path()),
             [&manager.name, request.method(), &request.uri().path()],
         );
-        return Err(refused(format!(
+        return Err(Box::new(refused(format!(
             "{} may only look; list its certificate with role = \"admin\" if it is to change something",
             manager.name
-        )));
+        ))));
     }
     request.extensions_mut().insert(ConnectInfo(Peer::Manager(manager.name)));
     Ok(())
