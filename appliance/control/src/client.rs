@@ -30,6 +30,8 @@ const PIECE: usize = 256 * 1024;
 const PIECES_WAITING: usize = 4;
 /// Longest line of an answer that comes line by line.
 const LONGEST_LINE: usize = 1024 * 1024;
+/// A connection that is over says within so long why.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Deleting millions takes its time; a daemon that is gone answers nothing at all.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -250,7 +252,7 @@ impl Client {
         let stream = self.way.connect().await.map_err(ClientError::Unreachable)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| answer(&error))?;
-        tokio::spawn(connection);
+        let driven = tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -258,10 +260,18 @@ impl Client {
             .header("content-type", "application/json")
             .body(body)
             .map_err(|error| answer(&error))?;
-        let response = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request))
-            .await
-            .map_err(|error| answer(&error))?
-            .map_err(|error| self.way.hint(&error).map_or_else(|| answer(&error), ClientError::Unreachable))?;
+        let sent = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await;
+        let response = match sent.map_err(|error| answer(&error))? {
+            Ok(response) => response,
+            Err(error) => {
+                // The request only hears that it is over; the connection knows why.
+                let error = match tokio::time::timeout(FAREWELL, driven).await {
+                    Ok(Ok(Err(cause))) => cause,
+                    _ => error,
+                };
+                return Err(self.way.hint(&error).map_or_else(|| answer(&error), ClientError::Unreachable));
+            }
+        };
         let status = response.status();
         if status.is_success() {
             return Ok(response);

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::{CertificateError, ServerConfig};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
@@ -49,6 +51,10 @@ const WRITE: Duration = Duration::from_secs(60);
 const LIFE: Duration = Duration::from_secs(2 * 3600);
 /// Pause after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Whoever was turned away may take so long to close.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// And is read so often meanwhile.
+const FAREWELL_READS: usize = 64;
 /// The log is told of strangers with certificates no more often.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
@@ -149,9 +155,13 @@ impl Door {
         let _ = stream.set_nodelay(true);
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE));
-        let stream = match tokio::time::timeout(HANDSHAKE, self.tls.accept(Box::pin(stream))).await {
+        let handshake = self.tls.accept(Box::pin(stream)).into_fallible();
+        let stream = match tokio::time::timeout(HANDSHAKE, handshake).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return self.turned_away(address, &error),
+            Ok(Err((error, stream))) => {
+                self.turned_away(address, &error);
+                return take_leave(stream).await;
+            }
             Err(_) => return log::debug!("api: {address} did not finish its handshake in time"),
         };
         let Some(fingerprint) = fingerprint_of(&stream) else { return };
@@ -176,7 +186,7 @@ impl Door {
                 use tower_service::Service as _;
                 Ok::<Response, Infallible>(match admitted {
                     Ok(()) => router.call(request).await.unwrap_or_else(|never| match never {}),
-                    Err(refused) => refused,
+                    Err(refused) => *refused,
                 })
             }
         });
@@ -225,25 +235,42 @@ impl Door {
     }
 }
 
-/// Whether a request may go on to its route; it is told who asks.
-fn admit(managers: &Managers, fingerprint: &Fingerprint, request: &mut Request) -> Result<(), Response> {
+/// Closes a connection so that the alert on it is read: with octets of the client still unread, the kernel would reset
+/// the connection and take the alert with it.
+async fn take_leave(mut stream: Pin<Box<TimeoutStream<TcpStream>>>) {
+    let drained = async {
+        let mut octets = [0; 1024];
+        stream.shutdown().await?;
+        for _ in 0..FAREWELL_READS {
+            if stream.read(&mut octets).await? == 0 {
+                break;
+            }
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    // Whoever does not close in time is closed on.
+    let _ = tokio::time::timeout(FAREWELL, drained).await;
+}
+
+/// Tells a request who asks, so that it may go on to its route; or what is answered because it may not.
+fn admit(managers: &Managers, fingerprint: &Fingerprint, request: &mut Request) -> Result<(), Box<Response>> {
     let refused =
         |detail: String| Refusal(Problem { title: "nothing was done".into(), status: 403, detail }).into_response();
     // A reload may have taken it off the list since the handshake.
     let Some(manager) = managers.find(fingerprint) else {
         let mut response = refused("your certificate is not listed any more".to_owned());
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        return Err(response);
+        return Err(Box::new(response));
     };
     if manager.role == ApiRole::Read && ![Method::GET, Method::HEAD].contains(request.method()) {
         API_DENIED.tell(
             format_args!("api: {} may only look: {} {}", manager.name, request.method(), request.uri().path()),
             [&manager.name, request.method(), &request.uri().path()],
         );
-        return Err(refused(format!(
+        return Err(Box::new(refused(format!(
             "{} may only look; list its certificate with role = \"admin\" if it is to change something",
             manager.name
-        )));
+        ))));
     }
     request.extensions_mut().insert(ConnectInfo(Peer::Manager(manager.name)));
     Ok(())

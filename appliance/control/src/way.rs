@@ -98,7 +98,7 @@ impl Way {
         }
     }
 
-    /// What a request that failed after the connection stood may mean: a box says only then that it does not know us.
+    /// What it means that a request had no answer although the connection stood: a box says only then that it does not know us.
     pub(crate) fn hint(&self, error: &(dyn std::error::Error + 'static)) -> Option<String> {
         let Self::Box(way) = self else { return None };
         let alert = causes(error).find_map(|cause| match cause.downcast_ref::<Error>()? {
@@ -111,15 +111,17 @@ impl Way {
             AlertDescription::CertificateRequired,
             AlertDescription::CertificateUnknown,
         ];
-        let mine = way.profile.identity.fingerprint();
+        let (address, mine) = (&way.profile.address, way.profile.identity.fingerprint());
         if alert.is_some_and(|alert| refusals.contains(&alert)) {
             return Some(format!(
-                "the box at {} does not let this identity in; its fingerprint is {mine}: list it in the seed's [api], or in \
-                 [[api-client]]",
-                way.profile.address
+                "the box at {address} does not let this identity in; its fingerprint is {mine}: list it in the seed's [api], \
+                 or in [[api-client]]"
             ));
         }
-        None
+        // A network between us may have lost the alert.
+        Some(format!(
+            "the box at {address} closed the connection before it answered: {error}; does it list this identity, {mine}?"
+        ))
     }
 }
 

@@ -26,8 +26,9 @@ const CUT_OFF: Duration = Duration::from_secs(25);
 
 /// A box with a manager, a reader, and a stranger whom it does not know.
 struct House {
-    ground: Ground,
+    // Before the ground, in which its log lies.
     daemon: Daemon,
+    ground: Ground,
     settings: Settings,
     manager: PathBuf,
     reader: PathBuf,
@@ -199,8 +200,17 @@ fn every_verb_of_the_socket_works_over_the_network_for_a_manager() {
     // A file goes in piece by piece, and its refused lines come back.
     let list = house.ground.path("list.csv");
     let text: String = (0..20_000).map(|n| format!("person-{n}@there.test\n")).collect();
-    std::fs::write(&list, format!("email\n{text}not an address\n")).unwrap();
-    let report = house.postkeep(&["suppression", "import", list.to_str().unwrap(), "--reason", "manual", "--json"]);
+    std::fs::write(&list, format!("address\n{text}not an address\n")).unwrap();
+    let report = house.postkeep(&[
+        "suppression",
+        "import",
+        list.to_str().unwrap(),
+        "--format",
+        "postkeep",
+        "--reason",
+        "manual",
+        "--json",
+    ]);
     assert_eq!(report.status, 1, "one line is refused: {report:?}");
     let statistics = house.postkeep(&["suppression", "status", "--json"]).done().json();
     assert!(statistics.to_string().contains("20001"), "{statistics}");
@@ -344,10 +354,12 @@ fn a_handshake_that_takes_too_long_is_cut_off_and_one_address_has_its_share() {
     late.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     assert!(matches!(late.read(&mut [0; 8]), Ok(0) | Err(_)), "the thirteenth connection is served");
     let begun = Instant::now();
+    for mut stream in &slow {
+        // Half a record: a handshake that never ends.
+        stream.write_all(&[0x16, 0x03, 0x01, 0x02]).unwrap();
+    }
     for mut stream in slow {
         stream.set_read_timeout(Some(CUT_OFF)).unwrap();
-        // Half a record: a handshake that never ends.
-        let _ = stream.write_all(&[0x16, 0x03, 0x01, 0x02]);
         assert!(matches!(stream.read(&mut [0; 8]), Ok(0)), "it is not cut off");
     }
     let took = begun.elapsed();
@@ -376,7 +388,8 @@ fn headers_and_bodies_have_their_bounds() {
         Some(&house.manager),
         &["--header", "Content-Type: application/json", "--data-binary", &data, "/v1/queue"],
     );
-    assert!(said.out.ends_with("\n413"), "{said:?}");
+    // The same: curl's 55 is that it could not send the rest.
+    assert!(said.out.ends_with("\n413") || said.status == 55, "{said:?}");
     house.postkeep(&["status"]).done();
 }
 
