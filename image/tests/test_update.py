@@ -89,7 +89,7 @@ class Updates(unittest.TestCase):
         note = (RELEASES / "next/release.note").read_bytes()
         bad = folder / "bad"
         shutil.copytree(RELEASES / "next", bad)
-        for text, why in ((note.replace(b"x86-64", b"x86-65", 1), "signature"), (note[:200], "note")):
+        for text, why in ((note.replace(b"x86-64", b"x86-65", 1), "signature"), (note[:200], "its end is missing")):
             (bad / "release.note").write_bytes(text)
             self.assertIn(why, self.ask("update", "apply", bad / "release.note", code=1))
         (bad / "release.note").write_bytes(note)
