@@ -83,8 +83,10 @@ fn ask(question: &str, kind: Question) -> Result<Vec<u8>, crate::Failure> {
 mod tests {
     use super::*;
 
+    type Asked = Vec<(String, Question)>;
+
     /// What is agreed on when the person types these, and the questions.
-    fn typing(answers: &[&str]) -> (Result<Vec<u8>, crate::Failure>, Vec<(String, Question)>) {
+    fn typing(answers: &[&str]) -> (Result<Vec<u8>, crate::Failure>, Asked) {
         let mut asked = Vec::new();
         let mut left = answers.iter();
         let agreed = agree(|question, kind| {
