@@ -84,13 +84,25 @@ class BootFile(unittest.TestCase):
         self.assertNotIn(b"a key for trying", kernel)
 
     def test_ukify_is_told_otherwise_only_what_must_be(self):
-        loader = importlib.machinery.SourceFileLoader("ukify", str(BUILD / "image/tools/ukify"))
-        ukify = importlib.util.module_from_spec(importlib.util.spec_from_loader("ukify", loader))
-        loader.exec_module(ukify)
+        ukify = wrapper()
         self.assertEqual(ukify.PHASES, sums.PHASE)
         self.assertEqual(ukify.changed(["--version"]), ["--version"])
-        self.assertEqual(ukify.changed(["build", "--sign-kernel", "--pcr-private-key", "k", "--linux", "v"]),
-                         ["build", "--no-sign-kernel", "--pcr-private-key", "k", "--linux", "v", "--phases", ukify.PHASES])
+        self.assertEqual(ukify.changed(["build", "--sign-kernel", "--pcr-private-key", "k", "--microcode", "m"], copy=str.upper),
+                         ["build", "--no-sign-kernel", "--pcr-private-key", "k", "--microcode", "M", "--phases", ukify.PHASES])
+
+    def test_the_archive_of_microcode_bears_no_times_and_is_otherwise_the_same(self):
+        archive = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc", "-D", "/etc"], input=b"hostname\npasswd\nsystemd\n", check=True, capture_output=True).stdout
+        before, after = differences.archive(archive), differences.archive(wrapper().without_times(archive))
+        self.assertEqual({name: one["time"] for name, one in after.items()}, dict.fromkeys(("hostname", "passwd", "systemd"), 0))
+        self.assertEqual({name: {**one, "time": 0} for name, one in before.items()}, after)
+
+
+def wrapper():
+    """image/tools/ukify, as a module."""
+    loader = importlib.machinery.SourceFileLoader("ukify", str(BUILD / "image/tools/ukify"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("ukify", loader))
+    loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":
