@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use postkeep_control::{BillFormat, Fingerprint};
 use postkeep_console::answer::AnswerArguments;
+use postkeep_control::{BillFormat, Fingerprint};
 use postkeep_rehearsal::{Block, Ports};
 use postkeep_release::Version;
 use postkeep_suppression::{Reason, Scope};

@@ -113,8 +113,11 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         }
         Some(Verb::Answer(arguments)) => {
             let answer = answer(&arguments, std::io::stdin().lock(), std::io::stderr().lock());
-            print(&format!("{}
-", answer.map_err(|error| error.to_string())?))
+            print(&format!(
+                "{}
+",
+                answer.map_err(|error| error.to_string())?
+            ))
         }
     }
 }

@@ -30,12 +30,16 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Compresses the files of an image, and writes the signed manifest beside them
-    #[command(after_help = "Example:\n  postkeep-release make --version 0.3.0 --root-hash 11… --certificate secure-boot.der \\\n    \
+    #[command(
+        after_help = "Example:\n  postkeep-release make --version 0.3.0 --root-hash 11… --certificate secure-boot.der \\\n    \
                             --key release.key --output release-0.3.0 uki=postkeep_0.3.0.efi \\\n    \
-                            root=root.raw,8a4e2f5c-7c1e-4f0a-9f5e-0a1b2c3d4e5f")]
+                            root=root.raw,8a4e2f5c-7c1e-4f0a-9f5e-0a1b2c3d4e5f"
+    )]
     Make(Box<Making>),
     /// Checks a release as a box would: the signature, and every file beside the manifest
-    #[command(after_help = "Example:\n  postkeep-release check release-0.3.0/release.note --trust release.example+1234abcd+AbC…")]
+    #[command(
+        after_help = "Example:\n  postkeep-release check release-0.3.0/release.note --trust release.example+1234abcd+AbC…"
+    )]
     Check {
         /// The manifest, with its files beside it
         note: PathBuf,
@@ -86,8 +90,17 @@ struct Part {
 
 fn part(text: &str) -> Result<Part, String> {
     let (role, rest) = text.split_once('=').ok_or("there is no =; write ROLE=FILE")?;
-    let roles = [Role::DiskImage, Role::Uki, Role::Root, Role::RootVerity, Role::RootVeritySignature, Role::Sbom, Role::Packages];
-    let role = roles.into_iter().find(|known| known.to_string() == role).ok_or_else(|| format!("{role:?} is no role"))?;
+    let roles = [
+        Role::DiskImage,
+        Role::Uki,
+        Role::Root,
+        Role::RootVerity,
+        Role::RootVeritySignature,
+        Role::Sbom,
+        Role::Packages,
+    ];
+    let role =
+        roles.into_iter().find(|known| known.to_string() == role).ok_or_else(|| format!("{role:?} is no role"))?;
     let (file, uuid) = match rest.rsplit_once(',') {
         Some((file, uuid)) => (file, Some(uuid.to_owned())),
         None => (rest, None),
@@ -204,9 +217,22 @@ mod tests {
         let uki = format!("uki={}", uki.display());
         let certificate = file("certificate.der", b"certificate");
         let arguments = [
-            "postkeep-release".into(), "make".into(), "--version".into(), "1.2.3".into(), "--root-hash".into(), hash.clone(),
-            "--certificate".into(), certificate.display().to_string(), "--pcr-11".into(), format!("enter-initrd={hash}"),
-            "--key".into(), key_file.display().to_string(), "--output".into(), output.display().to_string(), root, uki,
+            "postkeep-release".into(),
+            "make".into(),
+            "--version".into(),
+            "1.2.3".into(),
+            "--root-hash".into(),
+            hash.clone(),
+            "--certificate".into(),
+            certificate.display().to_string(),
+            "--pcr-11".into(),
+            format!("enter-initrd={hash}"),
+            "--key".into(),
+            key_file.display().to_string(),
+            "--output".into(),
+            output.display().to_string(),
+            root,
+            uki,
         ];
         let Verb::Make(making) = Arguments::try_parse_from(arguments).unwrap().verb else { panic!("another verb") };
         make(&making).unwrap();
