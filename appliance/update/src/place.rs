@@ -126,7 +126,7 @@ impl Place {
         Ok(keys)
     }
 
-    /// The boot files of ours, the newest version last.
+    /// The boot files of ours, the newest version last; none where there is no folder for them, as in a container.
     ///
     /// # Errors
     /// The boot partition cannot be read.
@@ -134,7 +134,11 @@ impl Place {
         let path = self.boot_files_folder();
         let failed = |error| PlaceError::Read { path: path.clone(), error };
         let mut files = Vec::new();
-        for entry in fs::read_dir(&path).map_err(failed)? {
+        let entries = match fs::read_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(files),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
             let name = entry.map_err(failed)?.file_name();
             files.extend(name.to_str().and_then(|name| name.parse::<BootFile>().ok()));
         }
