@@ -20,6 +20,8 @@ AGAIN = "The same passphrase again"
 ASKED = "Please enter passphrase for disk"
 REFUSED = "Passphrase incorrect"
 TAKES_MAIL = "Reached target Postkeep takes mail"
+# The end of each question: what is typed earlier would be seen on the screen.
+READY = "(press TAB for no echo)"
 MENU = "[f] fingerprint"
 
 
@@ -55,17 +57,22 @@ class WithoutTpm(unittest.TestCase):
             machine.console.expect("UEFI Secure Boot is enabled", within=120)
             # Chosen, with slips; each is told.
             machine.console.expect(CHOOSE, within=240, refuse=[ASKED])
+            machine.console.expect(READY, within=60)
             machine.type("too short\r")
             machine.console.expect("That was too short (9 characters).", CHOOSE, within=60)
+            machine.console.expect(READY, within=60)
             machine.type(PASSPHRASE + "\r")
             machine.console.expect(AGAIN, within=60)
+            machine.console.expect(READY, within=60)
             machine.type(PASSPHRASE + "!\r")
             machine.console.expect("The two were not the same.", within=60)
             # systemd waits 90 seconds for a disk; a person who thinks for longer must not end up with a box without one.
             # Nothing is said meanwhile: systemd is silent as long as somebody is asked.
             time.sleep(100)
+            machine.console.expect(READY, within=60)
             machine.type(PASSPHRASE + "\r")
             machine.console.expect(AGAIN, within=60)
+            machine.console.expect(READY, within=60)
             machine.type(PASSPHRASE + "\r")
             machine.console.expect(TAKES_MAIL, within=300)
             self.assertNotIn(PASSPHRASE, machine.console.text)
@@ -81,11 +88,14 @@ class WithoutTpm(unittest.TestCase):
 
             machine.start()
             machine.console.expect(ASKED, within=240, refuse=[CHOOSE])
+            machine.console.expect(READY, within=60)
             machine.type("a wrong one, well typed\r")
             machine.console.expect(REFUSED, within=120)
             machine.console.expect(ASKED, within=60)
+            machine.console.expect(READY, within=60)
             machine.type(PASSPHRASE + "\r")
             machine.console.expect(TAKES_MAIL, within=300, refuse=[REFUSED, CHOOSE, "publish "])
+            self.assertNotIn("well typed", machine.console.text)
             self.owner.open_internet()
             try:
                 self.owner.wait_for(left, within=180)
