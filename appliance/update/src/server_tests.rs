@@ -132,7 +132,7 @@ async fn what_is_unsigned_older_or_damaged_is_refused_before_anything_is_written
     let text = release(Version::new(1, 1, 0), &PARTS.map(|role| (role, CONTENT))).to_toml().unwrap();
     for (body, why) in [
         (json!({ "release": sign(&text, &[&stranger]).unwrap() }), "signed"),
-        (json!({ "release": text }), "no note"),
+        (json!({ "release": text }), "it is unsigned"),
         (here.note("0.9.0"), "roll back"),
         (here.note("1.0.0"), "runs already"),
     ] {
