@@ -3,6 +3,7 @@
 use postkeep_mta::engine::QueueAction;
 use postkeep_mta::selector::Selector;
 use postkeep_suppression::{ImportReport, Origin, SuppressionAddition};
+pub use postkeep_update::api::Problem;
 use serde::{Deserialize, Serialize};
 
 /// A request to do something to a part of the queue.
@@ -122,15 +123,4 @@ pub enum ImportLine {
     Report(ImportReport),
     /// It ended before its time; the last line.
     Problem(Problem),
-}
-
-/// Why a request was not carried out (RFC 9457).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// What kind of failure.
-    pub title: String,
-    /// HTTP status.
-    pub status: u16,
-    /// What was tried, why it failed, what to do.
-    pub detail: String,
 }

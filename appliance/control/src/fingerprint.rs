@@ -3,11 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use postkeep_firmware::digest::Digest;
 
 /// By what the two ends of the door for management know each other.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fingerprint([u8; 32]);
+pub struct Fingerprint(Digest);
 
 /// A text that is no fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,15 +18,13 @@ impl Fingerprint {
     /// Of a certificate in DER.
     #[must_use]
     pub fn of(der: &[u8]) -> Self {
-        let mut sum = [0; 32];
-        sum.copy_from_slice(digest(&SHA256, der).as_ref());
-        Self(sum)
+        Self(Digest::of(der))
     }
 }
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|octet| write!(out, "{octet:02x}"))
+        fmt::Display::fmt(&self.0, out)
     }
 }
 
@@ -41,24 +39,15 @@ impl FromStr for Fingerprint {
 
     fn from_str(text: &str) -> Result<Self, FingerprintError> {
         let wrong = || FingerprintError(text.chars().take(100).collect());
-        let digits: Vec<u8> = if text.len() == 95 {
-            let pairs: Vec<&[u8]> = text.as_bytes().split(|octet| *octet == b':').collect();
-            if pairs.len() != 32 || pairs.iter().any(|pair| pair.len() != 2) {
-                return Err(wrong());
-            }
-            pairs.concat()
-        } else {
-            text.as_bytes().to_vec()
+        // Colons stand between all pairs, or nowhere.
+        let has_form = match text.len() {
+            95 => text.as_bytes().split(|octet| *octet == b':').map(<[u8]>::len).eq([2; 32]),
+            length => length == 64,
         };
-        let mut sum = [0; 32];
-        if digits.len() != 64 {
+        if !has_form {
             return Err(wrong());
         }
-        for (octet, pair) in sum.iter_mut().zip(digits.chunks_exact(2)) {
-            let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-            *octet = digit(pair[0]).ok_or_else(wrong)? << 4 | digit(pair[1]).ok_or_else(wrong)?;
-        }
-        Ok(Self(sum))
+        text.parse().map(Self).map_err(|_| wrong())
     }
 }
 

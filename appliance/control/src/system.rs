@@ -145,8 +145,7 @@ fn look(places: &Places) -> System {
 fn image(release: &Path) -> Option<String> {
     let octets = bounded(release, SMALL).ok()?;
     let text = String::from_utf8_lossy(&octets);
-    let told = text.lines().find_map(|line| line.strip_prefix("IMAGE_VERSION="))?;
-    Some(told.trim_matches('"').to_owned())
+    postkeep_update::place::image_version(&text).map(str::to_owned)
 }
 
 fn json<T: DeserializeOwned>(path: &Path, what: &str, unknown: &mut Vec<String>) -> Option<T> {

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use postkeep_mta::Engine;
 use postkeep_mta::engine::HealthCheck;
+use postkeep_update::LARGEST_MANIFEST;
 use postkeep_update::api::{Plan, ReleaseRequest};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
@@ -25,8 +26,6 @@ use tokio::sync::mpsc::channel;
 use crate::api::Problem;
 use crate::server::{Refusal, Shared};
 
-/// A manifest of a release, with room for those of later formats.
-const LARGEST_MANIFEST: usize = 256 * 1024;
 /// An answer of the updater.
 const LARGEST_ANSWER: usize = 1024 * 1024;
 /// Time for the manifest, and for each file, from a mirror.
@@ -199,26 +198,20 @@ async fn mirror(State(shared): State<Shared>, Json(asked): Json<MirrorRequest>) 
         let plan = shared.updates.ask("/v1/update/plan", &question).await?;
         return Ok(([(CONTENT_TYPE, "application/json")], plan).into_response());
     }
+    // Before anything of the release that is being fetched is taken away for this one.
+    if shared.updates.fetching.lock().active {
+        return Err(fetching_already());
+    }
+    let octets = shared.updates.ask("/v1/update/stage", &question).await?;
+    let plan: Plan = serde_json::from_slice(&octets).map_err(|error| unavailable(error.to_string()))?;
     {
+        // Nothing is waited for between this and the task: a client that leaves cannot leave it marked as under way.
         let mut fetching = shared.updates.fetching.lock();
         if fetching.active {
-            let detail = "another release is being fetched; see `postkeep update status`";
-            return Err(Refusal(Problem { title: "not now".into(), status: 409, detail: detail.into() }));
+            return Err(fetching_already());
         }
         *fetching = Fetching { active: true, failed: None };
     }
-    let planned = shared.updates.ask("/v1/update/stage", &question).await;
-    let plan = planned.and_then(|octets| {
-        let plan = serde_json::from_slice::<Plan>(&octets);
-        plan.map(|plan| (octets, plan)).map_err(|error| unavailable(error.to_string()))
-    });
-    let (octets, plan) = match plan {
-        Ok(plan) => plan,
-        Err(refusal) => {
-            *shared.updates.fetching.lock() = Fetching::default();
-            return Err(refusal);
-        }
-    };
     tokio::spawn(async move {
         let done = shared.updates.fetch(&shared.engine, &mirror, &plan).await;
         if let Err(error) = &done {
@@ -233,6 +226,25 @@ fn request(method: Method, path: &str) -> axum::http::request::Builder {
     Request::builder().method(method).uri(path).header("host", "updater")
 }
 
+fn fetching_already() -> Refusal {
+    let detail = "another release is being fetched; see `postkeep update status`";
+    Refusal(Problem { title: "not now".into(), status: 409, detail: detail.into() })
+}
+
 fn unavailable(detail: impl Into<String>) -> Refusal {
     Refusal(Problem { title: "updates cannot be worked on".into(), status: 503, detail: detail.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use postkeep_update::gate::Check;
+
+    use super::*;
+
+    #[test]
+    fn the_gate_reads_what_the_mail_core_says_of_itself() {
+        let said = HealthCheck { name: "message".into(), well: false, detail: "it did not arrive".into() };
+        let read: Check = serde_json::from_slice(&serde_json::to_vec(&said).unwrap()).unwrap();
+        assert_eq!((read.name, read.well, read.detail), (said.name, said.well, said.detail));
+    }
 }

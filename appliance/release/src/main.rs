@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use postkeep_notes::{SignerKey, VerifierKey, sign};
 use postkeep_release::{DataFormat, File as Entry, Release, Role, Sha256, Summing, Version};
+use serde::Deserialize as _;
+use serde::de::IntoDeserializer as _;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -90,17 +92,8 @@ struct Part {
 
 fn part(text: &str) -> Result<Part, String> {
     let (role, rest) = text.split_once('=').ok_or("there is no =; write ROLE=FILE")?;
-    let roles = [
-        Role::DiskImage,
-        Role::Uki,
-        Role::Root,
-        Role::RootVerity,
-        Role::RootVeritySignature,
-        Role::Sbom,
-        Role::Packages,
-    ];
-    let role =
-        roles.into_iter().find(|known| known.to_string() == role).ok_or_else(|| format!("{role:?} is no role"))?;
+    let read: Result<Role, serde::de::value::Error> = Role::deserialize(role.into_deserializer());
+    let role = read.map_err(|_| format!("{role:?} is no role"))?;
     let (file, uuid) = match rest.rsplit_once(',') {
         Some((file, uuid)) => (file, Some(uuid.to_owned())),
         None => (rest, None),

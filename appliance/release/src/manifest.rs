@@ -90,10 +90,22 @@ impl Release {
     /// # Errors
     /// Nobody trusted has signed it, or it is no manifest.
     pub fn open(octets: &[u8], trusted: &[VerifierKey]) -> Result<Self, ReleaseError> {
+        Self::open_signed(octets, trusted).map(|(release, _)| release)
+    }
+
+    /// The same, with those of `trusted` who have signed it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_signed<'a>(
+        octets: &'a [u8],
+        trusted: &'a [VerifierKey],
+    ) -> Result<(Self, Vec<&'a VerifierKey>), ReleaseError> {
         if octets.len() > LARGEST_MANIFEST {
             return Err(NoteError::TooLarge { octets: octets.len(), limit: LARGEST_MANIFEST }.into());
         }
-        Self::from_toml(postkeep_notes::open(octets, trusted)?.text)
+        let verified = postkeep_notes::open(octets, trusted)?;
+        Ok((Self::from_toml(verified.text)?, verified.signers))
     }
 
     /// A release of ours, for the build, without files yet.

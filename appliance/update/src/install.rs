@@ -5,11 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use postkeep_release::{Release, Version};
+use postkeep_release::{Release, Role, Version};
 
 use crate::boot_file::{BootFile, Standing};
 use crate::place::{Disk, Place, PlaceError};
-use crate::transfer::definitions;
+use crate::transfer::{Definition, definitions};
 
 /// What of a program's words is told on; the last are the ones that matter.
 const MOST_WORDS: usize = 600;
@@ -87,9 +87,8 @@ pub fn install(
     for (number, disk) in disks.iter().enumerate().rev() {
         let target = programs.definitions.join(number.to_string());
         clear(&target)?;
-        for (name, text) in definitions(release, running, staged, &disk.device, &folder) {
-            let is_boot_file = postkeep_release::Role::Uki.to_string();
-            if number > 0 && name.contains(&is_boot_file) {
+        for Definition { role, name, text } in definitions(release, running, staged, &disk.device, &folder) {
+            if number > 0 && role == Role::Uki {
                 continue;
             }
             let path = target.join(name);

@@ -25,5 +25,7 @@ pub mod staging;
 pub mod store;
 pub mod transfer;
 
+pub use postkeep_release::LARGEST_MANIFEST;
+
 /// The socket of the updater.
 pub const SOCKET: &str = "/run/postkeep-update.socket";

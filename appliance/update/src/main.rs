@@ -105,32 +105,26 @@ async fn gate(place: &Place, store: &Store, control: &Path, configuration: &Path
     let on_trial = matches!(place.standing(running)?, Some(Standing::OnTrial { .. }));
     let began = Instant::now();
     let programs = Programs::default();
-    let verdict = loop {
+    let examined = loop {
         let seen = look(&programs, control, configuration).await;
         match judge(&seen, began.elapsed()) {
             Verdict::Wait => tokio::time::sleep(LOOK_AGAIN).await,
-            verdict => break verdict,
+            Verdict::Well(what) => break Ok(what),
+            Verdict::Unwell(why) => break Err(why),
         }
     };
-    match verdict {
-        Verdict::Wait | Verdict::Well(_) => {
-            if let Verdict::Well(what) = verdict {
-                say(&format!("this start of {running} is good: {what}"));
-            }
+    match examined {
+        Ok(what) => {
+            say(&format!("this start of {running} is good: {what}"));
             if let Some(Attempt { from, to, .. }) = attempt.filter(|attempt| attempt.to == running) {
                 store.end(Event::Taken { from, to }, Timestamp::now())?;
             }
-            Ok(ExitCode::SUCCESS)
+            return Ok(ExitCode::SUCCESS);
         }
-        Verdict::Unwell(why) if on_trial => {
-            send_back(place, store, &programs, running, attempt, why)?;
-            Ok(ExitCode::FAILURE)
-        }
-        Verdict::Unwell(why) => {
-            say(&format!("this start of {running} is not a good one: {why}"));
-            Ok(ExitCode::FAILURE)
-        }
+        Err(why) if on_trial => send_back(place, store, &programs, running, attempt, why)?,
+        Err(why) => say(&format!("this start of {running} is not a good one: {why}")),
     }
+    Ok(ExitCode::FAILURE)
 }
 
 /// A new version that is not well: says why, is not tried again, and the machine starts with the one before.

@@ -99,9 +99,7 @@ impl Place {
     pub fn running(&self) -> Result<Version, PlaceError> {
         let path = self.path("usr/lib/os-release");
         let text = small(&path)?;
-        let line = text.lines().find_map(|line| line.strip_prefix("IMAGE_VERSION="));
-        let version = line.map(|value| value.trim_matches('"').parse::<Version>());
-        match version {
+        match image_version(&text).map(str::parse::<Version>) {
             Some(Ok(version)) => Ok(version),
             Some(Err(error)) => Err(PlaceError::Content { path, why: format!("IMAGE_VERSION: {error}") }),
             None => {
@@ -247,6 +245,13 @@ impl Place {
         });
         Some((disk, label, slot))
     }
+}
+
+/// Which image an os-release(5) is of; none where it is no image.
+#[must_use]
+pub fn image_version(os_release: &str) -> Option<&str> {
+    let value = os_release.lines().find_map(|line| line.strip_prefix("IMAGE_VERSION="))?;
+    Some(value.trim_matches('"'))
 }
 
 /// A small text file.

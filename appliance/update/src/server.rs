@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use postkeep_notes::Verified;
+use parking_lot::Mutex;
 use postkeep_release::{LARGEST_MANIFEST, Release, Version};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -42,7 +42,7 @@ pub struct Updater {
     store: Store,
     staging: Staging,
     /// What is being done, for whoever asks.
-    activity: std::sync::Mutex<Activity>,
+    activity: Mutex<Activity>,
     /// Held by whoever changes something: one at a time.
     busy: Arc<tokio::sync::Mutex<()>>,
 }
@@ -76,7 +76,7 @@ impl Updater {
     #[must_use]
     pub fn new(place: Place, programs: Programs, store: Store) -> Self {
         let staging = Staging::new(&store.folder().join("staged"));
-        Self { place, programs, store, staging, activity: std::sync::Mutex::default(), busy: Arc::default() }
+        Self { place, programs, store, staging, activity: Mutex::default(), busy: Arc::default() }
     }
 
     /// Serves at `listener` until something breaks.
@@ -88,7 +88,7 @@ impl Updater {
     }
 
     fn set(&self, activity: Activity) {
-        *self.activity.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = activity;
+        *self.activity.lock() = activity;
     }
 
     fn facts(&self, release: &Release) -> Result<BoxFacts, Refused> {
@@ -110,11 +110,9 @@ impl Updater {
     /// The release that a request brings, if somebody trusted has signed it, and what would be done with it.
     fn plan(&self, request: &ReleaseRequest) -> Result<(Release, Plan), Refused> {
         let trusted = self.place.release_keys().map_err(Refused::failed)?;
-        let octets = request.release.as_bytes();
-        let release = Release::open(octets, &trusted).map_err(Refused::release)?;
-        let signed_by = postkeep_notes::open(octets, &trusted)
-            .map(|Verified { signers, .. }| signers.iter().map(|key| key.name().to_owned()).collect())
-            .unwrap_or_default();
+        let (release, signers) =
+            Release::open_signed(request.release.as_bytes(), &trusted).map_err(Refused::release)?;
+        let signed_by = signers.iter().map(|key| key.name().to_owned()).collect();
         let facts = self.facts(&release)?;
         let staged = |role| self.staging.has(&release, role);
         let plan = plan(&release, signed_by, &facts, request.allow_older, staged).map_err(Refused::release)?;
@@ -134,7 +132,7 @@ impl Updater {
                     running: file.version == running,
                 })
                 .collect(),
-            activity: self.activity.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
+            activity: self.activity.lock().clone(),
             attempt: self.store.attempt().map_err(Refused::failed)?,
             history: self.store.history().map_err(Refused::failed)?,
         })
@@ -222,8 +220,10 @@ async fn stage(
     State(updater): State<Arc<Updater>>,
     Json(request): Json<ReleaseRequest>,
 ) -> Result<Json<Plan>, Refused> {
-    let _one_at_a_time = Arc::clone(&updater.busy).try_lock_owned().map_err(|_| busy())?;
+    let guard = Arc::clone(&updater.busy).try_lock_owned().map_err(|_| busy())?;
     blocking(move || {
+        // Held by the work and not by the request, which its client may give up.
+        let _one_at_a_time = guard;
         let (release, plan) = updater.plan(&request)?;
         updater.staging.begin(&request.release, &release).map_err(Refused::failed)?;
         let waiting = plan.files.iter().filter(|file| !file.staged).map(|file| file.size).sum();
@@ -238,10 +238,12 @@ async fn file(
     Named(name): Named<String>,
     body: Body,
 ) -> Result<StatusCode, Refused> {
-    let _one_at_a_time = Arc::clone(&updater.busy).try_lock_owned().map_err(|_| busy())?;
+    let guard = Arc::clone(&updater.busy).try_lock_owned().map_err(|_| busy())?;
     let (pieces, waiting) = channel(PIECES_WAITING);
     let counting = Arc::clone(&updater);
     let taking = tokio::spawn(blocking(move || {
+        // As above: whoever tries again while half a file is still being removed is told to wait.
+        let _one_at_a_time = guard;
         let trusted = updater.place.release_keys().map_err(Refused::failed)?;
         let release = updater.staging.release(&trusted).map_err(Refused::conflict)?;
         updater.staging.receive(&release, &name, Pieces { waiting, piece: Bytes::new() }).map_err(Refused::release)
@@ -259,9 +261,7 @@ async fn feed(mut body: Body, pieces: Sender<Bytes>, updater: &Updater) -> Optio
     loop {
         let frame = tokio::time::timeout(SILENCE, body.frame()).await.ok()??.ok()?;
         let Ok(piece) = frame.into_data() else { continue };
-        if let Activity::Staging { octets, .. } =
-            &mut *updater.activity.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-        {
+        if let Activity::Staging { octets, .. } = &mut *updater.activity.lock() {
             *octets += piece.len() as u64;
         }
         // A disk that is slow holds up this connection.

@@ -33,7 +33,18 @@ pub const fn partition_type(role: Role) -> Option<(&'static str, &'static str)> 
     }
 }
 
-/// The definitions for one disk: names of files, and their texts.
+/// What systemd-sysupdate is told about one part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// Which part.
+    pub role: Role,
+    /// The name of its file; they are read in the order of their names.
+    pub name: String,
+    /// What is in it.
+    pub text: String,
+}
+
+/// The definitions for one disk.
 #[must_use]
 pub fn definitions(
     release: &Release,
@@ -41,7 +52,7 @@ pub fn definitions(
     staged: &Path,
     disk: &Path,
     boot_files: &Path,
-) -> Vec<(String, String)> {
+) -> Vec<Definition> {
     let mut written = Vec::new();
     for (number, role) in PARTS.into_iter().enumerate() {
         if release.file(role).is_none() {
@@ -70,7 +81,7 @@ pub fn definitions(
                 boot_files.display()
             ),
         };
-        written.push((format!("{}0-{role}.transfer", number + 1), text));
+        written.push(Definition { role, name: format!("{}0-{role}.transfer", number + 1), text });
     }
     written
 }
