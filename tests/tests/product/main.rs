@@ -11,6 +11,7 @@ mod events;
 mod events_brokers;
 mod feedback;
 mod harness;
+mod health;
 mod http;
 mod http_obstacles;
 mod intake;
