@@ -5,9 +5,11 @@ that opens need not run a kernel. The network is a tap device of the namespace t
 other way out.
 """
 
+import json
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -90,8 +92,10 @@ class Machine:
             "-device", "virtio-rng-pci", *self.devices,
         ]
         for number, disk in enumerate(self.disks()):
+            # Each in a slot of its own, so that it can be pulled out.
             command += ["-drive", f"if=none,id=disk{number},format=raw,cache=none,discard=unmap,file={disk}",
-                        "-device", f"virtio-blk-pci,drive=disk{number},id=blk{number},serial=postkeep-{number},bootindex={number + 1}"]
+                        "-device", f"pcie-root-port,id=slot{number},chassis={number + 1},slot={number + 1}",
+                        "-device", f"virtio-blk-pci,bus=slot{number},drive=disk{number},id=blk{number},serial={disk.stem},bootindex={number + 1}"]
         if self.network:
             command += ["-netdev", f"tap,id=net,ifname={self.network},script=no,downscript=no",
                         "-device", "virtio-net-pci,netdev=net,mac=52:54:00:70:6b:01,romfile="]
@@ -109,6 +113,20 @@ class Machine:
     def type_octets(self, octets):
         self.computer.stdin.write(octets)
         self.computer.stdin.flush()
+
+    def pull_out(self, number):
+        """Takes a disk out of the running machine."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(30)
+            line.connect(str(self.state / "qmp.socket"))
+            with line.makefile("rw") as words:
+                # The greeting; then what it says to each command.
+                words.readline()
+                for command in ({"execute": "qmp_capabilities"}, {"execute": "device_del", "arguments": {"id": f"blk{number}"}}):
+                    words.write(json.dumps(command) + "\n")
+                    words.flush()
+                    while "return" not in (said := json.loads(words.readline())):
+                        assert "error" not in said, said
 
     def cut_power(self):
         """As if the plug were pulled: the process is killed, what it had not flushed to the disk is its loss."""

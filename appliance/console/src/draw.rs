@@ -280,6 +280,7 @@ fn told(model: &Model) -> Vec<(&'static str, String)> {
     if let Some(worst) = &facts.worst {
         told.push(("", format!("It was {} on {}, and that stays: {}", worst.grade, worst.since, worst.reason)));
     }
+    told.extend(facts.disks.iter().map(|disks| ("Disks", disks.clone())));
     for (at, link) in facts.links.iter().enumerate() {
         let text = format!("{} {} {}", link.name, link.state, link.addresses.join(" "));
         told.push((if at == 0 { "Network" } else { "" }, text.trim_end().to_owned()));

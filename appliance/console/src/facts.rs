@@ -26,6 +26,8 @@ pub struct Facts {
     pub worst: Option<Worst>,
     /// The fingerprint of the box at its door for management; absent: it has none.
     pub api: Option<String>,
+    /// How the two disks are; absent: the box has one, or nobody has said.
+    pub disks: Option<String>,
     /// The network cards.
     pub links: Vec<Link>,
     /// The mail core: its state, and what it says of itself.
@@ -146,6 +148,7 @@ impl Facts {
         let grade = self.posture.as_ref().map(|posture| posture.grade.clone());
         self.worst = self.worst.filter(|worst| Some(&worst.grade) != grade.as_ref());
         self.api = self.api.map(|sum| clean(&sum, 64));
+        self.disks = self.disks.map(|told| clean(&without_addresses(&told), LONGEST_LINE));
         self.links.truncate(MOST);
         for link in &mut self.links {
             link.name = clean(&link.name, 15);
@@ -167,6 +170,16 @@ fn clean_all(texts: &mut Vec<String>) {
     for text in texts {
         *text = clean(&without_addresses(text), LONGEST_LINE);
     }
+}
+
+/// What the state of the disks in `octets` is in a sentence, where there are two.
+///
+/// # Errors
+/// It is none.
+pub fn disks(octets: &[u8]) -> Result<Option<String>, String> {
+    let status: postkeep_disks::status::Status =
+        serde_json::from_slice(octets).map_err(|error| format!("the state of the disks cannot be read: {error}"))?;
+    Ok(status.mirror.map(|_| status.to_string()))
 }
 
 /// The posture in `octets`.
@@ -357,6 +370,20 @@ mod tests {
         assert_eq!(log_line("no json"), None);
         let audit = r#"{"SYSLOG_IDENTIFIER":"kernel","MESSAGE":"audit: type=1130 audit(1795777535.858:195): pid=1"}"#;
         assert_eq!(log_line(audit), None);
+    }
+
+    #[test]
+    fn two_disks_are_told_of_and_one_is_not() {
+        let told = |mirror| {
+            disks(
+                format!(r#"{{"disks":[{{"name":"vda","serial":"S1","system":true,"data":true}}],"mirror":{mirror}}}"#)
+                    .as_bytes(),
+            )
+        };
+        assert_eq!(told("null"), Ok(None));
+        let failed = "ONE OF TWO DISKS IS MISSING OR HAS FAILED; left: vda (serial number S1)";
+        assert_eq!(told(r#"{"state":"degraded"}"#), Ok(Some(failed.to_owned())));
+        assert!(disks(b"{}").unwrap_err().contains("disks"));
     }
 
     #[test]

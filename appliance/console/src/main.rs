@@ -37,6 +37,9 @@ struct Arguments {
     /// Where the measured posture of the machine stands.
     #[arg(long, value_name = "FILE", default_value = "/run/postkeep-posture/posture.json", global = true)]
     posture: PathBuf,
+    /// Where it stands how the disks are.
+    #[arg(long, value_name = "FILE", default_value = "/run/postkeep-disks/status.json", global = true)]
+    disks: PathBuf,
     /// Where the worst posture of all starts stands.
     #[arg(long, value_name = "FILE", default_value = "/run/postkeep-posture/history.json", global = true)]
     history: PathBuf,
@@ -96,6 +99,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         plain: arguments.plain || dumb,
         places: Places {
             posture: arguments.posture,
+            disks: arguments.disks,
             history: arguments.history,
             box_fingerprint: arguments.box_fingerprint,
             release: "/etc/os-release".into(),

@@ -24,6 +24,7 @@ pub(crate) fn facts() -> Facts {
         }),
         worst: None,
         api: None,
+        disks: None,
         links: vec![link("eno1", "routable", &["203.0.113.5/32", "2001:db8::2/64"]), link("eno2", "no-carrier", &[])],
         mail: "running, 12 recipients wait".into(),
         failed: Some(Vec::new()),

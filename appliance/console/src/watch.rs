@@ -35,6 +35,8 @@ pub struct Places {
     pub history: PathBuf,
     /// The fingerprint of the box at its door for management.
     pub box_fingerprint: PathBuf,
+    /// How the disks are, written by whoever watches over them.
+    pub disks: PathBuf,
     /// `os-release`.
     pub release: PathBuf,
 }
@@ -60,6 +62,14 @@ pub async fn look(places: &Places) -> Facts {
         Ok(None) => {}
         Ok(Some(octets)) => match facts::worst(&octets) {
             Ok(worst) => facts.worst = worst,
+            Err(why) => facts.problems.push(why),
+        },
+        Err(why) => facts.problems.push(why),
+    }
+    match small_file(&places.disks) {
+        Ok(None) => {}
+        Ok(Some(octets)) => match facts::disks(&octets) {
+            Ok(disks) => facts.disks = disks,
             Err(why) => facts.problems.push(why),
         },
         Err(why) => facts.problems.push(why),

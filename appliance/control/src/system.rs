@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use postkeep_disks::status::Status;
 use postkeep_firmware::posture::{History, Posture};
 use postkeep_mta::clock;
 use serde::de::DeserializeOwned;
@@ -58,6 +59,8 @@ pub struct System {
     pub posture: Option<Posture>,
     /// The worst of all starts so far, `since` in seconds since 1970; absent: nobody keeps it.
     pub history: Option<History>,
+    /// How the disks are; absent: nobody watches over them.
+    pub disks: Option<Status>,
     /// Forms in which there is a bill of materials.
     pub sbom: Vec<BillFormat>,
     /// What could not be read, and why. Nothing is better than unknown because of it.
@@ -128,6 +131,7 @@ fn look(places: &Places) -> System {
     let booted = clock::now().saturating_sub(uptime_seconds * 1_000_000);
     let posture = json(&places.root.join("run/postkeep-posture/posture.json"), "posture of this start", &mut unknown);
     let history = json(&places.root.join("run/postkeep-posture/history.json"), "history of this box", &mut unknown);
+    let disks = json(&places.root.join(postkeep_disks::status::FILE), "state of the disks", &mut unknown);
     System {
         hostname: name.nodename().to_string_lossy().into_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -137,6 +141,7 @@ fn look(places: &Places) -> System {
         uptime_seconds,
         posture,
         history,
+        disks,
         sbom: BillFormat::ALL.into_iter().filter(|format| bill_file(places, *format).is_some()).collect(),
         unknown,
     }
@@ -211,6 +216,7 @@ mod tests {
         );
         let worst = format!(r#"{{"worst":{{"grade":"D","since":7,"sentences":[{sentence}]}}}}"#);
         lay(folder.path(), "run/postkeep-posture/history.json", &worst);
+        lay(folder.path(), postkeep_disks::status::FILE, r#"{"disks":[],"mirror":{"state":"whole"}}"#);
         lay(folder.path(), "usr/share/postkeep/sbom/postkeep.cyclonedx.json", "{\"bomFormat\":\"CycloneDX\"}");
         lay(folder.path(), "usr/share/postkeep/sbom/spdx.txt", "no");
         let places = Places::below(folder.path());
@@ -218,6 +224,7 @@ mod tests {
         assert_eq!(system.image.as_deref(), Some("2026.11.1"));
         assert_eq!(system.posture.unwrap().grade, Grade::C);
         assert_eq!(system.history.unwrap().worst.unwrap().grade, Grade::D);
+        assert_eq!(system.disks.unwrap().mirror, Some(postkeep_disks::status::Mirror::Whole));
         assert_eq!((system.sbom, system.unknown), (vec![BillFormat::CycloneDx], Vec::new()));
         assert_eq!(bill_of(&places, BillFormat::CycloneDx).unwrap(), b"{\"bomFormat\":\"CycloneDX\"}");
         let missing = bill_of(&places, BillFormat::Spdx).unwrap_err();
@@ -233,7 +240,7 @@ mod tests {
         lay(folder.path(), "run/postkeep-posture/posture.json", "{\"grade\":\"A\"");
         let system = look(&Places::below(folder.path()));
         assert_eq!((system.posture, system.history, system.image), (None, None, None));
-        assert_eq!(system.unknown.len(), 2);
+        assert_eq!((system.disks, system.unknown.len()), (None, 3));
         assert!(
             system.unknown[0].contains("posture of this start") && system.unknown[1].contains("nobody has written")
         );

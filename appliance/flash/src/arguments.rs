@@ -11,6 +11,7 @@ Examples, in a rescue system:
                        --disk /dev/nvme0n1 --disk /dev/nvme1n1 --seed box.seed
   postkeep-flash write --image postkeep.raw.zst --release release.note --release-key release.key \\
                        --disk /dev/nvme0n1 --disk /dev/nvme1n1 --seed box.seed
+  postkeep-flash replace --left /dev/nvme0n1 --disk /dev/nvme1n1
 
 Examples, at the operator's desk:
   postkeep-flash key generate --name example.com/owner --out owner.pem
@@ -65,6 +66,18 @@ pub(crate) enum Command {
         #[arg(long, hide = true, default_value_t = 128)]
         sync_every: u64,
     },
+    /// Puts a new disk in the place of one that a box with two disks has lost; the box fills it at its next start.
+    Replace {
+        /// The disk that is left; it is only read.
+        #[arg(long, value_name = "DEVICE")]
+        left: PathBuf,
+        /// The new disk.
+        #[arg(long, value_name = "DEVICE")]
+        disk: PathBuf,
+        /// The serial number of the new disk, which may be erased, instead of typing it.
+        #[arg(long, value_name = "SERIAL")]
+        yes_erase: Vec<String>,
+    },
     /// What a box is told at the flash.
     #[command(subcommand)]
     Seed(SeedCommand),
@@ -84,7 +97,7 @@ pub(crate) struct Work {
     /// The public key that releases are signed with, or a file that holds it; more than one may be believed.
     #[arg(long, value_name = "KEY", required = true)]
     pub(crate) release_key: Vec<String>,
-    /// The disk; named twice: both are written the same.
+    /// The disk; two of them: the box is mirrored, and runs on with either.
     #[arg(long, value_name = "DEVICE", required = true)]
     pub(crate) disk: Vec<PathBuf>,
     /// The signed seed.

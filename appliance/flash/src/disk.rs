@@ -198,6 +198,16 @@ impl Disk {
     }
 }
 
+/// Whether both are the same disk, which may have many names.
+#[must_use]
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    let own = |path: &Path| {
+        let found = fs::metadata(path).ok()?;
+        Some(if found.is_file() { (found.dev(), found.ino()) } else { (found.rdev(), 0) })
+    };
+    own(one).is_some_and(|own_one| Some(own_one) == own(other))
+}
+
 /// Where each kind of disk tells its serial number.
 fn serial(folder: &Path) -> Option<String> {
     let page = || {

@@ -1,4 +1,4 @@
-//! The seed's place in the EFI partition.
+//! What comes into the EFI partition: the seed, and on a box with two disks the mark that says so.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,9 @@ use crate::fat::{Octets, Volume};
 pub const SEED_PATH: &str = "/postkeep/seed";
 
 const FOLDER: &str = "postkeep";
-const NAME: &str = "seed";
+const SEED: &str = "seed";
+/// How often the box changed this partition while the other disk was away (docs/operate/image.md): never yet.
+const MARK: (&str, &[u8]) = ("mirror", b"0\n");
 
 /// Why the seed did not get into its place.
 #[derive(Debug, thiserror::Error)]
@@ -24,17 +26,20 @@ struct Window<'a> {
     length: u64,
 }
 
-/// Puts `seed` into the FAT file system of `length` octets at `begin` of `disk`, and reads it again.
-pub(crate) fn place(disk: &File, begin: u64, length: u64, seed: &[u8]) -> Result<(), EspError> {
+/// Puts `seed`, and for a box with two disks the mark, into the FAT file system of `length` octets at `begin` of `disk`, and reads
+/// them again.
+pub(crate) fn place(disk: &File, begin: u64, length: u64, seed: &[u8], is_mirrored: bool) -> Result<(), EspError> {
     let window = Window { disk, begin, length };
-    put(&window, seed).map_err(EspError)
+    let marked = is_mirrored.then_some(MARK);
+    let files = [(SEED, seed)].into_iter().chain(marked);
+    files.into_iter().try_for_each(|(name, content)| put(&window, name, content)).map_err(EspError)
 }
 
-fn put(window: &Window<'_>, seed: &[u8]) -> io::Result<()> {
-    Volume::open(window, window.length)?.add(FOLDER, NAME, seed)?;
+fn put(window: &Window<'_>, name: &str, content: &[u8]) -> io::Result<()> {
+    Volume::open(window, window.length)?.add(FOLDER, name, content)?;
     window.disk.sync_all()?;
-    match Volume::open(window, window.length)?.content(FOLDER, NAME)? {
-        found if found == seed => Ok(()),
+    match Volume::open(window, window.length)?.content(FOLDER, name)? {
+        found if found == content => Ok(()),
         _ => Err(io::Error::other("what is read is not what was written")),
     }
 }

@@ -9,6 +9,10 @@ pub(crate) const SECTOR: u64 = 512;
 const SIGNATURE: &[u8] = b"EFI PART";
 /// Sectors of a table of 128 entries.
 const TABLE_SECTORS: u64 = 32;
+const LINUX_RAID: [u8; 16] =
+    [0x0f, 0x88, 0x9d, 0xa1, 0xfc, 0x05, 0x3b, 0x4d, 0xa0, 0x06, 0x74, 0x3f, 0x0f, 0x84, 0x91, 0x1e];
+/// `postkeep-mirror` and the end of it, in UTF-16.
+const MIRROR_LABEL: [u8; 32] = *b"p\0o\0s\0t\0k\0e\0e\0p\0-\0m\0i\0r\0r\0o\0r\0\0\0";
 const EFI_SYSTEM: [u8; 16] =
     [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b];
 
@@ -80,6 +84,45 @@ impl Layout {
         let sectors = last.checked_sub(first).and_then(|sectors| sectors.checked_add(1)).ok_or(wrong.clone())?;
         let octets = |sectors: u64| sectors.checked_mul(SECTOR).ok_or(wrong.clone());
         Ok((octets(first)?, octets(sectors)?))
+    }
+
+    /// Where the half of a mirrored data volume begins, in octets, and how many it has; none on a box with one disk.
+    pub(crate) fn half_of_mirror(&self) -> Option<(u64, u64)> {
+        let entry = self.entries().find(|entry| entry[..16] == LINUX_RAID && entry[56..].starts_with(&MIRROR_LABEL))?;
+        let (first, last) = (number64(entry, 32), number64(entry, 40));
+        let sectors = last.checked_sub(first)?.checked_add(1)?;
+        let (begin, length) = (first.checked_mul(SECTOR)?, sectors.checked_mul(SECTOR)?);
+        // Nothing else lies behind it: what is before it is what has to be copied.
+        let is_last = self.entries().all(|other| number64(other, 40) <= last);
+        (is_last && first >= 2 + TABLE_SECTORS).then_some((begin, length))
+    }
+
+    /// How many octets a disk needs for these partitions and the copy of the table.
+    pub(crate) fn smallest_disk(&self) -> u64 {
+        let used = self.entries().map(|entry| number64(entry, 40)).max().unwrap_or_default();
+        used.saturating_add(TABLE_SECTORS + 2).saturating_mul(SECTOR)
+    }
+
+    /// The same for the second disk of a box: the disk and its EFI partition have UUIDs of their own, made from `chance`, so that
+    /// the box can tell from which of both it was started. The other partitions are what they are by their content.
+    ///
+    /// # Errors
+    /// It has no EFI partition.
+    pub(crate) fn of_second_disk(&self, chance: [u8; 32]) -> Result<Self, GptError> {
+        let mut second = self.clone();
+        let (disk, partition) = chance.split_at(16);
+        second.header[56..72].copy_from_slice(disk);
+        let mut entries = second.table.chunks_exact_mut(128);
+        let entry = entries.find(|entry| entry[..16] == EFI_SYSTEM).ok_or(GptError("it has no EFI partition"))?;
+        entry[16..32].copy_from_slice(partition);
+        // A random UUID (RFC 9562 §5.4), as GPT stores it: the first three fields begin with their last octet.
+        for uuid in [&mut second.header[56..72], &mut entry[16..32]] {
+            uuid[7] = uuid[7] & 0x0f | 0x40;
+            uuid[8] = uuid[8] & 0x3f | 0x80;
+        }
+        let sum = crc32fast::hash(&second.table);
+        second.header[88..92].copy_from_slice(&sum.to_le_bytes());
+        Ok(second)
     }
 
     /// The table for a disk of `sectors`.
@@ -200,6 +243,24 @@ mod tests {
             // The rest of the header's sector counts for nothing, and stays behind.
             assert_eq!(Layout::read(&damaged).is_err(), !(512 + 92..1024).contains(&at), "{at}");
         }
+    }
+
+    #[test]
+    fn the_second_disk_and_its_efi_partition_are_told_apart_from_the_first() {
+        let layout = Layout::read(&ends(BEFORE).0).unwrap();
+        let second = layout.of_second_disk([0xff; 32]).unwrap();
+        let fitted = second.fitted((12 << 20) / SECTOR).unwrap();
+        assert_eq!(Layout::read(&fitted.head).unwrap().efi_partition(), layout.efi_partition());
+        let uuids = |layout: &Layout| -> (Vec<u8>, Vec<Vec<u8>>) {
+            (layout.header[56..72].to_vec(), layout.entries().map(|entry| entry[16..32].to_vec()).collect())
+        };
+        let ((disk, partitions), (other_disk, other_partitions)) = (uuids(&layout), uuids(&second));
+        assert_ne!(disk, other_disk);
+        // Version 4, variant 10.
+        assert_eq!((other_disk[7] >> 4, other_disk[8] >> 6), (4, 2));
+        let changed = partitions.iter().zip(&other_partitions).filter(|(one, other)| one != other).count();
+        assert_eq!(changed, 1, "only the EFI partition");
+        assert_eq!(layout.of_second_disk([0xff; 32]).unwrap(), second, "the same when the work goes on");
     }
 
     proptest! {

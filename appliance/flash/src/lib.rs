@@ -12,11 +12,12 @@ mod gpt;
 pub mod inventory;
 pub mod posture;
 pub mod record;
+pub mod replacing;
 mod source;
 mod state;
 pub mod writing;
 
-pub use self::disk::{Disk, DiskError, Target};
+pub use self::disk::{Disk, DiskError, Target, is_same};
 pub use self::esp::{EspError, SEED_PATH};
 pub use self::gpt::{GptError, Layout};
 pub use self::source::{Source, SourceError};

@@ -62,6 +62,7 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
                 .map_err(|why| Failure { code: REFUSED, why })
                 .and_then(|()| work::write(prepared, state, record, sync_every.saturating_mul(1 << 20), arguments.json))
         }
+        Command::Replace { left, disk, yes_erase } => work::replace(root, &left, &disk, &yes_erase, arguments.json),
         Command::Seed(command) => desk::seed(command),
         Command::Key(command) => desk::key(command),
     }

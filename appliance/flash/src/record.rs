@@ -57,6 +57,14 @@ pub struct RecordedDisk {
     pub size: u64,
 }
 
+impl RecordedDisk {
+    /// What is recorded of a disk.
+    #[must_use]
+    pub fn of(disk: &Disk) -> Self {
+        Self { path: disk.path.clone(), serial: disk.serial.clone(), model: disk.model.clone(), size: disk.size }
+    }
+}
+
 impl Record {
     /// The record of `source` of `release` and `seed`, signed as `note`, on `disks` of `machine`.
     #[must_use]
@@ -68,12 +76,6 @@ impl Record {
         disks: impl Iterator<Item = &'a Disk>,
         at: Timestamp,
     ) -> Self {
-        let disk = |disk: &Disk| RecordedDisk {
-            path: disk.path.clone(),
-            serial: disk.serial.clone(),
-            model: disk.model.clone(),
-            size: disk.size,
-        };
         Self {
             at,
             written: false,
@@ -81,7 +83,7 @@ impl Record {
             image: source.sha256(),
             root_hash: release.root_hash,
             secure_boot_certificate: release.secure_boot_certificate,
-            disks: disks.map(disk).collect(),
+            disks: disks.map(RecordedDisk::of).collect(),
             serial: machine.serial.clone(),
             macs: machine.cards.iter().map(|card| card.mac.clone()).collect(),
             owner: seed.owner.to_string(),

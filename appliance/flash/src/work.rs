@@ -1,19 +1,19 @@
-//! `plan` and `write`: everything is looked at and verified before anything is changed.
+//! `plan`, `write` and `replace`: everything is looked at and verified before anything is changed.
 
-use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use postkeep_flash::inventory::{Inventory, addresses};
 use postkeep_flash::posture::posture;
-use postkeep_flash::record::Record;
+use postkeep_flash::record::{Record, RecordedDisk};
+use postkeep_flash::replacing::Survivor;
 use postkeep_flash::writing::{Job, Stage, write as write_disks};
-use postkeep_flash::{Disk, DiskError, Source, State};
+use postkeep_flash::{Disk, DiskError, Source, State, is_same};
 use postkeep_release::{Decision, MachineFacts, Release, decide};
 use postkeep_seed::Seed;
+use serde_json::json;
 
 use crate::arguments::Work;
 use crate::outcome::{Failure, Outcome, bad, failed, public_key, read, refused};
@@ -64,14 +64,12 @@ fn chosen(root: &Path, paths: &[PathBuf]) -> Result<Vec<Disk>, Failure> {
     if paths.len() > 2 {
         return Err(bad("more than two disks were named; name one, or two for a mirror"));
     }
-    let (mut disks, mut seen) = (Vec::new(), BTreeSet::new());
-    for path in paths {
+    let mut disks = Vec::new();
+    for (number, path) in paths.iter().enumerate() {
         let disk = Disk::at(root, path).map_err(refused)?;
         disk.check().map_err(refused)?;
         // By what it is, since a disk has many names.
-        let found = std::fs::metadata(path).map_err(|error| bad(format!("{}: {error}", path.display())))?;
-        let own = if found.is_file() { (found.dev(), found.ino()) } else { (found.rdev(), 0) };
-        if !seen.insert(own) {
+        if paths.iter().take(number).any(|other| is_same(other, path)) {
             return Err(bad(DiskError::Twice(path.clone())));
         }
         disks.push(disk);
@@ -155,6 +153,41 @@ pub(crate) fn write(
         )));
     }
     Ok(outcome)
+}
+
+/// Puts the disk at `path` in the place of one that was lost; `left` is the other.
+pub(crate) fn replace(
+    root: &Path,
+    left: &Path,
+    path: &Path,
+    yes_erase: &[String],
+    quiet: bool,
+) -> Result<Outcome, Failure> {
+    let [new] = <[Disk; 1]>::try_from(chosen(root, &[path.to_owned()])?).map_err(|_| bad("one disk is named"))?;
+    if is_same(left, path) {
+        return Err(bad(DiskError::Twice(path.to_owned())));
+    }
+    let left = Disk::at(root, left).map_err(refused)?;
+    let survivor = Survivor::open(&left).map_err(refused)?;
+    survivor.fits(&new).map_err(refused)?;
+    confirm(std::slice::from_ref(&new), yes_erase).map_err(refused)?;
+    let named = RecordedDisk::of(&new);
+    let target = new.open().map_err(refused)?;
+    let bar = bar(0, "copying", quiet);
+    let done = survivor.replace_with(&target, |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    done.map_err(|error| failed(format!("{error}. The new disk does not boot; run the same command again")))?;
+    Ok(Outcome {
+        text: format!(
+            "{} is a disk of the box now. Start the box: it fills the disk with the data of the other, and says \
+             `mirrored` at its console when that is done.\n",
+            named.path.display()
+        ),
+        json: json!({"disk": named, "left": RecordedDisk::of(&left)}),
+    })
 }
 
 fn bar(octets: u64, text: &'static str, quiet: bool) -> ProgressBar {

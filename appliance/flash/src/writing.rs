@@ -12,7 +12,7 @@ use crate::gpt::{Fitted, Layout, SECTOR};
 use crate::{EspError, GptError, Source, SourceError, State, StateError, Target, esp};
 
 /// What is written last, and the piece that everything is written in.
-const PIECE: usize = 1 << 20;
+pub(crate) const PIECE: usize = 1 << 20;
 /// Sector 0 and the header of the table: without them nothing boots.
 const KEYSTONE: usize = 2 * SECTOR as usize;
 
@@ -108,11 +108,15 @@ pub fn write(job: &Job<'_>, state: State, mut seen: impl FnMut(Stage, u64, u64))
         read_back(job.source, target, &head, |done| seen(Stage::ReadingBack, before + done, total))?;
     }
     let mut fitted = Vec::new();
-    for target in job.targets {
-        let table = layout.fitted(target.disk.size / SECTOR)?;
+    for (number, target) in job.targets.iter().enumerate() {
+        let own = match number {
+            0 => layout.clone(),
+            _ => layout.of_second_disk(chance(job.source, target))?,
+        };
+        let table = own.fitted(target.disk.size / SECTOR)?;
         forget_inner_copy(job.source, target, &table)?;
         put(target, table_at(target, &table), &table.tail)?;
-        esp::place(&target.file, begin, length, job.seed)?;
+        esp::place(&target.file, begin, length, job.seed, job.targets.len() > 1)?;
         fitted.push(table);
     }
     for (target, table) in job.targets.iter().zip(&fitted) {
@@ -123,8 +127,14 @@ pub fn write(job: &Job<'_>, state: State, mut seen: impl FnMut(Stage, u64, u64))
     Ok(())
 }
 
+/// The same for the same work, so that it can go on; of two boxes hardly the same.
+fn chance(source: &Source, target: &Target) -> [u8; 32] {
+    let (image, disk) = (source.sha256(), target.disk.identity());
+    Sha256::of(format!("{image} {disk} {}", target.disk.size).as_bytes()).0
+}
+
 /// Takes away what a firmware would start, and what a table's copy at the end would bring back.
-fn disarm(target: &Target) -> Result<(), WriteError> {
+pub(crate) fn disarm(target: &Target) -> Result<(), WriteError> {
     let size = target.disk.size;
     let zeroes = vec![0; PIECE];
     put(target, 0, &zeroes[..usize::try_from(size).unwrap_or(PIECE).min(PIECE)])?;
@@ -181,7 +191,7 @@ fn stream(job: &Job<'_>, mut state: State, seen: &mut impl FnMut(Stage, u64, u64
 }
 
 /// Writes `piece`; where it is said to be there already (`known`), only when it is not.
-fn put_if_other(target: &Target, at: u64, piece: &[u8], known: bool) -> Result<(), WriteError> {
+pub(crate) fn put_if_other(target: &Target, at: u64, piece: &[u8], known: bool) -> Result<(), WriteError> {
     if known {
         let mut found = vec![0; piece.len()];
         target.file.read_exact_at(&mut found, at).map_err(|error| failed(target, "read", at, error))?;
@@ -198,8 +208,7 @@ fn put_if_other(target: &Target, at: u64, piece: &[u8], known: bool) -> Result<(
 }
 
 fn read_back(source: &Source, target: &Target, head: &[u8], mut seen: impl FnMut(u64)) -> Result<(), WriteError> {
-    // From the disk, not from memory. Where that is refused, what is compared is still what the kernel would write.
-    let _ = fadvise(&target.file, 0, None, Advice::DontNeed);
+    target.forget();
     let mut sum = Summing::new(io::sink());
     let mut add = |octets: &[u8]| io::Write::write_all(&mut sum, octets).map_err(|e| failed(target, "sum", 0, e));
     add(head)?;
@@ -229,14 +238,14 @@ fn forget_inner_copy(source: &Source, target: &Target, table: &Fitted) -> Result
 }
 
 /// Writes the first piece, the part of it last without which nothing boots; and reads both ends again.
-fn arm(target: &Target, head: &[u8], table: &Fitted) -> Result<(), WriteError> {
+pub(crate) fn arm(target: &Target, head: &[u8], table: &Fitted) -> Result<(), WriteError> {
     let mut head = head.to_vec();
     head[..table.head.len()].copy_from_slice(&table.head);
     put(target, KEYSTONE as u64, &head[KEYSTONE..])?;
     sync(target, 0)?;
     put(target, 0, &head[..KEYSTONE])?;
     sync(target, 0)?;
-    let _ = fadvise(&target.file, 0, None, Advice::DontNeed);
+    target.forget();
     for (at, wanted) in [(0, &head), (table_at(target, table), &table.tail)] {
         let mut found = vec![0; wanted.len()];
         target.file.read_exact_at(&mut found, at).map_err(|error| failed(target, "read", at, error))?;
@@ -248,18 +257,31 @@ fn arm(target: &Target, head: &[u8], table: &Fitted) -> Result<(), WriteError> {
     Ok(())
 }
 
-fn table_at(target: &Target, table: &Fitted) -> u64 {
+pub(crate) fn table_at(target: &Target, table: &Fitted) -> u64 {
     (target.disk.size / SECTOR * SECTOR).saturating_sub(table.tail.len() as u64)
 }
 
-fn put(target: &Target, at: u64, octets: &[u8]) -> Result<(), WriteError> {
+pub(crate) fn put(target: &Target, at: u64, octets: &[u8]) -> Result<(), WriteError> {
     target.file.write_all_at(octets, at).map_err(|error| failed(target, "write", at, error))
 }
 
-fn sync(target: &Target, at: u64) -> Result<(), WriteError> {
+pub(crate) fn sync(target: &Target, at: u64) -> Result<(), WriteError> {
     File::sync_all(&target.file).map_err(|error| failed(target, "sync", at, error))
 }
 
 fn failed(target: &Target, what: &'static str, at: u64, error: io::Error) -> WriteError {
-    WriteError::Disk { path: target.disk.path.clone(), what, at, error }
+    WriteError::disk(target, what, at, error)
+}
+
+impl WriteError {
+    pub(crate) fn disk(target: &Target, what: &'static str, at: u64, error: io::Error) -> Self {
+        Self::Disk { path: target.disk.path.clone(), what, at, error }
+    }
+}
+
+impl Target {
+    /// What is read from now on comes from the disk, not from memory. Where that is refused, it is still what the kernel would write.
+    pub(crate) fn forget(&self) {
+        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+    }
 }

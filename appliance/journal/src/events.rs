@@ -62,6 +62,20 @@ events! {
         "The owner allowed something at the console, and it could not be done."
     CONSOLE_REFUSED "0ac63c05935e440fbcaf7e61deba8998" "console-refused" Warn ["REASON"]
         "An answer that was typed at the console was not the owner's, or not one to this challenge."
+    MIRROR_DEGRADED "0f3100548c444ceeb8a5d48a43d9c965" "mirror-degraded" Error ["DISKS"]
+        "Of two disks one is missing or has failed. The box runs on; DISKS are those that have all data."
+    MIRROR_WHOLE "1de60da6b386498a8fe1494ffac6f3cf" "mirror-whole" Info ["DISKS"]
+        "Both disks have all data."
+    UPDATE_INSTALLED "a2c0e838410a445fa0d67eb8af38386a" "update-installed" Info ["FROM", "TO"]
+        "A release lies whole in the other slot, and has still to prove itself. FROM is the version that runs."
+    UPDATE_TAKEN "056d0858f5fc4293a1ca15d68f16eac7" "update-taken" Info ["FROM", "TO"]
+        "A new version has proved itself and stays."
+    UPDATE_FELL_BACK "f228edc387d145699ea364dd6fb8d01f" "update-fell-back" Error ["FROM", "TO", "REASON"]
+        "A new version did not prove itself, and the one before runs again. FROM is the one that did not."
+    UPDATE_ROLLED_BACK "024b49978b174789b1b01d871c3888e8" "update-rolled-back" Warn ["FROM", "TO"]
+        "The owner went back to the version before."
+    UPDATE_ABANDONED "97d208a618d7467e97edb4dcb08dd4ce" "update-abandoned" Error ["TO", "REASON"]
+        "An update was begun and came to nothing; what ran still runs."
 }
 
 #[cfg(test)]

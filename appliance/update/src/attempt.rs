@@ -3,6 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use postkeep_journal::{UPDATE_ABANDONED, UPDATE_FELL_BACK, UPDATE_INSTALLED, UPDATE_ROLLED_BACK, UPDATE_TAKEN};
 use postkeep_release::Version;
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,19 @@ pub enum Event {
         /// Why not.
         reason: String,
     },
+}
+
+impl Event {
+    /// Says in the journal that it has happened.
+    pub fn tell(&self) {
+        match self {
+            Self::Installed { from, to } => UPDATE_INSTALLED.tell(format_args!("{self}"), [from, to]),
+            Self::Taken { from, to } => UPDATE_TAKEN.tell(format_args!("{self}"), [from, to]),
+            Self::FellBack { from, to, reason } => UPDATE_FELL_BACK.tell(format_args!("{self}"), [from, to, reason]),
+            Self::RolledBack { from, to } => UPDATE_ROLLED_BACK.tell(format_args!("{self}"), [from, to]),
+            Self::Abandoned { to, reason } => UPDATE_ABANDONED.tell(format_args!("{self}"), [to, reason]),
+        }
+    }
 }
 
 impl fmt::Display for Event {

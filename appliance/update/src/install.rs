@@ -3,16 +3,14 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
+use postkeep_disks::run::{RunError, run};
 use postkeep_release::{Release, Role, Version};
 
 use crate::boot_file::{BootFile, Standing};
 use crate::place::{Disk, Place, PlaceError};
 use crate::transfer::{Definition, definitions};
-
-/// What of a program's words is told on; the last are the ones that matter.
-const MOST_WORDS: usize = 600;
 
 /// Why the box could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -29,13 +27,8 @@ pub enum InstallError {
         error: io::Error,
     },
     /// A program of systemd.
-    #[error("{program} failed: {why}")]
-    Program {
-        /// Which.
-        program: &'static str,
-        /// What it said.
-        why: String,
-    },
+    #[error(transparent)]
+    Program(#[from] RunError),
     /// The box.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -96,7 +89,7 @@ pub fn install(
         }
         let definitions = format!("--definitions={}", target.display());
         let version = release.version.to_string();
-        run("systemd-sysupdate", Command::new(&programs.sysupdate).args([&*definitions, "update", &*version]))?;
+        run(Command::new(&programs.sysupdate).args([&*definitions, "update", &*version]))?;
     }
     rename(place, release.version, BootFile::renewed)
 }
@@ -131,16 +124,27 @@ pub fn way_back(place: &Place, running: Version) -> Result<Option<Version>, Plac
     Ok(good.map(|file| file.version))
 }
 
-/// Stops the mail core in order (doors close, transactions under way end), then starts the machine again.
+/// Stops the mail core in order (doors close, transactions under way end), makes the boot partitions of two disks the same,
+/// then starts the machine again.
 ///
 /// # Errors
-/// systemd does not do it.
+/// systemd does not do it, or a boot partition could not be copied; the machine starts again in any case.
 pub fn drain_and_restart(programs: &Programs) -> Result<(), InstallError> {
     // It may have failed already; the machine starts again all the same.
-    let stopped =
-        run("systemctl stop postkeepd.service", Command::new(&programs.systemctl).args(["stop", "postkeepd.service"]));
-    let restarted = run("systemctl reboot", Command::new(&programs.systemctl).args(["--no-block", "reboot"]));
-    restarted.and(stopped).map(drop)
+    let stopped = run(Command::new(&programs.systemctl).args(["stop", "postkeepd.service"]));
+    let copied = copy_boot(programs);
+    run(Command::new(&programs.systemctl).args(["--no-block", "reboot"]))?;
+    stopped?;
+    copied
+}
+
+/// Makes the boot partition of the other disk the same, on a box with two.
+///
+/// # Errors
+/// It could not be done: that disk would start what it started before.
+pub fn copy_boot(programs: &Programs) -> Result<(), InstallError> {
+    run(Command::new(&programs.systemctl).args(["start", "postkeep-boot-copy.service"]))?;
+    Ok(())
 }
 
 /// What systemd says of the mail core when it has failed for good: its own word, or that it ends again and again.
@@ -150,7 +154,7 @@ pub fn failed(programs: &Programs) -> Option<String> {
     const MOST_STARTS: u32 = 5;
     let mut command = Command::new(&programs.systemctl);
     command.args(["show", "--property=ActiveState,Result,NRestarts,StatusText", "postkeepd.service"]);
-    let told = run("systemctl show", &mut command).ok()?;
+    let told = run(&mut command).ok()?;
     let value =
         |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default();
     let starts: u32 = value("NRestarts").parse().unwrap_or(0);
@@ -175,18 +179,6 @@ fn sync(folder: &Path) -> Result<(), InstallError> {
     let failed = |error| InstallError::File { verb: "sync", path: folder.to_owned(), error };
     let opened = File::open(folder).map_err(failed)?;
     rustix::fs::syncfs(&opened).map_err(|error| failed(error.into()))
-}
-
-fn run(program: &'static str, command: &mut Command) -> Result<String, InstallError> {
-    let failed = |why: String| InstallError::Program { program, why };
-    let Output { status, stdout, stderr } = command.output().map_err(|error| failed(error.to_string()))?;
-    if status.success() {
-        return Ok(String::from_utf8_lossy(&stdout).into_owned());
-    }
-    let words = String::from_utf8_lossy(&stderr).into_owned();
-    let words = words.trim();
-    let begin = words.char_indices().rev().nth(MOST_WORDS).map_or(0, |(at, _)| at);
-    Err(failed(format!("{status}: {}", &words[begin..])))
 }
 
 #[cfg(test)]

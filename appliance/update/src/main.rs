@@ -61,6 +61,9 @@ enum Verb {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Err(why) = postkeep_journal::start("postkeep-update") {
+        say(&why);
+    }
     let done = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

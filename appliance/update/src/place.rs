@@ -6,6 +6,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use postkeep_disks::BOOT_LABEL;
+use postkeep_disks::partition::{Partition, partitions};
 use postkeep_firmware::digest::Digest;
 use postkeep_firmware::facts::{self, Ours};
 use postkeep_firmware::secure_boot;
@@ -15,9 +17,7 @@ use postkeep_release::{Role, Sha256, Version};
 use crate::boot_file::{BootFile, Standing};
 use crate::transfer::partition_type;
 
-/// The label of the boot partition (image/layout.toml): what makes a disk one of the box's.
-const BOOT_LABEL: &str = "postkeep-esp";
-/// A file of the kernel or of udev about one thing.
+/// A small file of the image.
 const LONGEST_FACT: u64 = 64 * 1024;
 
 /// Why the box is not understood.
@@ -199,16 +199,15 @@ impl Place {
     /// # Errors
     /// There is none, or the kernel's list cannot be read.
     pub fn disks(&self) -> Result<Vec<Disk>, PlaceError> {
-        let path = self.path("sys/class/block");
-        let failed = |error| PlaceError::Read { path: path.clone(), error };
+        let found =
+            partitions(&self.root).map_err(|error| PlaceError::Read { path: self.path("sys/class/block"), error })?;
         let mut disks: BTreeMap<String, (bool, Vec<Slot>)> = BTreeMap::new();
-        for entry in fs::read_dir(&path).map_err(failed)? {
-            let folder = entry.map_err(failed)?.path();
-            if let Some((disk, label, slot)) = self.partition(&folder) {
-                let (is_ours, slots) = disks.entry(disk).or_default();
-                *is_ours |= label == BOOT_LABEL;
-                slots.extend(slot);
-            }
+        for Partition { disk, label, kind, uuid, size, .. } in found {
+            let (is_ours, slots) = disks.entry(disk).or_default();
+            *is_ours |= label == BOOT_LABEL;
+            let mut roles = [Role::Root, Role::RootVerity, Role::RootVeritySignature].into_iter();
+            let role = roles.find(|role| partition_type(*role).is_some_and(|(_, uuid)| uuid == kind));
+            slots.extend(role.map(|role| Slot { role, size, label, uuid }));
         }
         let ours: Vec<Disk> = disks
             .into_iter()
@@ -216,34 +215,6 @@ impl Place {
             .map(|(name, (_, slots))| Disk { device: self.path("dev").join(name), slots })
             .collect();
         if ours.is_empty() { Err(PlaceError::NoDisk) } else { Ok(ours) }
-    }
-
-    /// Which disk a partition is on, its label, and which slot's part it is; none for anything else.
-    fn partition(&self, folder: &Path) -> Option<(String, String, Option<Slot>)> {
-        let number = small(&folder.join("dev")).ok()?;
-        // Only partitions have this file.
-        small(&folder.join("partition")).ok()?;
-        let told = small(&self.path("run/udev/data").join(format!("b{}", number.trim()))).ok()?;
-        let property = |name: &str| {
-            told.lines()
-                .find_map(|line| line.strip_prefix("E:")?.strip_prefix(name)?.strip_prefix('='))
-                .map(str::to_owned)
-        };
-        let kind = property("ID_PART_ENTRY_TYPE")?;
-        // In /sys a partition's folder lies in that of its disk.
-        let disk = fs::canonicalize(folder).ok()?.parent()?.file_name()?.to_str()?.to_owned();
-        // udev writes what is no letter or digit as \x5f.
-        let label = property("ID_PART_ENTRY_NAME").unwrap_or_default().replace("\\x5f", "_").replace("\\x2d", "-");
-        let role = [Role::Root, Role::RootVerity, Role::RootVeritySignature]
-            .into_iter()
-            .find(|role| partition_type(*role).is_some_and(|(_, uuid)| uuid == kind));
-        let slot = role.and_then(|role| {
-            let sectors: u64 = small(&folder.join("size")).ok()?.trim().parse().ok()?;
-            // The kernel counts in 512 octets, whatever the disk does.
-            let uuid = property("ID_PART_ENTRY_UUID")?.to_lowercase();
-            Some(Slot { role, size: sectors.checked_mul(512)?, label: label.clone(), uuid })
-        });
-        Some((disk, label, slot))
     }
 }
 
@@ -266,7 +237,7 @@ fn small(path: &Path) -> Result<String, PlaceError> {
 /// A box in a folder, for tests of this room.
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::os::unix::fs::symlink;
+    use postkeep_disks::partition::laid;
 
     use super::*;
 
@@ -280,37 +251,26 @@ pub(crate) mod tests {
         put("usr/lib/os-release", &format!("ID=debian\nIMAGE_VERSION=\"{running}\"\n"));
         put("usr/lib/postkeep/release-keys", &format!("# whose releases\n{key}\n"));
         put(&format!("efi/EFI/Linux/postkeep_{running}.efi"), "boot file");
-        fs::create_dir_all(root.join("sys/class/block")).unwrap();
-        let label = format!("postkeep\\x5f{running}");
-        let (root_kind, verity_kind, signature_kind) = (
-            partition_type(Role::Root).unwrap().1,
-            partition_type(Role::RootVerity).unwrap().1,
-            partition_type(Role::RootVeritySignature).unwrap().1,
-        );
+        let label = format!("postkeep_{running}");
+        let uuid = |number: u32| format!("0000000{number}-0000-0000-0000-000000000000");
+        let kind = |role| partition_type(role).unwrap().1;
         let rows = [
-            ("postkeep\\x2desp", "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", 4_194_304),
-            (label.as_str(), root_kind, 16_384),
-            (label.as_str(), verity_kind, 4096),
-            (label.as_str(), signature_kind, 32),
-            ("\\x5fempty", root_kind, 16_384),
-            ("\\x5fempty", verity_kind, 4096),
-            ("\\x5fempty", signature_kind, 32),
+            (BOOT_LABEL, "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", 2 << 30),
+            (label.as_str(), kind(Role::Root), 8 << 20),
+            (label.as_str(), kind(Role::RootVerity), 2 << 20),
+            (label.as_str(), kind(Role::RootVeritySignature), 16 << 10),
+            ("_empty", kind(Role::Root), 8 << 20),
+            ("_empty", kind(Role::RootVerity), 2 << 20),
+            ("_empty", kind(Role::RootVeritySignature), 16 << 10),
         ];
-        for (number, (label, kind, sectors)) in rows.iter().enumerate() {
-            let number = number + 1;
-            let folder = format!("sys/devices/virtio0/block/vda/vda{number}");
-            put(&format!("{folder}/dev"), &format!("254:{number}\n"));
-            put(&format!("{folder}/partition"), &format!("{number}\n"));
-            put(&format!("{folder}/size"), &format!("{sectors}\n"));
-            symlink(root.join(&folder), root.join(format!("sys/class/block/vda{number}"))).unwrap();
-            put(
-                &format!("run/udev/data/b254:{number}"),
-                &format!(
-                    "I:1234\nE:ID_PART_ENTRY_NAME={label}\nE:ID_PART_ENTRY_TYPE={kind}\n\
-                     E:ID_PART_ENTRY_UUID=0000000{number}-0000-0000-0000-000000000000\nG:systemd\n"
-                ),
-            );
-        }
+        let partitions: Vec<Partition> = (1..)
+            .zip(rows)
+            .map(|(number, (label, kind, size))| Partition {
+                size,
+                ..laid::partition('a', number, label, kind, &uuid(number))
+            })
+            .collect();
+        laid::lay(root, &partitions).unwrap();
     }
 
     #[test]

@@ -161,6 +161,10 @@ impl Updater {
         }
         attempt.stage = Stage::Written;
         self.store.begin(&attempt).map_err(|error| words(&error))?;
+        if let Err(error) = install::copy_boot(&self.programs) {
+            // What was installed is whole on the disk that the box was started from.
+            say(&format!("the other disk still starts what it started before: {error}"));
+        }
         let event = Event::Installed { from: running, to: release.version };
         self.store.note(event, Timestamp::now()).map_err(|error| words(&error))?;
         // What is left is garbage; that it cannot be removed is no reason to fail.

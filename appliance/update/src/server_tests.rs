@@ -122,7 +122,8 @@ async fn a_release_is_planned_staged_and_installed_and_is_on_trial_then() {
     for word in ["ProtectVersion=1.0.0", "MatchPartitionType=root-verity-sig", "TriesLeft=3", "dev/vda\n"] {
         assert!(told.contains(word), "{word}: {told}");
     }
-    assert!(!here.folder.path().join("asked").exists(), "no restart was asked for");
+    let asked = fs::read_to_string(here.folder.path().join("asked")).unwrap();
+    assert_eq!(asked, "start postkeep-boot-copy.service\n", "no restart was asked for");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,11 +185,14 @@ async fn a_rollback_condemns_what_runs_and_drains_before_it_restarts() {
     assert!(here.folder.path().join("efi/EFI/Linux/postkeep_1.0.0+0-1.efi").exists());
     let asked = here.folder.path().join("asked");
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while fs::read_to_string(&asked).unwrap_or_default().lines().count() < 2 {
+    while fs::read_to_string(&asked).unwrap_or_default().lines().count() < 3 {
         assert!(std::time::Instant::now() < deadline, "no restart");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(fs::read_to_string(&asked).unwrap(), "stop postkeepd.service\n--no-block reboot\n");
+    assert_eq!(
+        fs::read_to_string(&asked).unwrap(),
+        "stop postkeepd.service\nstart postkeep-boot-copy.service\n--no-block reboot\n"
+    );
     let status = here.settled().await;
     assert!(matches!(status.history[0].event, Event::RolledBack { .. }));
 }

@@ -94,6 +94,7 @@ impl Store {
         if history.last().is_some_and(|last| last.event == event) {
             return Ok(());
         }
+        event.tell();
         history.push(Dated { time: now, event });
         let old = history.len().saturating_sub(MOST_EVENTS);
         history.drain(..old);

@@ -6,4 +6,5 @@ mod desk;
 mod interruptions;
 mod inventory;
 mod refusals;
+mod replacing;
 mod writing;

@@ -1,0 +1,268 @@
+//! Boot partitions that are the same. Of two, one is written: by the firmware and the boot loader, which count a version's
+//! starts in it, by updates, by the owner's seed; the other is made the same as it afterwards.
+//!
+//! Each says how often it was changed while the other was not there ([`crate::MIRROR_MARK`]), so that a disk that comes
+//! back after some time is not believed: the higher number is, of equal ones the partition that was started from. A file
+//! is whole on the other partition or not there; what must go, goes last.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::MIRROR_MARK;
+
+/// A boot partition has some boot files, a loader and a seed.
+const MOST_FILES: usize = 256;
+/// Folders in folders.
+const DEEPEST: usize = 6;
+/// Beside a file that is being written.
+const HALF: &str = "half";
+/// A number.
+const LONGEST_MARK: u64 = 64;
+const PIECE: usize = 1 << 20;
+
+/// Which of two boot partitions is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Newer {
+    /// The one that was started from.
+    Mounted,
+    /// The other.
+    Other,
+}
+
+/// What was changed to make one partition as another.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// Files that were written or removed, below the partition's root.
+    pub files: Vec<PathBuf>,
+}
+
+/// A boot partition could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb} {path}: {error}", path = path.display())]
+pub struct BootError {
+    verb: &'static str,
+    path: PathBuf,
+    error: io::Error,
+}
+
+impl Changes {
+    /// Whether another version would be started than before.
+    #[must_use]
+    pub fn reach_boot_files(&self) -> bool {
+        self.files.iter().any(|path| path.starts_with("EFI"))
+    }
+}
+
+/// Which is believed, by how often each was changed alone.
+#[must_use]
+pub fn newer(mounted: u64, other: u64) -> Newer {
+    if other > mounted { Newer::Other } else { Newer::Mounted }
+}
+
+/// How often the partition at `root` was changed alone; none where the box has one disk.
+///
+/// # Errors
+/// It cannot be read. A mark that is no number counts as 0: such a partition is not believed.
+pub fn mark(root: &Path) -> Result<Option<u64>, BootError> {
+    let path = root.join(MIRROR_MARK);
+    let mut text = String::new();
+    match File::open(&path).and_then(|file| file.take(LONGEST_MARK).read_to_string(&mut text)) {
+        Ok(_) => Ok(Some(text.trim().parse().unwrap_or(0))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some(0)),
+        Err(error) => Err(BootError { verb: "read", path, error }),
+    }
+}
+
+/// Says on the partition at `root` that it was changed alone once more. Durable on return.
+///
+/// # Errors
+/// The partition.
+pub fn count_alone(root: &Path) -> Result<(), BootError> {
+    let path = root.join(MIRROR_MARK);
+    let number = mark(root)?.unwrap_or(0).saturating_add(1);
+    postkeep_files::replace(&path, format!("{number}\n").as_bytes()).map_err(|error| BootError {
+        verb: "write",
+        path,
+        error,
+    })?;
+    sync(root)
+}
+
+/// Makes the partition at `to` the same as the one at `from`. Durable on return.
+///
+/// # Errors
+/// Either partition. What was there can still be started, unless it was to go.
+pub fn make_same(from: &Path, to: &Path) -> Result<Changes, BootError> {
+    let (wanted, found) = (files(from)?, files(to)?);
+    let mut changes = Changes::default();
+    for (name, length) in &wanted {
+        let is_there = found.get(name) == Some(length) && same(&from.join(name), &to.join(name))?;
+        if !is_there {
+            copy(&from.join(name), &to.join(name))?;
+            changes.files.push(name.clone());
+        }
+    }
+    // First all that is new is on the disk.
+    sync(to)?;
+    for name in found.keys().filter(|name| !wanted.contains_key(*name)) {
+        let path = to.join(name);
+        fs::remove_file(&path).map_err(|error| BootError { verb: "remove", path, error })?;
+        changes.files.push(name.clone());
+    }
+    sync(to)?;
+    Ok(changes)
+}
+
+/// All files below `root`, with their lengths.
+fn files(root: &Path) -> Result<BTreeMap<PathBuf, u64>, BootError> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![(root.to_owned(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        let failed = |error| BootError { verb: "read", path: folder.clone(), error };
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let kind = entry.file_type().map_err(failed)?;
+            let path = entry.path();
+            if kind.is_dir() && depth < DEEPEST {
+                folders.push((path, depth + 1));
+            } else if kind.is_file() && found.len() < MOST_FILES {
+                let length = entry.metadata().map_err(failed)?.len();
+                found.insert(path.strip_prefix(root).unwrap_or(&path).to_owned(), length);
+            } else {
+                return Err(failed(io::Error::other("this is no boot partition of ours: too much is in it")));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn same(one: &Path, other: &Path) -> Result<bool, BootError> {
+    let open = |path: &Path| File::open(path).map_err(|error| BootError { verb: "open", path: path.to_owned(), error });
+    let (mut left, mut right) = (open(one)?, open(other)?);
+    let (mut wanted, mut found) = (Vec::with_capacity(PIECE), Vec::with_capacity(PIECE));
+    loop {
+        for (file, piece, path) in [(&mut left, &mut wanted, one), (&mut right, &mut found, other)] {
+            piece.clear();
+            let read = file.take(PIECE as u64).read_to_end(piece);
+            read.map_err(|error| BootError { verb: "read", path: path.to_owned(), error })?;
+        }
+        if wanted != found {
+            return Ok(false);
+        }
+        if wanted.is_empty() {
+            return Ok(true);
+        }
+    }
+}
+
+/// Copies a file, whole or not at all.
+fn copy(from: &Path, to: &Path) -> Result<(), BootError> {
+    let failed = |verb, path: &Path, error| BootError { verb, path: path.to_owned(), error };
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).map_err(|error| failed("make", folder, error))?;
+    }
+    let half = to.with_added_extension(HALF);
+    let copied = File::open(from).and_then(|mut source| {
+        let mut target = File::create(&half)?;
+        io::copy(&mut source, &mut target)?;
+        target.flush()?;
+        target.sync_all()?;
+        fs::rename(&half, to)
+    });
+    copied.map_err(|error| failed("copy to", to, error))
+}
+
+/// A file system that keeps no journal: everything of it onto the disk.
+fn sync(root: &Path) -> Result<(), BootError> {
+    let failed = |error| BootError { verb: "sync", path: root.to_owned(), error };
+    let opened = File::open(root).map_err(failed)?;
+    rustix::fs::syncfs(&opened).map_err(|error| failed(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lay(root: &Path, files: &[(&str, &str)]) {
+        for (name, text) in files {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    fn told(root: &Path) -> Vec<(String, String)> {
+        let name = |path: &PathBuf| path.to_string_lossy().into_owned();
+        files(root).unwrap().keys().map(|path| (name(path), fs::read_to_string(root.join(path)).unwrap())).collect()
+    }
+
+    #[test]
+    fn the_other_partition_becomes_the_same_and_is_not_written_again() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        lay(from.path(), &[("EFI/Linux/postkeep_2.efi", "two"), ("postkeep/seed", "seed"), (MIRROR_MARK, "3\n")]);
+        lay(to.path(), &[("EFI/Linux/postkeep_1.efi", "one"), ("postkeep/seed", "dees"), ("postkeep/first-boot", "")]);
+        let changes = make_same(from.path(), to.path()).unwrap();
+        assert_eq!(changes.files.len(), 5, "{changes:?}");
+        assert!(changes.reach_boot_files());
+        assert_eq!(told(to.path()), told(from.path()));
+        assert_eq!(make_same(from.path(), to.path()).unwrap(), Changes::default());
+        // A half of a file that a loss of power left behind goes too.
+        lay(to.path(), &[("postkeep/seed.half", "se")]);
+        let changes = make_same(from.path(), to.path()).unwrap();
+        assert_eq!(changes.files, [PathBuf::from("postkeep/seed.half")]);
+        assert!(!changes.reach_boot_files());
+    }
+
+    #[test]
+    fn a_partition_that_was_used_alone_is_believed_before_one_that_was_away() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        assert_eq!(mark(one.path()).unwrap(), None, "a box with one disk");
+        for root in [&one, &other] {
+            lay(root.path(), &[(MIRROR_MARK, "0\n")]);
+        }
+        count_alone(other.path()).unwrap();
+        let (mounted, away) = (mark(one.path()).unwrap().unwrap(), mark(other.path()).unwrap().unwrap());
+        assert_eq!((mounted, away, newer(mounted, away)), (0, 1, Newer::Other));
+        assert_eq!(newer(1, 1), Newer::Mounted, "both alike: the one that was started from");
+        lay(one.path(), &[(MIRROR_MARK, "many\n")]);
+        assert_eq!(mark(one.path()).unwrap(), Some(0));
+        fs::write(one.path().join(MIRROR_MARK), [0xff, 0xfe]).unwrap();
+        assert_eq!(mark(one.path()).unwrap(), Some(0));
+    }
+
+    #[test]
+    fn what_is_no_boot_partition_is_left_alone() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        lay(from.path(), &[("a/b/c/d/e/f/g/h", "deep")]);
+        lay(to.path(), &[("kept", "kept")]);
+        assert!(make_same(from.path(), to.path()).unwrap_err().to_string().contains("too much"));
+        let many: Vec<String> = (0..=MOST_FILES).map(|number| format!("f{number}")).collect();
+        let wide = tempfile::tempdir().unwrap();
+        lay(wide.path(), &many.iter().map(|name| (name.as_str(), "")).collect::<Vec<_>>());
+        assert!(make_same(wide.path(), to.path()).is_err());
+        assert_eq!(told(to.path()), [("kept".to_owned(), "kept".to_owned())]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_two_are_they_end_the_same(
+            left in proptest::collection::btree_map("[ab]{1,2}(/[xy])?", "[a-c]{0,3}", 0..6),
+            right in proptest::collection::btree_map("[cd]{1,2}(/[xy])?", "[a-c]{0,3}", 0..6),
+        ) {
+            let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            for (root, laid) in [(&from, &left), (&to, &right)] {
+                // A name cannot be a file and a folder.
+                for (name, text) in laid.iter().filter(|(name, _)| name.contains('/') || !laid.keys().any(|other| other.starts_with(&format!("{name}/")))) {
+                    lay(root.path(), &[(name, text)]);
+                }
+            }
+            make_same(from.path(), to.path()).unwrap();
+            prop_assert_eq!(told(to.path()), told(from.path()));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What others are told about the disks: on the console, by the API, in the journal.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::array::Facts;
+use crate::partition::{Partition, partitions, serial, small};
+use crate::{BOOT_LABEL, MIRROR_LABEL};
+
+/// Where it is written, by whoever watches.
+pub const FILE: &str = "run/postkeep-disks/status.json";
+
+/// The disks of a box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    /// Those that are there.
+    pub disks: Vec<Disk>,
+    /// How the mirror is; absent: the box has one disk.
+    pub mirror: Option<Mirror>,
+}
+
+/// A disk that the box starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Disk {
+    /// The kernel's name.
+    pub name: String,
+    /// Its serial number; absent: it tells none.
+    pub serial: Option<String>,
+    /// The running system can be read from it.
+    pub system: bool,
+    /// All data is on it: the data volume, or a half that is not behind.
+    pub data: bool,
+}
+
+/// How the mirror is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Mirror {
+    /// Both halves are there and the same.
+    Whole,
+    /// One is filled again from the other.
+    Rebuilding {
+        /// Hundredths, 0 to 100.
+        percent: u8,
+    },
+    /// One is missing, or has failed.
+    Degraded,
+    /// Both are missing: the data volume is not open yet, or cannot be.
+    Absent,
+}
+
+impl Status {
+    /// Of the box at `root`.
+    ///
+    /// # Errors
+    /// The kernel's lists cannot be read.
+    pub fn read(root: &Path) -> io::Result<Self> {
+        let partitions = partitions(root)?;
+        let array = Facts::read(root, &partitions)?;
+        let sides = sides_of_root(root)?;
+        Ok(Self::of(&partitions, array.as_ref(), &sides, |disk| serial(root, disk)))
+    }
+
+    fn of(
+        partitions: &[Partition],
+        array: Option<&Facts>,
+        sides: &[String],
+        serial: impl Fn(&str) -> Option<String>,
+    ) -> Self {
+        let half_of = |disk: &str| partitions.iter().find(|one| one.disk == disk && one.label == MIRROR_LABEL);
+        let mut disks = Vec::new();
+        for boot in partitions.iter().filter(|one| one.label == BOOT_LABEL) {
+            let half = half_of(&boot.disk);
+            let of_disk = |name: &String| partitions.iter().any(|one| one.disk == boot.disk && one.name == *name);
+            disks.push(Disk {
+                name: boot.disk.clone(),
+                serial: serial(&boot.disk),
+                system: sides.iter().any(of_disk),
+                data: half.is_none_or(|half| array.is_some_and(|array| array.is_filled(&half.name))),
+            });
+        }
+        let has_two = disks.iter().any(|disk| half_of(&disk.name).is_some());
+        let mirror = has_two.then(|| match array {
+            None => Mirror::Absent,
+            Some(Facts { action, completed, .. }) if action == "recover" => {
+                let percent = completed.map_or(0, |(done, of)| done.saturating_mul(100) / of);
+                Mirror::Rebuilding { percent: u8::try_from(percent.min(100)).unwrap_or(100) }
+            }
+            Some(Facts { degraded: 0, .. }) => Mirror::Whole,
+            Some(_) => Mirror::Degraded,
+        });
+        Self { disks, mirror }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = |disk: &Disk| match &disk.serial {
+            Some(serial) => format!("{} (serial number {serial})", disk.name),
+            None => disk.name.clone(),
+        };
+        let of = |want: fn(&Disk) -> bool| {
+            let names: Vec<String> = self.disks.iter().filter(|disk| want(disk)).map(named).collect();
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        };
+        match self.mirror {
+            None => write!(out, "one disk: {}", of(|_| true)),
+            Some(Mirror::Whole) => write!(out, "mirrored: {}", of(|_| true)),
+            Some(Mirror::Rebuilding { percent }) => {
+                write!(out, "one of two disks is being filled, {percent} %: {}", of(|_| true))
+            }
+            Some(Mirror::Degraded) => {
+                write!(out, "ONE OF TWO DISKS IS MISSING OR HAS FAILED; left: {}", of(|disk| disk.data))
+            }
+            Some(Mirror::Absent) => write!(out, "the mirrored data volume is not there; disks: {}", of(|_| true)),
+        }
+    }
+}
+
+/// The partitions below the running root, as the kernel names them.
+fn sides_of_root(root: &Path) -> io::Result<Vec<String>> {
+    let folder = root.join("sys/class/block");
+    let is_root = |path: &PathBuf| small(&path.join("dm/name")).is_ok_and(|name| name.trim() == crate::root::DATA);
+    let devices: Vec<PathBuf> = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
+    let Some(device) = devices.into_iter().find(is_root) else { return Ok(Vec::new()) };
+    let slaves = fs::read_dir(device.join("slaves"))?.flatten();
+    Ok(slaves.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::laid::partition;
+
+    fn disk(letter: char) -> [Partition; 3] {
+        [
+            partition(letter, 1, BOOT_LABEL, "esp", "11"),
+            partition(letter, 2, "postkeep_1.0.0", "root", "22"),
+            partition(letter, 8, MIRROR_LABEL, "raid", "88"),
+        ]
+    }
+
+    fn array(members: &[(&str, &str)], degraded: u32, action: &str) -> Facts {
+        let members = members.iter().map(|(name, state)| ((*name).to_owned(), (*state).to_owned())).collect();
+        Facts { name: "md127".to_owned(), members, degraded, action: action.to_owned(), completed: Some((1, 3)) }
+    }
+
+    fn status(partitions: &[Partition], array: Option<&Facts>) -> Status {
+        let sides = ["vda2".to_owned(), "vdb2".to_owned()];
+        Status::of(partitions, array, &sides, |disk| (disk == "vdb").then(|| "S-2".to_owned()))
+    }
+
+    #[test]
+    fn each_state_is_told_in_one_sentence() {
+        let (one, two) = (disk('a'), [disk('a'), disk('b')].concat());
+        let told = |partitions: &[Partition], array: Option<&Facts>| status(partitions, array).to_string();
+        assert_eq!(told(&one[..2], None), "one disk: vda");
+        let both = [("vda8", "in_sync"), ("vdb8", "in_sync")];
+        assert_eq!(told(&two, Some(&array(&both, 0, "idle"))), "mirrored: vda, vdb (serial number S-2)");
+        let failed = [("vda8", "faulty"), ("vdb8", "in_sync")];
+        let degraded = "ONE OF TWO DISKS IS MISSING OR HAS FAILED; left: vdb (serial number S-2)";
+        assert_eq!(told(&two, Some(&array(&failed, 1, "idle"))), degraded);
+        assert_eq!(told(&disk('b'), Some(&array(&failed[1..], 1, "idle"))), degraded);
+        let filling = [("vda8", "spare"), ("vdb8", "in_sync")];
+        assert!(told(&two, Some(&array(&filling, 1, "recover"))).starts_with("one of two disks is being filled, 33 %"));
+        assert!(told(&two, None).starts_with("the mirrored data volume is not there"));
+    }
+
+    #[test]
+    fn its_form_for_others_stays() {
+        let both = [("vda8", "in_sync"), ("vdb8", "spare")];
+        let two = [disk('a'), disk('b')].concat();
+        let told = serde_json::to_string(&status(&two, Some(&array(&both, 1, "recover")))).unwrap();
+        assert_eq!(
+            told,
+            r#"{"disks":[{"name":"vda","serial":null,"system":true,"data":true},{"name":"vdb","serial":"S-2","system":true,"data":false}],"mirror":{"state":"rebuilding","percent":33}}"#
+        );
+        assert_eq!(serde_json::from_str::<Status>(&told).unwrap().disks.len(), 2);
+    }
+}

@@ -1,0 +1,154 @@
+//! A disk for the one that a mirrored box has lost: all that is not the data is copied from the disk that is left. The half of
+//! the data's mirror stays empty, and the box fills it at its next start.
+//!
+//! Nothing is verified here: what is copied is signed, and is checked at each start as it is on the other disk. As in
+//! [`crate::writing`] the table of partitions comes last.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use postkeep_release::Sha256;
+
+use crate::gpt::{Layout, SECTOR};
+use crate::writing::{PIECE, WriteError, arm, disarm, put, put_if_other, sync, table_at};
+use crate::{Disk, GptError, Target};
+
+/// A superblock of a RAID, and of whatever else may have been there, lies in the first and the last of these.
+const SIGNATURES: u64 = 1 << 20;
+
+/// Why a disk cannot take the place of another.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplaceError {
+    /// The disk that is left.
+    #[error("cannot read {}: {error}", path.display())]
+    Read {
+        /// The disk.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// It is not one of two.
+    #[error("{} is no disk of a mirrored box: {why}", path.display())]
+    NotOfTwo {
+        /// The disk.
+        path: PathBuf,
+        /// What speaks against it.
+        why: String,
+    },
+    /// The new one.
+    #[error("{} has {found} octets, and {needed} are needed to take the place of the other disk; have a larger one put in", path.display())]
+    TooSmall {
+        /// The disk.
+        path: PathBuf,
+        /// What it has.
+        found: u64,
+        /// What it needs.
+        needed: u64,
+    },
+    /// The work.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// The disk that is left, as it was looked at.
+#[derive(Debug)]
+pub struct Survivor {
+    path: PathBuf,
+    file: File,
+    head: Vec<u8>,
+    layout: Layout,
+    /// Where its half of the mirror lies, in octets.
+    half: (u64, u64),
+}
+
+impl Survivor {
+    /// Looks at `disk`, which may be in use, and is only read.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not one of two disks of a box.
+    pub fn open(disk: &Disk) -> Result<Self, ReplaceError> {
+        let path = disk.path.clone();
+        let failed = |error| ReplaceError::Read { path: path.clone(), error };
+        let file = File::open(&path).map_err(failed)?;
+        let mut head = vec![0; PIECE];
+        file.read_exact_at(&mut head, 0).map_err(failed)?;
+        let strange = |why: String| ReplaceError::NotOfTwo { path: path.clone(), why };
+        let layout = Layout::read(&head).map_err(|error: GptError| strange(error.to_string()))?;
+        layout.efi_partition().map_err(|error| strange(error.to_string()))?;
+        let half = layout.half_of_mirror().ok_or_else(|| {
+            strange("it has no partition postkeep-mirror; a box with one disk is flashed anew".to_owned())
+        })?;
+        Ok(Self { path: disk.path.clone(), file, head, layout, half })
+    }
+
+    /// Whether `disk` could take the place of the one that was lost.
+    ///
+    /// # Errors
+    /// It is too small.
+    pub fn fits(&self, disk: &Disk) -> Result<(), ReplaceError> {
+        let needed = self.layout.smallest_disk();
+        if disk.size < needed {
+            return Err(ReplaceError::TooSmall { path: disk.path.clone(), found: disk.size, needed });
+        }
+        Ok(())
+    }
+
+    /// Copies all but the data onto `target`, compares it, and then makes it a disk of the box; `seen` is told how many octets are
+    /// done and to be done.
+    ///
+    /// # Errors
+    /// Either disk. Until the very end the new one does not boot.
+    pub fn replace_with(&self, target: &Target, mut seen: impl FnMut(u64, u64)) -> Result<(), ReplaceError> {
+        self.fits(&target.disk)?;
+        disarm(target)?;
+        let (begin, length) = self.half;
+        let total = 2 * begin.saturating_sub(PIECE as u64);
+        let mut done = 0;
+        let mut each = |work: &mut dyn FnMut(u64, &[u8]) -> Result<(), WriteError>| -> Result<(), ReplaceError> {
+            let (mut at, mut piece) = (PIECE as u64, vec![0; PIECE]);
+            while at < begin {
+                let piece = &mut piece[..usize::try_from(begin - at).unwrap_or(PIECE).min(PIECE)];
+                let read = self.file.read_exact_at(piece, at);
+                read.map_err(|error| ReplaceError::Read { path: self.path.clone(), error })?;
+                work(at, piece)?;
+                at += piece.len() as u64;
+                done += piece.len() as u64;
+                seen(done, total);
+            }
+            Ok(())
+        };
+        each(&mut |at, piece| put_if_other(target, at, piece, false))?;
+        sync(target, begin)?;
+        target.forget();
+        let mut found = vec![0; PIECE];
+        each(&mut |at, piece| {
+            let found = &mut found[..piece.len()];
+            target.file.read_exact_at(found, at).map_err(|error| WriteError::disk(target, "read", at, error))?;
+            if found != piece {
+                let (found, wanted) = (Sha256::of(found), Sha256::of(piece));
+                return Err(WriteError::ReadBack { path: target.disk.path.clone(), found, wanted });
+            }
+            Ok(())
+        })?;
+        // The box takes a half without a superblock for an empty one.
+        let zeroes = vec![0; PIECE];
+        let edge = length.min(SIGNATURES);
+        for at in [begin, begin + length - edge] {
+            put(target, at, &zeroes[..usize::try_from(edge).unwrap_or(PIECE)])?;
+        }
+        let own = self.layout.of_second_disk(chance(&self.head, target)).map_err(WriteError::from)?;
+        let table = own.fitted(target.disk.size / SECTOR).map_err(WriteError::from)?;
+        put(target, table_at(target, &table), &table.tail)?;
+        arm(target, &self.head, &table)?;
+        Ok(())
+    }
+}
+
+/// Names for the new disk: others than those of the one that is left, and the same when the work is done again.
+fn chance(head: &[u8], target: &Target) -> [u8; 32] {
+    let table = Sha256::of(&head[..34 * SECTOR as usize]);
+    Sha256::of(format!("{table} {} {}", target.disk.identity(), target.disk.size).as_bytes()).0
+}

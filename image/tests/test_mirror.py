@@ -1,0 +1,102 @@
+"""A box with two disks: flashed by the flasher as from a rescue system, it loses one while it runs, starts with either alone,
+and fills the one that comes back. What was accepted meanwhile is delivered."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import unittest
+
+from machine import Machine
+from stage import TAP, Owner, network
+
+BUILD = pathlib.Path("/build")
+KEYS = BUILD / "keys"
+SCRATCH = BUILD / "scratch"
+RELEASE = BUILD / "releases/first"
+BOOT = 300
+READY = "Reached target Postkeep takes mail"
+# A machine as the flasher's inventory has to find it, since this one was not started by UEFI.
+RESCUE = {"sys/firmware/efi/fw_platform_size": "64\n", "sys/class/dmi/id/product_serial": "RACK-1\n", "proc/meminfo": "MemTotal: 16384000 kB\n"}
+
+
+class Mirror(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        network()
+
+    def flash(self, machine, seed, folder):
+        for path, text in RESCUE.items():
+            file = folder / "rescue" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        for name in ("disk0", "disk1"):
+            subprocess.run(["truncate", "--size", "12G", machine.state / f"{name}.raw"], check=True)
+        [image] = (file for file in RELEASE.glob("*.raw.zst") if ".root" not in file.name)
+        command = [BUILD / "bin/postkeep-flash", "--root", folder / "rescue", "--json", "write", "--image", image,
+                   "--release", RELEASE / "release.note", "--release-key", KEYS / "release.pub", "--seed", seed]
+        for disk in machine.disks():
+            command += ["--disk", disk, "--yes-erase", disk.name]
+        done = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def disks(self, owner):
+        return json.loads(owner.manage("system", "show", "--json").stdout)["disks"]
+
+    def start(self, machine, *without):
+        """Power on, without the disks of these names."""
+        for name in without:
+            (machine.state / f"{name}.raw").rename(machine.state / f"{name}.out")
+        machine.start()
+        try:
+            machine.console.expect(READY, within=BOOT)
+        finally:
+            for name in without:
+                (machine.state / f"{name}.out").rename(machine.state / f"{name}.raw")
+
+    def test_either_disk_may_go_and_come_back(self):
+        folder = SCRATCH / "mirror"
+        shutil.rmtree(folder, ignore_errors=True)
+        owner = Owner(folder / "owner", BUILD / "bin", deadline=7200, configuration=BUILD / "image/postkeep.toml")
+        with Machine(folder / "machine", KEYS, network=TAP) as machine:
+            self.flash(machine, owner.seed(), folder)
+            self.start(machine)
+            owner.publish(machine.console.text)
+            whole = self.disks(owner)
+            self.assertEqual(whole["mirror"], {"state": "whole"})
+            self.assertEqual([(disk["system"], disk["data"]) for disk in whole["disks"]], [(True, True)] * 2)
+
+            # The disk that it was started from is pulled out while it runs.
+            accepted = [owner.submit(1)]
+            machine.pull_out(0)
+            machine.console.expect("ONE OF TWO DISKS IS MISSING OR HAS FAILED", within=120)
+            accepted += [owner.submit(number) for number in (2, 3)]
+            self.assertEqual([disk["data"] for disk in self.disks(owner)["disks"] if disk["data"]], [True])
+            self.assertIn('"queue"', owner.manage("health", "--json").stdout)
+            machine.cut_power()
+
+            # It starts with the other alone.
+            self.start(machine, "disk0")
+            self.assertEqual(self.disks(owner)["mirror"], {"state": "degraded"})
+            accepted.append(owner.submit(4))
+            machine.cut_power()
+
+            # The first comes back, and is behind: it is filled, and not believed.
+            self.start(machine)
+            machine.console.expect("disks: mirrored", within=BOOT)
+            self.assertEqual(self.disks(owner)["mirror"], {"state": "whole"})
+            accepted.append(owner.submit(5))
+            machine.cut_power()
+
+            # It starts with the first alone, which has all that was accepted without it.
+            self.start(machine, "disk1")
+            self.assertEqual(self.disks(owner)["mirror"], {"state": "degraded"})
+            owner.open_internet()
+            try:
+                owner.wait_for(accepted, within=300)
+            finally:
+                owner.close_internet()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
