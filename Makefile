@@ -2,7 +2,7 @@
 # may be repeated; the second time it is quick.
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test lint bench bench-memory bench-image fuzz docs image boot test-image image-verify release clean
+.PHONY: help run serve test lint bench bench-memory bench-image fuzz docs image boot test-image image-verify release installer flash clean
 
 RECIPIENTS ?= 10000
 SEED ?= 1
@@ -20,6 +20,8 @@ help:
 	@echo "make image          the bootable image, signed, in target/image (as root)"
 	@echo "make boot           boot it in a virtual machine and send a campaign through it"
 	@echo "make release        the image as a signed release: for the flasher, and for boxes that run"
+	@echo "make flash          put the image onto a disk of this machine: make flash DISK=/dev/sdX BOX_SEED=box.seed"
+	@echo "make installer      a stick or CD that installs the image"
 	@echo "make test-image     the image's own tests: containers in seconds, virtual machines in minutes"
 	@echo "make image-verify   build the image a second time and compare: the same but for signatures"
 	@echo "make clean          remove what was built (the tools in .tools stay)"
@@ -61,6 +63,12 @@ boot:
 
 release:
 	@scripts/image release
+
+installer:
+	@scripts/image installer $(if $(BOX_SEED),--seed $(BOX_SEED))
+
+flash:
+	@scripts/flash
 
 test-image:
 	@scripts/image test

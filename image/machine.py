@@ -42,6 +42,25 @@ class Machine:
         subprocess.run(["truncate", "--size", size, disk], check=True)
         return disk
 
+    def blank(self, name, size="12G"):
+        """A new disk with nothing on it."""
+        disk = self.state / name
+        subprocess.run(["truncate", "--size", size, disk], check=True)
+        return disk
+
+    def stick(self, label, files):
+        """A file that is a stick with a FAT file system: name → file."""
+        stick = self.state / f"{label}.stick"
+        subprocess.run(["truncate", "--size", "40M", stick], check=True)
+        subprocess.run(["mkfs.vfat", "-n", label, stick], check=True, stdout=subprocess.DEVNULL)
+        for name, file in files.items():
+            subprocess.run(["mcopy", "-i", stick, file, f"::{name}"], check=True)
+        return stick
+
+    def first_octets(self, name, count):
+        with open(self.state / name, "rb") as disk:
+            return disk.read(count)
+
     def firmware(self):
         variables = self.state / "variables.fd"
         if not variables.exists():

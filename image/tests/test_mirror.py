@@ -30,8 +30,8 @@ class Mirror(unittest.TestCase):
             file = folder / "rescue" / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
-        for name in ("disk0", "disk1"):
-            subprocess.run(["truncate", "--size", "12G", machine.state / f"{name}.raw"], check=True)
+        for name in ("disk0.raw", "disk1.raw"):
+            machine.blank(name)
         [image] = (file for file in RELEASE.glob("*.raw.zst") if ".root" not in file.name)
         command = [BUILD / "bin/postkeep-flash", "--root", folder / "rescue", "--json", "write", "--image", image,
                    "--release", RELEASE / "release.note", "--release-key", KEYS / "release.pub", "--seed", seed]

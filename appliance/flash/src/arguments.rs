@@ -78,6 +78,18 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SERIAL")]
         yes_erase: Vec<String>,
     },
+    /// From the installer's medium: shows the machine, asks which disks, and does what `write` does.
+    Install {
+        /// Where the release, its image and perhaps the seed are.
+        #[arg(long, value_name = "FOLDER", default_value = "/run/medium/postkeep")]
+        medium: PathBuf,
+        /// Where another stick is, which may have the seed.
+        #[arg(long, value_name = "FOLDER", default_value = "/run/seed")]
+        stick: PathBuf,
+        /// The public keys that releases are signed with, one on each line.
+        #[arg(long, value_name = "FILE", default_value = "/usr/lib/postkeep/release-keys")]
+        release_keys: PathBuf,
+    },
     /// What a box is told at the flash.
     #[command(subcommand)]
     Seed(SeedCommand),

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod desk;
+mod install;
 mod outcome;
 mod work;
 
@@ -14,6 +15,7 @@ use postkeep_flash::posture::posture;
 use serde_json::json;
 
 use self::arguments::{Arguments, Command};
+use self::install::Medium;
 use self::outcome::{Failure, Outcome, REFUSED};
 
 fn main() -> ExitCode {
@@ -63,6 +65,9 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
                 .and_then(|()| work::write(prepared, state, record, sync_every.saturating_mul(1 << 20), arguments.json))
         }
         Command::Replace { left, disk, yes_erase } => work::replace(root, &left, &disk, &yes_erase, arguments.json),
+        Command::Install { medium, stick, release_keys } => {
+            install::install(root, &Medium { folder: medium, stick, release_keys })
+        }
         Command::Seed(command) => desk::seed(command),
         Command::Key(command) => desk::key(command),
     }

@@ -32,3 +32,4 @@ mod suppression;
 mod suppression_calls;
 mod tls;
 mod unsubscribe;
+mod update_mirror;
