@@ -326,14 +326,14 @@ impl Daemon {
             .collect()
     }
 
-    /// Runs `postkeep`; `queue …`, `suppression …` and `reload` are told which socket.
+    /// Runs `postkeep`; commands that speak to the daemon are told which socket.
     ///
     /// # Panics
     /// When it cannot be run.
     pub fn postkeep(&self, arguments: &[&str]) -> Said {
         let mut command = Command::new(tools::program("postkeep"));
         command.args(arguments);
-        if matches!(arguments.first(), Some(&("events" | "health" | "queue" | "reload" | "suppression"))) {
+        if matches!(arguments.first(), Some(&("events" | "health" | "queue" | "reload" | "suppression" | "update"))) {
             command.arg("--socket").arg(&self.socket);
         }
         run(&mut command)

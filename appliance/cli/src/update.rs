@@ -158,7 +158,11 @@ fn is_url(text: &str) -> bool {
 
 fn manifest(path: &Path) -> Result<String, Outcome> {
     use std::io::Read as _;
-    let failed = |error: std::io::Error| failure(BAD_INPUT, &format!("cannot read {}: {error}", path.display()));
+    let failed = |error: std::io::Error| {
+        let is_other_url = path.to_str().is_some_and(|text| text.contains("://"));
+        let help = if is_other_url { "; a mirror is an https:// URL" } else { "" };
+        failure(BAD_INPUT, &format!("cannot read {}: {error}{help}", path.display()))
+    };
     let mut text = String::new();
     let file = File::open(path).map_err(failed)?;
     file.take(LARGEST_MANIFEST + 1).read_to_string(&mut text).map_err(failed)?;

@@ -37,9 +37,7 @@ pub struct Facts {
     pub members: Vec<(String, String)>,
     /// How many halves are missing.
     pub degraded: u32,
-    /// `idle`, `recover`, `resync`, `check`…
-    pub action: String,
-    /// How much of that is done, and of how much, in sectors.
+    /// How much of what the kernel fills or compares is done, and of how much, in sectors.
     pub completed: Option<(u64, u64)>,
 }
 
@@ -85,7 +83,6 @@ impl Facts {
                 name: entry.file_name().to_string_lossy().into_owned(),
                 members,
                 degraded: told("degraded").parse().unwrap_or(0),
-                action: told("sync_action"),
                 completed: completed(&told("sync_completed")),
             }));
         }
@@ -102,6 +99,12 @@ impl Facts {
     #[must_use]
     pub fn is_filled(&self, name: &str) -> bool {
         self.states(name).is_some_and(|mut states| states.any(|state| state == "in_sync"))
+    }
+
+    /// Whether a half is being filled. That the kernel would like to fill one is not enough: it also says so when there is none.
+    #[must_use]
+    pub fn is_filling(&self) -> bool {
+        self.members.iter().any(|(name, _)| self.has(name) && !self.is_filled(name))
     }
 
     fn states(&self, name: &str) -> Option<impl Iterator<Item = &str>> {
@@ -173,13 +176,12 @@ mod tests {
         put("md127/md/dev-vda8/state", "in_sync\n");
         put("md127/md/dev-vdb8/state", "faulty,blocked\n");
         put("md127/md/degraded", "1\n");
-        put("md127/md/sync_action", "recover\n");
         put("md127/md/sync_completed", "1024 / 4096\n");
         let facts = Facts::read(folder.path(), &partitions).unwrap().unwrap();
-        assert_eq!((&*facts.name, facts.degraded, &*facts.action), ("md127", 1, "recover"));
+        assert_eq!((&*facts.name, facts.degraded), ("md127", 1));
         assert_eq!(facts.completed, Some((1024, 4096)));
         assert!(facts.has("vda8") && !facts.has("vdb8") && !facts.has("sdz1"));
-        assert!(facts.is_filled("vda8") && !facts.is_filled("vdb8"));
+        assert!(facts.is_filled("vda8") && !facts.is_filled("vdb8") && !facts.is_filling());
         assert_eq!(completed("none"), None);
         assert_eq!(completed("0 / 0"), None);
     }

@@ -88,8 +88,8 @@ impl Status {
         let has_two = disks.iter().any(|disk| half_of(&disk.name).is_some());
         let mirror = has_two.then(|| match array {
             None => Mirror::Absent,
-            Some(Facts { action, completed, .. }) if action == "recover" => {
-                let percent = completed.map_or(0, |(done, of)| done.saturating_mul(100) / of);
+            Some(facts) if facts.is_filling() => {
+                let percent = facts.completed.map_or(0, |(done, of)| done.saturating_mul(100) / of);
                 Mirror::Rebuilding { percent: u8::try_from(percent.min(100)).unwrap_or(100) }
             }
             Some(Facts { degraded: 0, .. }) => Mirror::Whole,
@@ -146,9 +146,9 @@ mod tests {
         ]
     }
 
-    fn array(members: &[(&str, &str)], degraded: u32, action: &str) -> Facts {
+    fn array(members: &[(&str, &str)], degraded: u32) -> Facts {
         let members = members.iter().map(|(name, state)| ((*name).to_owned(), (*state).to_owned())).collect();
-        Facts { name: "md127".to_owned(), members, degraded, action: action.to_owned(), completed: Some((1, 3)) }
+        Facts { name: "md127".to_owned(), members, degraded, completed: Some((1, 3)) }
     }
 
     fn status(partitions: &[Partition], array: Option<&Facts>) -> Status {
@@ -162,13 +162,13 @@ mod tests {
         let told = |partitions: &[Partition], array: Option<&Facts>| status(partitions, array).to_string();
         assert_eq!(told(&one[..2], None), "one disk: vda");
         let both = [("vda8", "in_sync"), ("vdb8", "in_sync")];
-        assert_eq!(told(&two, Some(&array(&both, 0, "idle"))), "mirrored: vda, vdb (serial number S-2)");
+        assert_eq!(told(&two, Some(&array(&both, 0))), "mirrored: vda, vdb (serial number S-2)");
         let failed = [("vda8", "faulty"), ("vdb8", "in_sync")];
         let degraded = "ONE OF TWO DISKS IS MISSING OR HAS FAILED; left: vdb (serial number S-2)";
-        assert_eq!(told(&two, Some(&array(&failed, 1, "idle"))), degraded);
-        assert_eq!(told(&disk('b'), Some(&array(&failed[1..], 1, "idle"))), degraded);
+        assert_eq!(told(&two, Some(&array(&failed, 1))), degraded);
+        assert_eq!(told(&disk('b'), Some(&array(&failed[1..], 1))), degraded);
         let filling = [("vda8", "spare"), ("vdb8", "in_sync")];
-        assert!(told(&two, Some(&array(&filling, 1, "recover"))).starts_with("one of two disks is being filled, 33 %"));
+        assert!(told(&two, Some(&array(&filling, 1))).starts_with("one of two disks is being filled, 33 %"));
         assert!(told(&two, None).starts_with("the mirrored data volume is not there"));
     }
 
@@ -176,7 +176,7 @@ mod tests {
     fn its_form_for_others_stays() {
         let both = [("vda8", "in_sync"), ("vdb8", "spare")];
         let two = [disk('a'), disk('b')].concat();
-        let told = serde_json::to_string(&status(&two, Some(&array(&both, 1, "recover")))).unwrap();
+        let told = serde_json::to_string(&status(&two, Some(&array(&both, 1)))).unwrap();
         assert_eq!(
             told,
             r#"{"disks":[{"name":"vda","serial":null,"system":true,"data":true},{"name":"vdb","serial":"S-2","system":true,"data":false}],"mirror":{"state":"rebuilding","percent":33}}"#

@@ -107,30 +107,23 @@ impl Survivor {
         let (begin, length) = self.half;
         let total = 2 * begin.saturating_sub(PIECE as u64);
         let mut done = 0;
-        let mut each = |work: &mut dyn FnMut(u64, &[u8]) -> Result<(), WriteError>| -> Result<(), ReplaceError> {
-            let (mut at, mut piece) = (PIECE as u64, vec![0; PIECE]);
-            while at < begin {
-                let piece = &mut piece[..usize::try_from(begin - at).unwrap_or(PIECE).min(PIECE)];
-                let read = self.file.read_exact_at(piece, at);
-                read.map_err(|error| ReplaceError::Read { path: self.path.clone(), error })?;
-                work(at, piece)?;
-                at += piece.len() as u64;
-                done += piece.len() as u64;
-                seen(done, total);
-            }
-            Ok(())
-        };
-        each(&mut |at, piece| put_if_other(target, at, piece, false))?;
+        self.each_piece(begin, |at, piece| {
+            done += piece.len() as u64;
+            seen(done, total);
+            put_if_other(target, at, piece, false)
+        })?;
         sync(target, begin)?;
         target.forget();
         let mut found = vec![0; PIECE];
-        each(&mut |at, piece| {
+        self.each_piece(begin, |at, piece| {
             let found = &mut found[..piece.len()];
             target.file.read_exact_at(found, at).map_err(|error| WriteError::disk(target, "read", at, error))?;
             if found != piece {
                 let (found, wanted) = (Sha256::of(found), Sha256::of(piece));
                 return Err(WriteError::ReadBack { path: target.disk.path.clone(), found, wanted });
             }
+            done += piece.len() as u64;
+            seen(done, total);
             Ok(())
         })?;
         // The box takes a half without a superblock for an empty one.
@@ -143,6 +136,23 @@ impl Survivor {
         let table = own.fitted(target.disk.size / SECTOR).map_err(WriteError::from)?;
         put(target, table_at(target, &table), &table.tail)?;
         arm(target, &self.head, &table)?;
+        Ok(())
+    }
+
+    /// Reads all but the first piece up to `end`.
+    fn each_piece(
+        &self,
+        end: u64,
+        mut work: impl FnMut(u64, &[u8]) -> Result<(), WriteError>,
+    ) -> Result<(), ReplaceError> {
+        let (mut at, mut piece) = (PIECE as u64, vec![0; PIECE]);
+        while at < end {
+            let piece = &mut piece[..usize::try_from(end - at).unwrap_or(PIECE).min(PIECE)];
+            let read = self.file.read_exact_at(piece, at);
+            read.map_err(|error| ReplaceError::Read { path: self.path.clone(), error })?;
+            work(at, piece)?;
+            at += piece.len() as u64;
+        }
         Ok(())
     }
 }
