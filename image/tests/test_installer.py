@@ -37,7 +37,7 @@ class Installer(unittest.TestCase):
         machine, folder = self.machine("stick", STICK, ("disk0.raw", "disk1.raw"))
         owner = Owner(folder / "owner", BUILD / "bin", configuration=BUILD / "image/postkeep.toml")
         # The seed is on another stick, so that one medium serves for many boxes.
-        stick = machine.stick("POSTKEEP_SEED", {"box.seed": owner.seed()})
+        stick = machine.stick("BOX_SEED", {"box.seed": owner.seed()})
         machine.devices = (*STICK, "-drive", f"if=none,id=seed,format=raw,file={stick}", "-device", "usb-storage,drive=seed")
         machine.start()
         machine.console.expect("Type the serial number", within=300)

@@ -4,12 +4,11 @@ and fills the one that comes back. What was accepted meanwhile is delivered."""
 import json
 import pathlib
 import shutil
-import subprocess
 import time
 import unittest
 
 from machine import Machine
-from stage import TAP, Owner, network
+from stage import TAP, Owner, network, run
 
 BUILD = pathlib.Path("/build")
 KEYS = BUILD / "keys"
@@ -38,14 +37,13 @@ class Mirror(unittest.TestCase):
                    "--release", RELEASE / "release.note", "--release-key", KEYS / "release.pub", "--seed", seed]
         for disk in machine.disks():
             command += ["--disk", disk, "--yes-erase", disk.name]
-        done = subprocess.run(command, capture_output=True, text=True)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        run(*command)
 
     def disks(self, owner):
         return json.loads(owner.manage("system", "show", "--json").stdout)["disks"]
 
-    def wait_until_whole(self, owner):
-        deadline = time.monotonic() + BOOT
+    def wait_until_whole(self, owner, within=900):
+        deadline = time.monotonic() + within
         while (disks := self.disks(owner))["mirror"] != {"state": "whole"}:
             self.assertLess(time.monotonic(), deadline, disks)
             time.sleep(2)
@@ -99,6 +97,19 @@ class Mirror(unittest.TestCase):
             # It starts with the first alone, which has all that was accepted without it.
             self.start(machine, "disk1")
             self.assertEqual(self.disks(owner)["mirror"], {"state": "degraded"})
+            accepted.append(owner.submit(6))
+            machine.cut_power()
+
+            # A new disk takes the place of the second; the box fills it, and starts with it alone.
+            (machine.state / "disk1.raw").unlink()
+            new = machine.blank("disk2.raw")
+            run(BUILD / "bin/postkeep-flash", "--root", folder / "rescue", "replace", "--left", machine.state / "disk0.raw", "--disk", new, "--yes-erase", new.name)
+            self.start(machine)
+            self.wait_until_whole(owner)
+            accepted.append(owner.submit(7))
+            machine.cut_power()
+            self.start(machine, "disk0")
+            self.assertEqual([disk["serial"] for disk in self.disks(owner)["disks"]], ["disk2"])
             owner.open_internet()
             try:
                 owner.wait_for(accepted, within=300)

@@ -124,7 +124,7 @@ fn only_image(folder: &Path) -> Result<PathBuf, Failure> {
 fn seed(medium: &Medium) -> Result<PathBuf, Failure> {
     let places = [medium.stick.join("box.seed"), medium.folder.join("box.seed")];
     places.into_iter().find(|path| path.exists()).ok_or_else(|| {
-        bad("there is no seed: put box.seed on a stick with a FAT file system of the name POSTKEEP_SEED and put it into \
+        bad("there is no seed: put box.seed on a stick with a FAT file system of the name BOX_SEED and put it into \
              the machine, or make the medium with --seed")
     })
 }
