@@ -45,7 +45,7 @@ class Installer(unittest.TestCase):
         machine.console.expect("These are not the serial numbers", within=30)
         machine.type("disk1" + ENTER)
         machine.console.expect("Type yes to go on", within=300)
-        self.assertIn(owner.key.name.split(".")[0], machine.console.text)
+        self.assertIn("owner.example/box", machine.console.text)
         machine.type("yes" + ENTER)
         machine.console.expect("Flashed; keep this record", within=600)
         machine.type(ENTER)

@@ -86,13 +86,22 @@ class Mirror(unittest.TestCase):
             accepted.append(owner.submit(4))
             machine.cut_power()
 
-            # The first comes back, and is behind: it is filled, and not believed.
+            # The first comes back, and is behind: it is filled, and not believed. Beside it a stick that wants to be: the public
+            # image, which begins like a box that starts for the first time, with a count that no box reaches.
+            stick = machine.insert(BUILD / "image.raw", name="disk9.raw")
+            mark = folder / "mark"
+            mark.write_text("18446744073709551615")
+            run("mcopy", "-i", f"{stick}@@1M", mark, "::/postkeep/mirror")
             self.start(machine)
             self.assertIn("is behind and is filled again", machine.console.text)
             self.assertIn("this disk had been away; its boot partition is taken from", machine.console.text)
             self.wait_until_whole(owner)
+            self.assertEqual([disk["serial"] for disk in self.disks(owner)["disks"]], ["disk0", "disk1"])
             accepted.append(owner.submit(5))
             machine.cut_power()
+            kept = run("mdir", "-b", "-i", f"{stick}@@1M", "::/postkeep")
+            self.assertEqual(sorted(line.rsplit("/")[-1] for line in kept.split()), ["first-boot", "mirror"], "the stick was written")
+            stick.unlink()
 
             # It starts with the first alone, which has all that was accepted without it.
             self.start(machine, "disk1")

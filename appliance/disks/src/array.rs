@@ -7,8 +7,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::partition::{Partition, small};
-use crate::{BOOT_LABEL, MIRROR_LABEL};
+use crate::MIRROR_LABEL;
+use crate::partition::{Own, Partition, small};
 
 /// What is to be done with the halves that are there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,12 +41,11 @@ pub struct Facts {
     pub completed: Option<(u64, u64)>,
 }
 
-/// What is to be done with `partitions`; where the box was started from is believed before the other disk.
+/// What is to be done with the disks of the box; the one that it was started from is believed before the other.
 #[must_use]
-pub fn plan<'a>(partitions: &'a [Partition], boot_disk: Option<&str>) -> Plan<'a> {
-    let is_ours = |half: &Partition| partitions.iter().any(|one| one.disk == half.disk && one.label == BOOT_LABEL);
-    let halves: Vec<&Partition> = partitions.iter().filter(|one| one.label == MIRROR_LABEL && is_ours(one)).collect();
-    let of_boot_disk = halves.iter().find(|half| Some(&*half.disk) == boot_disk).and_then(|half| half.array.as_ref());
+pub fn plan(own: &Own) -> Plan<'_> {
+    let halves: Vec<&Partition> = own.partitions.iter().filter(|one| one.label == MIRROR_LABEL).collect();
+    let of_boot_disk = halves.iter().find(|half| half.disk == own.boot.disk).and_then(|half| half.array.as_ref());
     let Some(array) = of_boot_disk.or_else(|| halves.iter().find_map(|half| half.array.as_ref())) else {
         return if halves.is_empty() { Plan::OneDisk } else { Plan::Blank(halves) };
     };
@@ -112,6 +111,15 @@ impl Facts {
     }
 }
 
+/// Whether a half was used without the other, by what `mdadm --examine` says of it: it then has what the other has not, and what
+/// is the same is not known.
+#[must_use]
+pub fn was_alone(examined: &str) -> bool {
+    // `   Array State : A. ('A' == active, '.' == missing, 'R' == replacing)`
+    let states = examined.lines().find_map(|line| line.trim().strip_prefix("Array State :"));
+    states.is_none_or(|states| states.split_whitespace().next().is_none_or(|states| states.contains('.')))
+}
+
 /// `1024 / 4096`, or `none`.
 fn completed(told: &str) -> Option<(u64, u64)> {
     let (done, of) = told.split_once('/')?;
@@ -122,43 +130,59 @@ fn completed(told: &str) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::BOOT_LABEL;
     use crate::partition::laid::partition;
 
     /// A disk of a box with two, its half a member of `array`.
     fn disk(letter: char, array: Option<&str>) -> [Partition; 2] {
         let mut half = partition(letter, 8, MIRROR_LABEL, "raid", "88");
         half.array = array.map(str::to_owned);
-        [partition(letter, 1, BOOT_LABEL, "esp", "11"), half]
+        let boot = format!("0a1b2c3d-0001-4002-8003-00000000000{letter}");
+        [partition(letter, 1, BOOT_LABEL, "esp", &boot), half]
+    }
+
+    fn own(one: &[Partition; 2], other: &[Partition; 2]) -> Own {
+        Own::of(&[one.clone(), other.clone()].concat(), &one[0])
     }
 
     #[test]
     fn a_box_with_one_disk_has_no_array() {
-        assert_eq!(plan(&[partition('a', 1, BOOT_LABEL, "esp", "11")], Some("vda")), Plan::OneDisk);
+        let boot = partition('a', 1, BOOT_LABEL, "esp", "11");
         // A half on a disk that is not ours.
-        assert_eq!(plan(&[partition('b', 8, MIRROR_LABEL, "raid", "88")], Some("vda")), Plan::OneDisk);
+        let seen = [boot.clone(), partition('b', 8, MIRROR_LABEL, "raid", "88")];
+        assert_eq!(plan(&Own::of(&seen, &boot)), Plan::OneDisk);
     }
 
     #[test]
     fn halves_are_put_together_by_what_their_superblocks_say() {
-        let whole = [disk('a', Some("x")), disk('b', Some("x"))].concat();
-        let Plan::Assemble { members, blank, strangers } = plan(&whole, Some("vda")) else { panic!() };
+        let whole = own(&disk('a', Some("x")), &disk('b', Some("x")));
+        let Plan::Assemble { members, blank, strangers } = plan(&whole) else { panic!() };
         assert_eq!((members.len(), blank.len(), strangers.len()), (2, 0, 0));
 
-        let fresh = [disk('a', None), disk('b', None)].concat();
-        assert!(matches!(plan(&fresh, Some("vda")), Plan::Blank(halves) if halves.len() == 2));
+        let fresh = own(&disk('a', None), &disk('b', None));
+        assert!(matches!(plan(&fresh), Plan::Blank(halves) if halves.len() == 2));
 
-        let replaced = [disk('a', None), disk('b', Some("x"))].concat();
-        let Plan::Assemble { members, blank, .. } = plan(&replaced, Some("vda")) else { panic!() };
+        let replaced = own(&disk('a', None), &disk('b', Some("x")));
+        let Plan::Assemble { members, blank, .. } = plan(&replaced) else { panic!() };
         assert_eq!((&*members[0].name, &*blank[0].name), ("vdb8", "vda8"), "the new disk is filled, though it boots");
     }
 
     #[test]
     fn of_two_arrays_the_one_of_the_disk_that_was_started_from_is_ours() {
-        let two = [disk('a', Some("x")), disk('b', Some("y"))].concat();
-        for (boot, ours) in [(Some("vda"), "vda8"), (Some("vdb"), "vdb8"), (None, "vda8")] {
-            let Plan::Assemble { members, blank, strangers } = plan(&two, boot) else { panic!() };
-            assert_eq!((members.len(), &*members[0].name, blank.len(), strangers.len()), (1, ours, 0, 1));
+        let two = own(&disk('b', Some("y")), &disk('a', Some("x")));
+        let Plan::Assemble { members, blank, strangers } = plan(&two) else { panic!() };
+        assert_eq!((members.len(), &*members[0].name, blank.len(), &*strangers[0].name), (1, "vdb8", 0, "vda8"));
+    }
+
+    #[test]
+    fn a_half_that_was_used_alone_is_known_by_its_superblock() {
+        let told = |states: &str| format!("          Magic : a92b4efc\n   Array State : {states} ('A' == active)\n");
+        assert!(!was_alone(&told("AA")));
+        for states in ["A.", ".A"] {
+            assert!(was_alone(&told(states)), "{states}");
         }
+        // What does not say is not believed.
+        assert!(was_alone("") && was_alone("   Array State :\n"));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use crate::MIRROR_MARK;
 
+/// Written by the boot loader at each start, for one use.
+const RANDOM_SEED: &str = "loader/random-seed";
 /// A boot partition has some boot files, a loader and a seed.
 const MOST_FILES: usize = 256;
 /// Folders in folders.
@@ -20,6 +22,8 @@ const DEEPEST: usize = 6;
 const HALF: &str = "half";
 /// A number.
 const LONGEST_MARK: u64 = 64;
+/// Where boot files lie.
+const BOOT_FILES: &str = "EFI/Linux";
 const PIECE: usize = 1 << 20;
 
 /// Which of two boot partitions is believed.
@@ -36,6 +40,8 @@ pub enum Newer {
 pub struct Changes {
     /// Files that were written or removed, below the partition's root.
     pub files: Vec<PathBuf>,
+    /// Boot files that were left out, since the disk has no slot with what they start.
+    pub left_out: Vec<PathBuf>,
 }
 
 /// A boot partition could not be read or written.
@@ -48,10 +54,10 @@ pub struct BootError {
 }
 
 impl Changes {
-    /// Whether another version would be started than before.
+    /// Whether the box would start otherwise than before: another version, or with another seed.
     #[must_use]
-    pub fn reach_boot_files(&self) -> bool {
-        self.files.iter().any(|path| path.starts_with("EFI"))
+    pub fn matter_at_the_start(&self) -> bool {
+        self.files.iter().any(|path| path.starts_with("EFI") || path.ends_with("seed"))
     }
 }
 
@@ -91,13 +97,24 @@ pub fn count_alone(root: &Path) -> Result<(), BootError> {
     sync(root)
 }
 
-/// Makes the partition at `to` the same as the one at `from`. Durable on return.
+/// Makes the partition at `to` the same as the one at `from`, but for boot files that its disk `has_no_slot` for. Durable on
+/// return. The mark comes last, and only when nothing was left out: until then `to` is not believed.
 ///
 /// # Errors
 /// Either partition. What was there can still be started, unless it was to go.
-pub fn make_same(from: &Path, to: &Path) -> Result<Changes, BootError> {
-    let (wanted, found) = (files(from)?, files(to)?);
+pub fn make_same(from: &Path, to: &Path, has_no_slot: impl Fn(&Path) -> bool) -> Result<Changes, BootError> {
+    let (mut wanted, mut found) = (files(from)?, files(to)?);
     let mut changes = Changes::default();
+    let mark = wanted.remove_entry(Path::new(MIRROR_MARK));
+    found.remove(Path::new(MIRROR_MARK));
+    let is_boot_file = |name: &Path| name.starts_with(BOOT_FILES);
+    let left_out: Vec<PathBuf> =
+        wanted.keys().filter(|name| is_boot_file(name) && has_no_slot(name)).cloned().collect();
+    wanted.retain(|name, _| !left_out.contains(name));
+    if !left_out.is_empty() && !wanted.keys().any(|name| is_boot_file(name)) {
+        // Better an old version than none, should the other disk fail.
+        found.retain(|name, _| !is_boot_file(name));
+    }
     for (name, length) in &wanted {
         let is_there = found.get(name) == Some(length) && same(&from.join(name), &to.join(name))?;
         if !is_there {
@@ -113,6 +130,16 @@ pub fn make_same(from: &Path, to: &Path) -> Result<Changes, BootError> {
         changes.files.push(name.clone());
     }
     sync(to)?;
+    if let Some((name, length)) = mark.filter(|_| left_out.is_empty()) {
+        let (source, target) = (from.join(&name), to.join(&name));
+        let is_there = fs::metadata(&target).is_ok_and(|data| data.len() == length) && same(&source, &target)?;
+        if !is_there {
+            copy(&source, &target)?;
+            sync(to)?;
+            changes.files.push(name);
+        }
+    }
+    changes.left_out = left_out;
     Ok(changes)
 }
 
@@ -130,7 +157,10 @@ fn files(root: &Path) -> Result<BTreeMap<PathBuf, u64>, BootError> {
                 folders.push((path, depth + 1));
             } else if kind.is_file() && found.len() < MOST_FILES {
                 let length = entry.metadata().map_err(failed)?.len();
-                found.insert(path.strip_prefix(root).unwrap_or(&path).to_owned(), length);
+                let name = path.strip_prefix(root).unwrap_or(&path);
+                if name != Path::new(RANDOM_SEED) {
+                    found.insert(name.to_owned(), length);
+                }
             } else {
                 return Err(failed(io::Error::other("this is no boot partition of ours: too much is in it")));
             }
@@ -206,16 +236,36 @@ mod tests {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         lay(from.path(), &[("EFI/Linux/postkeep_2.efi", "two"), ("postkeep/seed", "seed"), (MIRROR_MARK, "3\n")]);
         lay(to.path(), &[("EFI/Linux/postkeep_1.efi", "one"), ("postkeep/seed", "dees"), ("postkeep/first-boot", "")]);
-        let changes = make_same(from.path(), to.path()).unwrap();
+        let changes = make_same(from.path(), to.path(), |_| false).unwrap();
         assert_eq!(changes.files.len(), 5, "{changes:?}");
-        assert!(changes.reach_boot_files());
+        assert!(changes.matter_at_the_start());
         assert_eq!(told(to.path()), told(from.path()));
-        assert_eq!(make_same(from.path(), to.path()).unwrap(), Changes::default());
+        assert_eq!(make_same(from.path(), to.path(), |_| false).unwrap(), Changes::default());
         // A half of a file that a loss of power left behind goes too.
-        lay(to.path(), &[("postkeep/seed.half", "se")]);
-        let changes = make_same(from.path(), to.path()).unwrap();
+        lay(to.path(), &[("postkeep/seed.half", "se"), (RANDOM_SEED, "once")]);
+        let changes = make_same(from.path(), to.path(), |_| false).unwrap();
         assert_eq!(changes.files, [PathBuf::from("postkeep/seed.half")]);
-        assert!(!changes.reach_boot_files());
+        assert!(to.path().join(RANDOM_SEED).exists(), "it is the boot loader's");
+        assert!(!changes.matter_at_the_start());
+    }
+
+    #[test]
+    fn a_disk_without_the_slot_of_a_version_does_not_get_its_boot_file_and_is_not_believed() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        lay(from.path(), &[("EFI/Linux/postkeep_2.efi", "2"), ("EFI/Linux/postkeep_3.efi", "3"), (MIRROR_MARK, "4\n")]);
+        lay(to.path(), &[("EFI/Linux/postkeep_1.efi", "1"), ("EFI/Linux/postkeep_2.efi", "old"), (MIRROR_MARK, "1\n")]);
+        let lacks = |versions: &'static [&str]| {
+            move |name: &Path| versions.iter().any(|version| name.to_string_lossy().contains(version))
+        };
+        let changes = make_same(from.path(), to.path(), lacks(&["_3"])).unwrap();
+        assert_eq!(changes.left_out, [PathBuf::from("EFI/Linux/postkeep_3.efi")]);
+        let file = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        assert_eq!(told(to.path()), [file("EFI/Linux/postkeep_2.efi", "2"), file(MIRROR_MARK, "1\n")]);
+        // It has neither: what it has stays, so that it starts at all.
+        make_same(from.path(), to.path(), lacks(&["_2", "_3"])).unwrap();
+        assert_eq!(told(to.path()).len(), 2);
+        make_same(from.path(), to.path(), lacks(&[])).unwrap();
+        assert_eq!(told(to.path()), told(from.path()));
     }
 
     #[test]
@@ -240,11 +290,11 @@ mod tests {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         lay(from.path(), &[("a/b/c/d/e/f/g/h", "deep")]);
         lay(to.path(), &[("kept", "kept")]);
-        assert!(make_same(from.path(), to.path()).unwrap_err().to_string().contains("too much"));
+        assert!(make_same(from.path(), to.path(), |_| false).unwrap_err().to_string().contains("too much"));
         let many: Vec<String> = (0..=MOST_FILES).map(|number| format!("f{number}")).collect();
         let wide = tempfile::tempdir().unwrap();
         lay(wide.path(), &many.iter().map(|name| (name.as_str(), "")).collect::<Vec<_>>());
-        assert!(make_same(wide.path(), to.path()).is_err());
+        assert!(make_same(wide.path(), to.path(), |_| false).is_err());
         assert_eq!(told(to.path()), [("kept".to_owned(), "kept".to_owned())]);
     }
 
@@ -261,7 +311,7 @@ mod tests {
                     lay(root.path(), &[(name, text)]);
                 }
             }
-            make_same(from.path(), to.path()).unwrap();
+            make_same(from.path(), to.path(), |_| false).unwrap();
             prop_assert_eq!(told(to.path()), told(from.path()));
         }
     }

@@ -4,7 +4,7 @@
 mod volume;
 mod watch;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use postkeep_disks::boot::{self, Newer};
-use postkeep_disks::partition::{Partition, partitions};
-use postkeep_disks::root::{self, Leg, Wanted};
+use postkeep_disks::partition::{Own, Partition, partitions};
+use postkeep_disks::root::{self, Wanted};
 use postkeep_disks::run::run;
-use postkeep_disks::{BOOT_LABEL, MIRROR_MARK};
+use postkeep_disks::{BOOT_LABEL, MIRROR_LABEL};
 
 /// Between two looks at what there is.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -26,6 +26,7 @@ const ROOT_APPEARS: Duration = Duration::from_secs(60);
 const OTHER_APPEARS: Duration = Duration::from_secs(15);
 /// The boot partition that the box was started from, by a rule for udev that `root` writes.
 const BOOT: &str = "postkeep-boot";
+const LOCK: &str = "/run/postkeep-disks/lock";
 const RULE: &str = "/run/udev/rules.d/65-postkeep-boot.rules";
 /// The partition that systemd-boot was read from: four octets of attributes, then a UUID in UTF-16.
 const LOADER: &str = "/sys/firmware/efi/efivars/LoaderDevicePartUUID-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
@@ -63,7 +64,7 @@ enum Verb {
         #[arg(long, value_name = "FOLDER", default_value = "/efi")]
         mounted: PathBuf,
         /// Where the other one is mounted meanwhile.
-        #[arg(long, value_name = "FOLDER", default_value = "/run/postkeep-disks/boot")]
+        #[arg(long, value_name = "FOLDER", default_value = "/run/postkeep-disks/other")]
         meanwhile: PathBuf,
     },
     /// Tells how the disks are, now and whenever that changes.
@@ -108,19 +109,18 @@ fn wait_for<T>(within: Duration, mut seen: impl FnMut(&[Partition]) -> Option<T>
 
 fn lay_root() -> Result<(), Failure> {
     let wanted = Wanted::of_command_line(&fs::read_to_string("/proc/cmdline")?)?;
-    let found = wait_for(ROOT_APPEARS, |seen| (!root::legs(seen, &wanted).is_empty()).then_some(()))?;
-    found.ok_or_else(|| format!("no disk has the partitions {} and {} of the root", wanted.data, wanted.hashes))?;
+    let found = wait_for(ROOT_APPEARS, |seen| own_disks(seen, &wanted).map(drop))?;
+    found.ok_or_else(|| {
+        format!("no disk has a boot partition and the partitions {} and {} of the root", wanted.data, wanted.hashes)
+    })?;
     // Whatever is there now is known after this.
     run(Command::new("udevadm").args(["settle", "--timeout=30"]))?;
-    let complete = wait_for(OTHER_APPEARS, |seen| {
-        let legs = root::legs(seen, &wanted);
-        (!legs.is_empty() && !root::expects_another(seen, &legs)).then_some(())
-    })?;
+    let complete = wait_for(OTHER_APPEARS, |seen| own_disks(seen, &wanted).filter(|own| !root::expects_another(own)))?;
     if complete.is_none() {
         say("the other disk does not appear; the box starts with one");
     }
-    let seen = partitions(Path::new("/"))?;
-    let legs = root::legs(&seen, &wanted);
+    let own = own_disks(&partitions(Path::new("/"))?, &wanted).ok_or("the disk with the root has vanished")?;
+    let legs = root::legs(&own.partitions, &wanted);
     let data = legs.iter().map(|leg| leg.data).collect();
     let hashes = legs.iter().map(|leg| leg.hashes).collect();
     for (name, sides) in [(root::DATA, data), (root::HASHES, hashes)] {
@@ -128,24 +128,29 @@ fn lay_root() -> Result<(), Failure> {
         let table = root::table(&sides).ok_or("the disk with the root has vanished")?;
         run(Command::new("dmsetup").args(["create", name, "--readonly", "--table", &*table]))?;
     }
-    let boot = boot_uuid(&seen, &legs).ok_or("no disk with the root has a boot partition")?;
+    own.leave_word(Path::new("/"))?;
     fs::create_dir_all(Path::new(RULE).parent().unwrap_or(Path::new("/")))?;
     let rule = format!(
         "# Written by postkeep-disks: the boot partition that this start came from.\n\
-         SUBSYSTEM==\"block\", ENV{{ID_PART_ENTRY_UUID}}==\"{boot}\", SYMLINK+=\"{BOOT}\"\n"
+         SUBSYSTEM==\"block\", KERNEL==\"{}\", ENV{{ID_PART_ENTRY_UUID}}==\"{}\", SYMLINK+=\"{BOOT}\"\n",
+        own.boot.name, own.boot.uuid
     );
     fs::write(RULE, rule)?;
     Ok(())
 }
 
-/// The boot partition that this start came from: as the boot loader says; where it says nothing of ours, as after a start over
-/// the network, the one beside the root.
-fn boot_uuid(seen: &[Partition], legs: &[Leg<'_>]) -> Option<String> {
+/// The disks of this box, once one of them has the root. The boot loader says which boot partition this start came from; where it
+/// says nothing of ours, as after a start over the network, it is one beside the root.
+fn own_disks(seen: &[Partition], wanted: &Wanted) -> Option<Own> {
     let told = fs::read(LOADER).ok().map(|octets| loader_uuid(&octets));
-    let is_boot = |one: &&Partition| one.label == BOOT_LABEL;
-    let by_loader = seen.iter().filter(is_boot).find(|one| Some(&one.uuid) == told.as_ref());
-    let beside_root = || seen.iter().filter(is_boot).find(|one| legs.iter().any(|leg| leg.data.disk == one.disk));
-    by_loader.or_else(beside_root).map(|one| one.uuid.clone())
+    let legs = root::legs(seen, wanted);
+    let is_beside_root = |one: &&&Partition| legs.iter().any(|leg| leg.data.disk == one.disk);
+    let boots: Vec<&Partition> = seen.iter().filter(|one| one.label == BOOT_LABEL).collect();
+    let by_loader: Vec<&Partition> = boots.iter().filter(|one| Some(&one.uuid) == told.as_ref()).copied().collect();
+    let candidates = if by_loader.is_empty() { &boots } else { &by_loader };
+    let boot = candidates.iter().find(is_beside_root).or_else(|| by_loader.first())?;
+    let own = Own::of(seen, boot);
+    (!root::legs(&own.partitions, wanted).is_empty()).then_some(own)
 }
 
 fn loader_uuid(variable: &[u8]) -> String {
@@ -155,68 +160,86 @@ fn loader_uuid(variable: &[u8]) -> String {
     text.to_lowercase()
 }
 
-/// The partition on which the folder lies.
-fn partition_of<'a>(seen: &'a [Partition], folder: &Path) -> Result<&'a Partition, Failure> {
-    use std::os::unix::fs::MetadataExt as _;
-    let device = fs::metadata(folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?.dev();
-    let numbers = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-    let found = seen.iter().find(|one| one.numbers == numbers && one.label == BOOT_LABEL);
-    found.ok_or_else(|| format!("{} is not on a boot partition of ours", folder.display()).into())
+fn copy(mounted: &Path, meanwhile: &Path) -> Result<(), Failure> {
+    // Asked for by the updater and by the start itself: one after the other.
+    let lock = File::create(LOCK)?;
+    lock.lock()?;
+    let own = Own::read(Path::new("/"))?;
+    let has_half = own.partitions.iter().any(|one| one.label == MIRROR_LABEL);
+    if !has_half && boot::mark(mounted)?.is_none() {
+        return Ok(());
+    }
+    if !own.has_boot_disk() {
+        return Err(
+            "the disk that the box was started from is gone; its boot partition is copied after the next start".into(),
+        );
+    }
+    let done = match own.other_boot() {
+        Some(other) => copy_to(&own, mounted, other, meanwhile),
+        None if own.are_too_many() => {
+            Err(format!("more than two disks of this box are there ({}); take the old one out", own.disks.join(", "))
+                .into())
+        }
+        None => {
+            // What is changed from now on the other does not know.
+            boot::count_alone(mounted)?;
+            return Ok(());
+        }
+    };
+    if done.is_err() {
+        boot::count_alone(mounted)?;
+    }
+    done
 }
 
-fn copy(mounted: &Path, meanwhile: &Path) -> Result<(), Failure> {
-    let Some(ours) = boot::mark(mounted)? else { return Ok(()) };
-    let seen = partitions(Path::new("/"))?;
-    let own = partition_of(&seen, mounted)?;
-    let Some(other) = seen.iter().find(|one| one.label == BOOT_LABEL && one.disk != own.disk) else {
-        boot::count_alone(mounted)?;
-        return Ok(());
-    };
+fn copy_to(own: &Own, mounted: &Path, other: &Partition, meanwhile: &Path) -> Result<(), Failure> {
     fs::create_dir_all(meanwhile)?;
-    let (device, folder) = (other.device(), meanwhile.as_os_str());
-    run(Command::new("mount")
-        .args(["-t", "vfat", "-o", "umask=0077,nosuid,nodev,noexec,nosymfollow"])
-        .arg(&device)
-        .arg(folder))?;
-    let done = made_same(mounted, ours, meanwhile, &other.disk);
-    let unmounted = run(Command::new("umount").arg(folder));
-    let restart = done?;
-    unmounted?;
-    if restart {
+    let options = ["-t", "vfat", "-o", "umask=0077,nosuid,nodev,noexec,nosymfollow"];
+    run(Command::new("mount").args(options).arg(other.device()).arg(meanwhile))?;
+    let done = made_same(own, mounted, meanwhile, &other.disk);
+    let unmounted = run(Command::new("umount").arg(meanwhile));
+    if done? {
         // What runs was taken from a disk that had been away.
         run(Command::new("systemctl").args(["--no-block", "reboot"]))?;
     }
+    unmounted?;
     Ok(())
 }
 
 /// Makes the older of two the same as the newer; says whether the machine has to start again with what is newer.
-fn made_same(mounted: &Path, ours: u64, other: &Path, disk: &str) -> Result<bool, Failure> {
+fn made_same(own: &Own, mounted: &Path, other: &Path, disk: &str) -> Result<bool, Failure> {
     // One without a mark was put there by hand; it is filled.
-    let theirs = boot::mark(other)?.unwrap_or(0);
-    match boot::newer(ours, theirs) {
-        Newer::Mounted => {
-            let changes = boot::make_same(mounted, other)?;
-            if !changes.files.is_empty() {
-                say(&format!("the boot partition of {disk} is the same again ({} files)", changes.files.len()));
-            }
-            Ok(false)
-        }
-        Newer::Other => {
-            let changes = boot::make_same(other, mounted)?;
-            let restart = changes.reach_boot_files();
-            say(&format!(
-                "this disk had been away; its boot partition is taken from {disk} ({} files{})",
-                changes.files.len(),
-                if restart { ", and the machine starts again with it" } else { "" }
-            ));
-            Ok(restart)
-        }
+    let (ours, theirs) = (boot::mark(mounted)?.unwrap_or(0), boot::mark(other)?.unwrap_or(0));
+    let (from, to, target) = match boot::newer(ours, theirs) {
+        Newer::Mounted => (mounted, other, disk),
+        Newer::Other => (other, mounted, &*own.boot.disk),
+    };
+    let changes = boot::make_same(from, to, |name| !has_slot_of(own, target, name))?;
+    for name in &changes.left_out {
+        say(&format!(
+            "{target} has no slot with what {} starts; it starts an older version until the next update",
+            name.display()
+        ));
     }
+    if changes.files.is_empty() {
+        return Ok(false);
+    }
+    let count = changes.files.len();
+    if to == other {
+        say(&format!("the boot partition of {disk} is the same again ({count} files)"));
+        return Ok(false);
+    }
+    let restart = changes.matter_at_the_start();
+    let then = if restart { ", and the machine starts again with it" } else { "" };
+    say(&format!("{target} had been away; its boot partition is taken from {disk} ({count} files{then})"));
+    Ok(restart)
 }
 
-/// Whether the box was flashed onto two disks.
-fn is_mirrored(mounted: &Path) -> bool {
-    mounted.join(MIRROR_MARK).exists()
+/// Whether a disk has the root that a boot file starts: `EFI/Linux/postkeep_1.2.0+3-0.efi` wants `postkeep_1.2.0`.
+fn has_slot_of(own: &Own, disk: &str, boot_file: &Path) -> bool {
+    let name = boot_file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    let wanted = name.split('+').next().unwrap_or_default();
+    own.partitions.iter().any(|one| one.disk == disk && one.label == wanted)
 }
 
 /// The journal and the console read standard error.

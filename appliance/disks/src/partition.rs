@@ -4,8 +4,14 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use crate::BOOT_LABEL;
+
 /// A file of the kernel or of udev about one thing.
 const LONGEST_FACT: u64 = 64 * 1024;
+/// The word of the initrd, for [`Own::read`].
+const BOOT_WORD: &str = "run/postkeep-disks/boot-partition";
+/// Letters of a boot partition's UUID that are the same on both disks of a box.
+const BOX_ID: usize = 18;
 /// udev's words for what a superblock of a RAID says.
 const RAID_MEMBER: &str = "linux_raid_member";
 
@@ -49,6 +55,93 @@ pub fn partitions(root: &Path) -> io::Result<Vec<Partition>> {
     }
     found.sort_by(|one: &Partition, other| one.name.cmp(&other.name));
     Ok(found)
+}
+
+/// The disks of this box: the one that it was started from, and the other, if it has two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// The boot partition that this start came from, as it was then; its disk may have gone since.
+    pub boot: Partition,
+    /// The disk that this start came from and the other, as far as they are there. More than one other: somebody has put an old
+    /// disk of the box back.
+    pub disks: Vec<String>,
+    /// All partitions of these disks.
+    pub partitions: Vec<Partition>,
+}
+
+impl Own {
+    /// Of all partitions `seen` those that belong to the box that was started from `boot`. The boot partitions of one box have
+    /// UUIDs that begin the same and end differently (the flasher makes them): neither a copy of this disk nor a disk of
+    /// another box is taken for one of ours.
+    #[must_use]
+    pub fn of(seen: &[Partition], boot: &Partition) -> Self {
+        let is_other = |one: &Partition| {
+            let same = one.uuid.get(..BOX_ID).is_some_and(|begin| boot.uuid.get(..BOX_ID) == Some(begin));
+            one.label == BOOT_LABEL && same && one.uuid != boot.uuid
+        };
+        let mut disks: Vec<String> =
+            seen.iter().filter(|one| one.name == boot.name).map(|one| one.disk.clone()).collect();
+        disks.extend(seen.iter().filter(|one| is_other(one) && one.disk != boot.disk).map(|one| one.disk.clone()));
+        let partitions = seen.iter().filter(|one| disks.contains(&one.disk)).cloned().collect();
+        Self { boot: boot.clone(), disks, partitions }
+    }
+
+    /// Of the box at `root`, as the initrd has found it.
+    ///
+    /// # Errors
+    /// The kernel's list cannot be read, or the initrd has left no word: this is no box that was flashed.
+    pub fn read(root: &Path) -> io::Result<Self> {
+        let told = small(&root.join(BOOT_WORD)).map_err(|error| {
+            let help = "only a box that was started from its own disk has it";
+            io::Error::new(error.kind(), format!("/{BOOT_WORD}: {error} ({help})"))
+        })?;
+        let mut words = told.split_ascii_whitespace().map(str::to_owned);
+        let [Some(name), Some(disk), Some(uuid)] = [words.next(), words.next(), words.next()] else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("/{BOOT_WORD} is damaged")));
+        };
+        let seen = partitions(root)?;
+        let found = seen.iter().find(|one| one.name == name && one.uuid == uuid).cloned();
+        let gone = || Partition {
+            name,
+            disk,
+            numbers: String::new(),
+            label: BOOT_LABEL.to_owned(),
+            kind: String::new(),
+            uuid,
+            size: 0,
+            array: None,
+        };
+        Ok(Self::of(&seen, &found.unwrap_or_else(gone)))
+    }
+
+    /// Leaves word of it, for [`Self::read`].
+    ///
+    /// # Errors
+    /// The folder.
+    pub fn leave_word(&self, root: &Path) -> io::Result<()> {
+        let path = root.join(BOOT_WORD);
+        fs::create_dir_all(path.parent().unwrap_or(root))?;
+        fs::write(path, format!("{} {} {}\n", self.boot.name, self.boot.disk, self.boot.uuid))
+    }
+
+    /// Whether the disk that this start came from is there.
+    #[must_use]
+    pub fn has_boot_disk(&self) -> bool {
+        self.partitions.iter().any(|one| one.name == self.boot.name)
+    }
+
+    /// The boot partition of the other disk; none where there is none, or more than one.
+    #[must_use]
+    pub fn other_boot(&self) -> Option<&Partition> {
+        let mut others = self.partitions.iter().filter(|one| one.label == BOOT_LABEL && one.disk != self.boot.disk);
+        others.next().filter(|_| others.next().is_none())
+    }
+
+    /// Whether there are more disks of this box than a box has.
+    #[must_use]
+    pub fn are_too_many(&self) -> bool {
+        self.disks.len() > 2
+    }
 }
 
 /// The serial number of a disk, where it tells one.
@@ -119,7 +212,8 @@ pub mod laid {
     use super::{Partition, fs, io};
     use std::path::Path;
 
-    /// Lays `partitions` as the kernel and udev would tell of them, all of disks of virtio.
+    /// Lays `partitions` as the kernel and udev would tell of them, all of disks of virtio; the first is the boot partition that
+    /// the box was started from.
     ///
     /// # Errors
     /// The folder.
@@ -130,6 +224,9 @@ pub mod laid {
             fs::write(path, text)
         };
         fs::create_dir_all(root.join("sys/class/block"))?;
+        if let Some(boot) = partitions.first() {
+            super::Own::of(partitions, boot).leave_word(root)?;
+        }
         for Partition { name, disk, numbers, label, kind, uuid, size, array } in partitions {
             let folder = format!("sys/devices/{disk}/block/{disk}/{name}");
             let number = name.trim_start_matches(|letter: char| !letter.is_ascii_digit());
@@ -185,6 +282,42 @@ mod tests {
         // A disk that vanished between the list and the look.
         fs::remove_file(folder.path().join("run/udev/data/b254:1")).unwrap();
         assert_eq!(partitions(folder.path()).unwrap(), boxes[1..]);
+    }
+
+    #[test]
+    fn only_disks_of_the_same_box_are_its_own() {
+        let id = "0a1b2c3d-0001-4002";
+        let boot = |disk, uuid: &str| made(disk, 1, BOOT_LABEL, "c12a", uuid);
+        let mine = boot('a', &format!("{id}-8003-000000000001"));
+        let other = boot('b', &format!("{id}-9004-000000000002"));
+        let strangers = [
+            // A copy of this disk, the public image, a stick that only has the label, and a disk without one.
+            boot('c', &mine.uuid),
+            boot('d', "a7c2ff6c-6b43-4c6e-8f0c-4a0b8a2c8a11"),
+            boot('e', ""),
+            Partition { label: "data".to_owned(), ..boot('f', &other.uuid) },
+        ];
+        let seen = [vec![mine.clone(), other.clone()], strangers.to_vec()].concat();
+        let own = Own::of(&seen, &mine);
+        assert_eq!((own.disks.join(" "), own.partitions.len()), ("vda vdb".to_owned(), 2));
+        assert_eq!(own.other_boot(), Some(&other));
+        let folder = tempfile::tempdir().unwrap();
+        lay(folder.path(), &seen).unwrap();
+        assert_eq!(Own::read(folder.path()).unwrap(), own);
+        // The disk that it was started from is pulled out.
+        fs::remove_file(folder.path().join("sys/class/block/vda1")).unwrap();
+        let left = Own::read(folder.path()).unwrap();
+        assert!(!left.has_boot_disk() && left.disks == ["vdb"], "{left:?}");
+        // An old disk of the box is put back beside the two.
+        let old = boot('g', &format!("{id}-9004-000000000003"));
+        let three = Own::of(&[mine.clone(), other, old], &mine);
+        assert!(three.are_too_many() && three.other_boot().is_none());
+        assert!(
+            Own::read(tempfile::tempdir().unwrap().path())
+                .unwrap_err()
+                .to_string()
+                .contains("started from its own disk")
+        );
     }
 
     #[test]

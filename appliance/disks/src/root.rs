@@ -1,14 +1,14 @@
 //! The root over one disk or two: a device of the device-mapper for the data and one for the hashes, of which dm-verity reads.
 //!
-//! The root is never written, so there is nothing to keep the same: both sides of the mirror are taken as they are, what
-//! cannot be read on one is read on the other, and what is wrong on either is found by dm-verity, which starts the machine
-//! again. Which partitions belong to it stands in the signed command line: their UUIDs are the two halves of the root's
+//! The root is never written, so there is nothing to keep the same: both sides of the mirror are taken as they are, and what
+//! cannot be read on one is read on the other. What is read and is wrong is found by dm-verity, which lies above and does not
+//! give it away; the other side is not asked then. Which partitions belong to it stands in the signed command line: their UUIDs are the two halves of the root's
 //! hash (Discoverable Partitions Specification).
 
 use std::fmt::Write as _;
 
 use crate::MIRROR_LABEL;
-use crate::partition::Partition;
+use crate::partition::{Own, Partition};
 
 /// The device of the data, by its name in the device-mapper; the command line of the boot file names it too.
 pub const DATA: &str = "postkeep-root";
@@ -75,11 +75,10 @@ pub fn legs<'a>(partitions: &'a [Partition], wanted: &Wanted) -> Vec<Leg<'a>> {
     found
 }
 
-/// Whether another disk may be expected: the box has two, and the root is on one of those that are there.
+/// Whether another disk may be expected: the box has two, and one is there.
 #[must_use]
-pub fn expects_another(partitions: &[Partition], legs: &[Leg<'_>]) -> bool {
-    let is_mirrored = |disk: &str| partitions.iter().any(|one| one.disk == disk && one.label == MIRROR_LABEL);
-    legs.len() == 1 && legs.iter().any(|leg| is_mirrored(&leg.data.disk))
+pub fn expects_another(own: &Own) -> bool {
+    own.disks.len() == 1 && own.partitions.iter().any(|one| one.label == MIRROR_LABEL)
 }
 
 /// What dmsetup is told about `sides`, which have the same size; nothing of nothing.
@@ -103,6 +102,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::BOOT_LABEL;
     use crate::partition::laid::partition;
 
     const HASH: &str = "00112233445566778899aabbccddeeff0123456789abcdef0123456789ABCDEF";
@@ -160,16 +160,16 @@ mod tests {
 
     #[test]
     fn another_disk_is_expected_where_the_box_has_two() {
-        let mut one = disk('a').to_vec();
-        assert!(!expects_another(&one, &legs(&one, &wanted())), "flashed onto one disk");
-        one.push(partition('a', 8, MIRROR_LABEL, "raid", "77"));
-        assert!(expects_another(&one, &legs(&one, &wanted())));
-        let two = [one, disk('b').to_vec()].concat();
-        assert!(!expects_another(&two, &legs(&two, &wanted())), "both are there");
+        let boot = |disk, end: &str| partition(disk, 1, BOOT_LABEL, "esp", &format!("0a1b2c3d-0001-4002-8003-{end}"));
+        let mut seen = vec![boot('a', "1")];
+        assert!(!expects_another(&Own::of(&seen, &seen[0])), "flashed onto one disk");
         // A half of another box's mirror says nothing about ours.
-        let mut stray = disk('a').to_vec();
-        stray.push(partition('c', 8, MIRROR_LABEL, "raid", "77"));
-        assert!(!expects_another(&stray, &legs(&stray, &wanted())));
+        seen.push(partition('c', 8, MIRROR_LABEL, "raid", "77"));
+        assert!(!expects_another(&Own::of(&seen, &seen[0])));
+        seen.push(partition('a', 8, MIRROR_LABEL, "raid", "77"));
+        assert!(expects_another(&Own::of(&seen, &seen[0])));
+        seen.push(boot('b', "2"));
+        assert!(!expects_another(&Own::of(&seen, &seen[0])), "both are there");
     }
 
     proptest! {

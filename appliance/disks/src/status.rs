@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::MIRROR_LABEL;
 use crate::array::Facts;
-use crate::partition::{Partition, partitions, serial, small};
-use crate::{BOOT_LABEL, MIRROR_LABEL};
+use crate::partition::{Own, serial, small};
 
 /// Where it is written, by whoever watches.
 pub const FILE: &str = "run/postkeep-disks/status.json";
@@ -42,8 +42,11 @@ pub struct Disk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum Mirror {
-    /// Both halves are there and the same.
+    /// All is on both.
     Whole,
+    /// All data is on both, but the version that runs can be started from one alone: it was installed while the other disk
+    /// was away.
+    OneStarts,
     /// One is filled again from the other.
     Rebuilding {
         /// Hundredths, 0 to 100.
@@ -61,38 +64,39 @@ impl Status {
     /// # Errors
     /// The kernel's lists cannot be read.
     pub fn read(root: &Path) -> io::Result<Self> {
-        let partitions = partitions(root)?;
-        let array = Facts::read(root, &partitions)?;
+        let own = Own::read(root)?;
+        let array = Facts::read(root, &own.partitions)?;
         let sides = sides_of_root(root)?;
-        Ok(Self::of(&partitions, array.as_ref(), &sides, |disk| serial(root, disk)))
+        Ok(Self::of(&own, array.as_ref(), &sides, |disk| serial(root, disk)))
     }
 
     fn of(
-        partitions: &[Partition],
+        Own { disks: names, partitions, .. }: &Own,
         array: Option<&Facts>,
         sides: &[String],
         serial: impl Fn(&str) -> Option<String>,
     ) -> Self {
         let half_of = |disk: &str| partitions.iter().find(|one| one.disk == disk && one.label == MIRROR_LABEL);
-        let mut disks = Vec::new();
-        for boot in partitions.iter().filter(|one| one.label == BOOT_LABEL) {
-            let half = half_of(&boot.disk);
-            let of_disk = |name: &String| partitions.iter().any(|one| one.disk == boot.disk && one.name == *name);
-            disks.push(Disk {
-                name: boot.disk.clone(),
-                serial: serial(&boot.disk),
-                system: sides.iter().any(of_disk),
-                data: half.is_none_or(|half| array.is_some_and(|array| array.is_filled(&half.name))),
-            });
-        }
-        let has_two = disks.iter().any(|disk| half_of(&disk.name).is_some());
+        let has_two = names.iter().any(|name| half_of(name).is_some());
+        let of_disk = |disk: &String| {
+            let is_side = |name: &String| partitions.iter().any(|one| one.disk == *disk && one.name == *name);
+            let filled = half_of(disk).map(|half| array.is_some_and(|array| array.is_filled(&half.name)));
+            Disk {
+                name: disk.clone(),
+                serial: serial(disk),
+                system: sides.iter().any(is_side),
+                data: filled.unwrap_or(!has_two),
+            }
+        };
+        let disks: Vec<Disk> = names.iter().map(of_disk).collect();
         let mirror = has_two.then(|| match array {
             None => Mirror::Absent,
             Some(facts) if facts.is_filling() => {
                 let percent = facts.completed.map_or(0, |(done, of)| done.saturating_mul(100) / of);
                 Mirror::Rebuilding { percent: u8::try_from(percent.min(100)).unwrap_or(100) }
             }
-            Some(Facts { degraded: 0, .. }) => Mirror::Whole,
+            Some(Facts { degraded: 0, .. }) if disks.iter().all(|disk| disk.system) => Mirror::Whole,
+            Some(Facts { degraded: 0, .. }) => Mirror::OneStarts,
             Some(_) => Mirror::Degraded,
         });
         Self { disks, mirror }
@@ -112,6 +116,13 @@ impl fmt::Display for Status {
         match self.mirror {
             None => write!(out, "one disk: {}", of(|_| true)),
             Some(Mirror::Whole) => write!(out, "mirrored: {}", of(|_| true)),
+            Some(Mirror::OneStarts) => {
+                write!(
+                    out,
+                    "the data is mirrored; this version starts from {} alone: install it again, or a newer one",
+                    of(|disk| disk.system)
+                )
+            }
             Some(Mirror::Rebuilding { percent }) => {
                 write!(out, "one of two disks is being filled, {percent} %: {}", of(|_| true))
             }
@@ -136,11 +147,13 @@ fn sides_of_root(root: &Path) -> io::Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::BOOT_LABEL;
+    use crate::partition::Partition;
     use crate::partition::laid::partition;
 
     fn disk(letter: char) -> [Partition; 3] {
         [
-            partition(letter, 1, BOOT_LABEL, "esp", "11"),
+            partition(letter, 1, BOOT_LABEL, "esp", &format!("0a1b2c3d-0001-4002-8003-00000000000{letter}")),
             partition(letter, 2, "postkeep_1.0.0", "root", "22"),
             partition(letter, 8, MIRROR_LABEL, "raid", "88"),
         ]
@@ -153,7 +166,9 @@ mod tests {
 
     fn status(partitions: &[Partition], array: Option<&Facts>) -> Status {
         let sides = ["vda2".to_owned(), "vdb2".to_owned()];
-        Status::of(partitions, array, &sides, |disk| (disk == "vdb").then(|| "S-2".to_owned()))
+        Status::of(&Own::of(partitions, &partitions[0]), array, &sides, |disk| {
+            (disk == "vdb").then(|| "S-2".to_owned())
+        })
     }
 
     #[test]
@@ -163,6 +178,9 @@ mod tests {
         assert_eq!(told(&one[..2], None), "one disk: vda");
         let both = [("vda8", "in_sync"), ("vdb8", "in_sync")];
         assert_eq!(told(&two, Some(&array(&both, 0))), "mirrored: vda, vdb (serial number S-2)");
+        let two_alone = Own::of(&two, &two[0]);
+        let alone = Status::of(&two_alone, Some(&array(&both, 0)), &["vda2".to_owned()], |_| None);
+        assert!(alone.to_string().starts_with("the data is mirrored; this version starts from vda alone"), "{alone}");
         let failed = [("vda8", "faulty"), ("vdb8", "in_sync")];
         let degraded = "ONE OF TWO DISKS IS MISSING OR HAS FAILED; left: vdb (serial number S-2)";
         assert_eq!(told(&two, Some(&array(&failed, 1))), degraded);

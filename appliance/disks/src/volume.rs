@@ -1,14 +1,16 @@
 //! The data volume below its encryption: made at the first boot, put together at each other.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use postkeep_disks::array::{Facts, Plan, plan};
-use postkeep_disks::partition::{Partition, partitions};
+use postkeep_disks::array::{Facts, Plan, plan, was_alone};
+use postkeep_disks::partition::{Own, Partition};
 use postkeep_disks::run::run;
-use postkeep_disks::{ARRAY, BOOT_LABEL};
+use postkeep_disks::{ARRAY, boot};
 
-use crate::{Failure, OTHER_APPEARS, is_mirrored, partition_of, say, wait_for};
+use crate::{Failure, OTHER_APPEARS, say, wait_for};
 
 /// What systemd-repart is told (image/render).
 const DEFINITIONS: &str = "/usr/lib/postkeep/repart.d";
@@ -17,6 +19,10 @@ const EFI: &str = "/efi";
 /// initrd, and not later than the start of the system (docs/operate/secure-boot.md).
 const TPM: [&str; 2] = ["--tpm2-device=auto", "--tpm2-pcrs=7+15"];
 const DISKS: usize = 2;
+/// Where the data begins in a half; before it, the superblock and the map of what is not the same yet.
+const DATA_OFFSET: &str = "--data-offset=8M";
+/// Cleared at both ends of a half, in octets: more than where the data begins.
+const CLEARED: u64 = 16 << 20;
 
 /// Makes what the image leaves out: the second slot, and the data volume to the end of the disk or of the mirror.
 pub(crate) fn make(key_file: Option<&Path>) -> Result<(), Failure> {
@@ -24,90 +30,137 @@ pub(crate) fn make(key_file: Option<&Path>) -> Result<(), Failure> {
         None => ("tpm", TPM.map(str::to_owned).to_vec()),
         Some(file) => ("passphrase", vec![format!("--key-file={}", file.display())]),
     };
-    let seen = partitions(Path::new("/"))?;
-    let boot = partition_of(&seen, Path::new(EFI))?;
-    if !is_mirrored(Path::new(EFI)) {
-        return partition(&boot.disk, opens, &key);
+    let root = Path::new("/");
+    let own = Own::read(root)?;
+    if boot::mark(Path::new(EFI))?.is_none() {
+        return partition(&own.boot.disk, opens, &key);
     }
-    let both = wait_for(OTHER_APPEARS, |seen| {
-        let disks: Vec<String> =
-            seen.iter().filter(|one| one.label == BOOT_LABEL).map(|one| one.disk.clone()).collect();
-        (disks.len() == DISKS).then_some(disks)
-    })?;
-    let disks = both.unwrap_or_else(|| {
-        say("the box was flashed onto two disks, and one is not there; the data volume is made on the other");
-        vec![boot.disk.clone()]
-    });
-    for disk in &disks {
+    // Nothing is lost yet: better nothing is made than a mirror of which one half was never there.
+    let both = wait_for(OTHER_APPEARS, |seen| Some(Own::of(seen, &own.boot)).filter(|own| own.disks.len() == DISKS))?;
+    let Some(own) = both else {
+        let told = if own.are_too_many() { "more than two are" } else { "the second is not" };
+        return Err(format!(
+            "the box was flashed onto two disks, and {told} there ({}); put that right and start again, or flash anew",
+            own.disks.join(", ")
+        )
+        .into());
+    };
+    for disk in &own.disks {
         partition(disk, "mirror", &[])?;
     }
-    let seen = partitions(Path::new("/"))?;
-    match plan(&seen, Some(&boot.disk)) {
+    let own = Own::read(root)?;
+    match plan(&own) {
         Plan::OneDisk => return Err("the partitions for the mirror were made, and are not there".into()),
         Plan::Blank(halves) => create(&halves)?,
         // A first boot that was cut short.
         Plan::Assemble { .. } => assemble()?,
     }
     settle()?;
-    let definitions = format!("{opens}-mirror");
     // The array's own table of partitions, with one partition: made, or there from a first boot that was cut short.
-    repart(ARRAY, &definitions, "allow", &key)?;
+    repart(ARRAY, &format!("{opens}-mirror"), "allow", &key)?;
     settle()
 }
 
 fn create(halves: &[&Partition]) -> Result<(), Failure> {
+    // What an earlier box has left at the same places must not be found in the new array: its table of partitions, and its volume.
+    for half in halves {
+        clear_ends(half)?;
+    }
     let mut command = Command::new("mdadm");
     // Nothing is on either half yet, and nothing is read that was not written before: there is nothing to make the same.
     command.args(["--create", ARRAY, "--run", "--level=1", "--metadata=1.2", "--bitmap=internal", "--assume-clean"]);
-    command.args(["--homehost=any", "--name=postkeep", &*format!("--raid-devices={DISKS}")]);
-    command.args(halves.iter().map(|half| half.device()));
-    if halves.len() < DISKS {
-        command.arg("missing");
+    command.args(["--homehost=any", "--name=postkeep", DATA_OFFSET, &*format!("--raid-devices={DISKS}")]);
+    run(command.args(halves.iter().map(|half| half.device())))?;
+    Ok(())
+}
+
+fn clear_ends(half: &Partition) -> Result<(), Failure> {
+    let device = half.device();
+    let zeroes = vec![0; usize::try_from(CLEARED.min(half.size))?];
+    let file = File::options()
+        .write(true)
+        .open(&device)
+        .map_err(|error| format!("cannot open {}: {error}", device.display()))?;
+    for at in [0, half.size.saturating_sub(CLEARED)] {
+        file.write_all_at(&zeroes, at).map_err(|error| format!("cannot write to {}: {error}", device.display()))?;
     }
-    run(&mut command)?;
+    file.sync_all()?;
     Ok(())
 }
 
 /// Puts the mirror together, if the box has one; with one half, if the other does not appear.
 pub(crate) fn assemble() -> Result<(), Failure> {
-    let seen = partitions(Path::new("/"))?;
-    let boot = partition_of(&seen, Path::new(EFI))?.disk.clone();
-    if plan(&seen, Some(&boot)) == Plan::OneDisk {
+    let root = Path::new("/");
+    let own = Own::read(root)?;
+    if plan(&own) == Plan::OneDisk {
         return Ok(());
     }
-    let is_whole = |plan: &Plan<'_>| match plan {
+    let is_whole = |own: &Own| match plan(own) {
         Plan::Assemble { members, blank, .. } => members.len() + blank.len() >= DISKS,
-        _ => false,
+        Plan::Blank(_) | Plan::OneDisk => false,
     };
-    wait_for(OTHER_APPEARS, |seen| is_whole(&plan(seen, Some(&boot))).then_some(()))?;
-    let seen = partitions(Path::new("/"))?;
-    let (members, blank) = match plan(&seen, Some(&boot)) {
-        Plan::Assemble { members, blank, strangers } => {
-            for half in strangers {
-                say(&format!("{} is a half of another box's mirror, and is left alone", half.name));
-            }
-            (members, blank)
-        }
-        // The first boot makes it.
-        Plan::Blank(_) | Plan::OneDisk => return Ok(()),
-    };
-    if Facts::read(Path::new("/"), &seen)?.is_none() {
-        let mut command = Command::new("mdadm");
-        command.args(["--assemble", ARRAY, "--run", "--homehost=any"]).args(members.iter().map(|half| half.device()));
-        run(&mut command)?;
+    wait_for(OTHER_APPEARS, |seen| is_whole(&Own::of(seen, &own.boot)).then_some(()))?;
+    let own = Own::read(root)?;
+    // Otherwise the first boot makes it.
+    let Plan::Assemble { members, blank, strangers } = plan(&own) else { return Ok(()) };
+    for half in strangers {
+        say(&format!("{} is a half of another mirror, and is left alone", half.name));
+    }
+    if Facts::read(root, &own.partitions)?.is_none() {
+        start(&members)?;
     }
     settle()?;
-    let facts = Facts::read(Path::new("/"), &seen)?.ok_or("the mirror was put together, and is not there")?;
-    // A disk that was away for a while is behind, and a new one is empty: both are filled.
-    for half in members.iter().chain(&blank).filter(|half| !facts.has(&half.name)) {
-        let device = half.device();
-        let again = run(Command::new("mdadm").args([ARRAY, "--re-add"]).arg(&device));
-        if again.is_err() {
-            run(Command::new("mdadm").args([ARRAY, "--add"]).arg(&device))?;
+    let facts = Facts::read(root, &own.partitions)?.ok_or("the mirror was put together, and is not there")?;
+    if facts.degraded == 0 {
+        return Ok(());
+    }
+    // A disk that was away for a while is behind, and a new one is empty: it is filled.
+    for half in members.iter().chain(&blank).filter(|half| !facts.has(&half.name)).take(1) {
+        match fill(half) {
+            Ok(how) => say(&format!("{} {how}", half.name)),
+            // The other has everything; the box starts with it.
+            Err(error) => say(&format!("{} cannot be filled again: {error}", half.name)),
         }
-        say(&format!("{} is behind and is filled again", half.name));
     }
     Ok(())
+}
+
+/// Starts the array with all its halves, or with the one that can be read.
+fn start(members: &[&Partition]) -> Result<(), Failure> {
+    let assemble = |halves: &[&Partition]| {
+        let mut command = Command::new("mdadm");
+        command.args(["--assemble", ARRAY, "--run", "--homehost=any"]);
+        run(command.args(halves.iter().map(|half| half.device())))
+    };
+    let Err(error) = assemble(members) else { return Ok(()) };
+    say(&format!("the mirror does not start with both halves, and is tried with each: {error}"));
+    for half in members {
+        // What a failed start has left behind.
+        let _ = run(Command::new("mdadm").args(["--stop", ARRAY]));
+        if assemble(&[half]).is_ok() {
+            return Ok(());
+        }
+    }
+    Err(error.into())
+}
+
+/// Has a half filled from the other: what it lacks, if all of what it has is known to the other, and otherwise all of it.
+fn fill(half: &Partition) -> Result<&'static str, Failure> {
+    let device = half.device();
+    let examined = run(Command::new("mdadm").arg("--examine").arg(&device));
+    let is_behind = half.array.is_some() && examined.is_ok_and(|told| !was_alone(&told));
+    if is_behind && run(Command::new("mdadm").args([ARRAY, "--re-add"]).arg(&device)).is_ok() {
+        return Ok("is behind and is filled again");
+    }
+    if half.array.is_some() {
+        run(Command::new("mdadm").arg("--zero-superblock").arg(&device))?;
+    }
+    run(Command::new("mdadm").args([ARRAY, "--add"]).arg(&device))?;
+    Ok(if half.array.is_none() {
+        "is new and is filled"
+    } else {
+        "was used without the other, or cannot say; what it alone had is given up, and it is filled as a new one"
+    })
 }
 
 fn partition(disk: &str, definitions: &str, key: &[String]) -> Result<(), Failure> {

@@ -53,6 +53,7 @@ fn readable(file: &Path) -> Result<(), Failure> {
 fn tell(before: Option<&Status>, now: &Status) {
     let rank = |status: &Status| match status.mirror {
         None | Some(Mirror::Whole) => 0,
+        Some(Mirror::OneStarts) => 4,
         Some(Mirror::Rebuilding { .. }) => 1,
         Some(Mirror::Degraded) => 2,
         Some(Mirror::Absent) => 3,

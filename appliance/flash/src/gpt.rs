@@ -103,18 +103,25 @@ impl Layout {
         used.saturating_add(TABLE_SECTORS + 2).saturating_mul(SECTOR)
     }
 
-    /// The same for the second disk of a box: the disk and its EFI partition have UUIDs of their own, made from `chance`, so that
-    /// the box can tell from which of both it was started. The other partitions are what they are by their content.
+    /// The UUID of the EFI partition, as it is stored.
+    pub(crate) fn efi_uuid(&self) -> Option<[u8; 16]> {
+        self.entries().find(|entry| entry[..16] == EFI_SYSTEM)?[16..].first_chunk().copied()
+    }
+
+    /// The same for one disk of a box: the disk and its EFI partition have UUIDs of their own. That of the EFI partition begins with
+    /// `of_box`, on both disks of a box: the box takes no other disk for its own (docs/operate/image.md). The other partitions
+    /// are what they are by their content.
     ///
     /// # Errors
     /// It has no EFI partition.
-    pub(crate) fn of_second_disk(&self, chance: [u8; 32]) -> Result<Self, GptError> {
+    pub(crate) fn of_disk(&self, of_box: [u8; 8], chance: [u8; 32]) -> Result<Self, GptError> {
         let mut second = self.clone();
         let (disk, partition) = chance.split_at(16);
         second.header[56..72].copy_from_slice(disk);
         let mut entries = second.table.chunks_exact_mut(128);
         let entry = entries.find(|entry| entry[..16] == EFI_SYSTEM).ok_or(GptError("it has no EFI partition"))?;
-        entry[16..32].copy_from_slice(partition);
+        entry[16..24].copy_from_slice(&of_box);
+        entry[24..32].copy_from_slice(&partition[8..]);
         // A random UUID (RFC 9562 §5.4), as GPT stores it: the first three fields begin with their last octet.
         for uuid in [&mut second.header[56..72], &mut entry[16..32]] {
             uuid[7] = uuid[7] & 0x0f | 0x40;
@@ -246,9 +253,12 @@ mod tests {
     }
 
     #[test]
-    fn the_second_disk_and_its_efi_partition_are_told_apart_from_the_first() {
+    fn disks_of_a_box_have_names_of_their_own_and_something_in_common() {
         let layout = Layout::read(&ends(BEFORE).0).unwrap();
-        let second = layout.of_second_disk([0xff; 32]).unwrap();
+        let second = layout.of_disk([0xee; 8], [0xff; 32]).unwrap();
+        let first = layout.of_disk([0xee; 8], [0x11; 32]).unwrap();
+        let (one, two) = (first.efi_uuid().unwrap(), second.efi_uuid().unwrap());
+        assert!(one[..8] == two[..8] && one[8..] != two[8..], "{one:?} {two:?}");
         let fitted = second.fitted((12 << 20) / SECTOR).unwrap();
         assert_eq!(Layout::read(&fitted.head).unwrap().efi_partition(), layout.efi_partition());
         let uuids = |layout: &Layout| -> (Vec<u8>, Vec<Vec<u8>>) {
@@ -260,7 +270,7 @@ mod tests {
         assert_eq!((other_disk[7] >> 4, other_disk[8] >> 6), (4, 2));
         let changed = partitions.iter().zip(&other_partitions).filter(|(one, other)| one != other).count();
         assert_eq!(changed, 1, "only the EFI partition");
-        assert_eq!(layout.of_second_disk([0xff; 32]).unwrap(), second, "the same when the work goes on");
+        assert_eq!(layout.of_disk([0xee; 8], [0xff; 32]).unwrap(), second, "the same when the work goes on");
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! `install`: the questions that the installer's medium asks at the screen of the machine and at its serial port. It has no
 //! options of its own: what is checked, asked and written is what `write` checks, asks and writes.
 
+use std::fs::File;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,9 @@ use crate::work;
 
 /// After how many octets the disks are synced.
 const SYNC_EVERY: u64 = 128 << 20;
+/// Held by whoever writes.
+const LOCK: &str = "/run/postkeep-install.lock";
+const STATE: &str = "/run/postkeep-install.state";
 /// A line that somebody types.
 const LONGEST_LINE: u64 = 4096;
 
@@ -79,8 +83,17 @@ fn ask_and_write(root: &Path, medium: &Medium) -> Result<Outcome, Failure> {
     if typed != "yes" {
         return Err(refused("nobody said yes; nothing was written"));
     }
+    // At the screen and at the serial port the same is asked.
+    let lock = File::create(LOCK).map_err(|error| refused(format!("cannot open {LOCK}: {error}")))?;
+    lock.try_lock().map_err(|_| refused("somebody installs at the other terminal"))?;
     // The medium cannot be written: the state lives in memory, and an interrupted work begins anew.
-    work::write(prepared, Some("/run/postkeep-flash.state".into()), None, SYNC_EVERY, false)
+    match std::fs::remove_file(STATE) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(refused(format!("cannot remove {STATE}: {error}")));
+        }
+        _ => {}
+    }
+    work::write(prepared, Some(STATE.into()), None, SYNC_EVERY, false)
 }
 
 fn choose(disks: &[Disk]) -> Result<Vec<Disk>, Failure> {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use postkeep_release::Sha256;
 
 use crate::gpt::{Layout, SECTOR};
-use crate::writing::{PIECE, WriteError, arm, disarm, put, put_if_other, sync, table_at};
+use crate::writing::{PIECE, WriteError, arm, chance, disarm, put, put_if_other, sync, table_at};
 use crate::{Disk, GptError, Target};
 
 /// A superblock of a RAID, and of whatever else may have been there, lies in the first and the last of these.
@@ -62,6 +62,8 @@ pub struct Survivor {
     layout: Layout,
     /// Where its half of the mirror lies, in octets.
     half: (u64, u64),
+    /// The UUID of its EFI partition.
+    left: [u8; 16],
 }
 
 impl Survivor {
@@ -78,10 +80,11 @@ impl Survivor {
         let strange = |why: String| ReplaceError::NotOfTwo { path: path.clone(), why };
         let layout = Layout::read(&head).map_err(|error: GptError| strange(error.to_string()))?;
         layout.efi_partition().map_err(|error| strange(error.to_string()))?;
+        let left = layout.efi_uuid().ok_or_else(|| strange("it has no EFI partition".to_owned()))?;
         let half = layout.half_of_mirror().ok_or_else(|| {
             strange("it has no partition postkeep-mirror; a box with one disk is flashed anew".to_owned())
         })?;
-        Ok(Self { path: disk.path.clone(), file, head, layout, half })
+        Ok(Self { path: disk.path.clone(), file, head, layout, half, left })
     }
 
     /// Whether `disk` could take the place of the one that was lost.
@@ -132,7 +135,14 @@ impl Survivor {
         for at in [begin, begin + length - edge] {
             put(target, at, &zeroes[..usize::try_from(edge).unwrap_or(PIECE)])?;
         }
-        let own = self.layout.of_second_disk(chance(&self.head, target)).map_err(WriteError::from)?;
+        let [a, b, c, d, e, f, g, h, ..] = self.left;
+        let of_box = [a, b, c, d, e, f, g, h];
+        let mut own = self.layout.of_disk(of_box, chance(&of_box, target)).map_err(WriteError::from)?;
+        if own.efi_uuid() == Some(self.left) {
+            // The disk that is left was once flashed where the new one is now.
+            let other = Sha256::of(&self.left).0;
+            own = self.layout.of_disk(of_box, other).map_err(WriteError::from)?;
+        }
         let table = own.fitted(target.disk.size / SECTOR).map_err(WriteError::from)?;
         put(target, table_at(target, &table), &table.tail)?;
         arm(target, &self.head, &table)?;
@@ -155,10 +165,4 @@ impl Survivor {
         }
         Ok(())
     }
-}
-
-/// Names for the new disk: others than those of the one that is left, and the same when the work is done again.
-fn chance(head: &[u8], target: &Target) -> [u8; 32] {
-    let table = Sha256::of(&head[..34 * SECTOR as usize]);
-    Sha256::of(format!("{table} {} {}", target.disk.identity(), target.disk.size).as_bytes()).0
 }

@@ -108,12 +108,9 @@ pub fn write(job: &Job<'_>, state: State, mut seen: impl FnMut(Stage, u64, u64))
         read_back(job.source, target, &head, |done| seen(Stage::ReadingBack, before + done, total))?;
     }
     let mut fitted = Vec::new();
-    for (number, target) in job.targets.iter().enumerate() {
-        let own = match number {
-            0 => layout.clone(),
-            _ => layout.of_second_disk(chance(job.source, target))?,
-        };
-        let table = own.fitted(target.disk.size / SECTOR)?;
+    let of_box = of_box(job);
+    for target in job.targets {
+        let table = layout.of_disk(of_box, chance(&of_box, target))?.fitted(target.disk.size / SECTOR)?;
         forget_inner_copy(job.source, target, &table)?;
         put(target, table_at(target, &table), &table.tail)?;
         esp::place(&target.file, begin, length, job.seed, job.targets.len() > 1)?;
@@ -127,10 +124,22 @@ pub fn write(job: &Job<'_>, state: State, mut seen: impl FnMut(Stage, u64, u64))
     Ok(())
 }
 
-/// The same for the same work, so that it can go on; of two boxes hardly the same.
-fn chance(source: &Source, target: &Target) -> [u8; 32] {
-    let (image, disk) = (source.sha256(), target.disk.identity());
-    Sha256::of(format!("{image} {disk} {}", target.disk.size).as_bytes()).0
+/// What the disks of a box have in common: the same for the same work, so that it can go on; of two boxes hardly the same.
+fn of_box(job: &Job<'_>) -> [u8; 8] {
+    let mut told = format!("{} {}", job.source.sha256(), Sha256::of(job.seed));
+    for Target { disk, .. } in job.targets {
+        told += &format!(" {} {}", disk.identity(), disk.size);
+    }
+    let [a, b, c, d, e, f, g, h, ..] = Sha256::of(told.as_bytes()).0;
+    [a, b, c, d, e, f, g, h]
+}
+
+/// What a disk has for itself.
+pub(crate) fn chance(of_box: &[u8; 8], target: &Target) -> [u8; 32] {
+    Sha256::of(
+        format!("{of_box:?} {} {} {}", target.disk.path.display(), target.disk.identity(), target.disk.size).as_bytes(),
+    )
+    .0
 }
 
 /// Takes away what a firmware would start, and what a table's copy at the end would bring back.

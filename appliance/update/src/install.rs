@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use postkeep_disks::boot::{self, BootError};
 use postkeep_disks::run::{RunError, run};
 use postkeep_release::{Release, Role, Version};
 
@@ -32,6 +33,9 @@ pub enum InstallError {
     /// The box.
     #[error(transparent)]
     Place(#[from] PlaceError),
+    /// The boot partition.
+    #[error(transparent)]
+    Boot(#[from] BootError),
     /// Nothing to rename.
     #[error("there is no boot file of {0} in the boot partition")]
     NoBootFile(Version),
@@ -71,9 +75,9 @@ pub fn install(
     staged: &Path,
     disks: &[Disk],
 ) -> Result<(), InstallError> {
-    // Should a boot file of this version be there, nobody shall start a half-written slot with it.
-    if place.standing(release.version)?.is_some() {
-        rename(place, release.version, BootFile::condemned)?;
+    // The slot that is written may belong to any other version: nobody shall start it, or go back to it, with half of it gone.
+    for file in place.boot_files()?.into_iter().filter(|file| file.version != running) {
+        rename(place, file.version, BootFile::condemned)?;
     }
     let folder = place.boot_files_folder();
     // The first disk last: its boot partition is the one that is mounted, and the boot file makes the slot count.
@@ -100,6 +104,11 @@ pub fn install(
 /// There is none, or the boot partition.
 pub fn rename(place: &Place, version: Version, how: fn(BootFile) -> BootFile) -> Result<(), InstallError> {
     let folder = place.boot_files_folder();
+    // Until it is copied, this boot partition is the newer of two (`copy_boot`).
+    let partition = place.path("efi");
+    if boot::mark(&partition)?.is_some() {
+        boot::count_alone(&partition)?;
+    }
     let mut renamed = false;
     for file in place.boot_files()?.into_iter().filter(|file| file.version == version) {
         let (from, to) = (folder.join(file.to_string()), folder.join(how(file).to_string()));

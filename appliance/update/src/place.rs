@@ -6,8 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use postkeep_disks::BOOT_LABEL;
-use postkeep_disks::partition::{Partition, partitions};
+use postkeep_disks::partition::{Own, Partition};
 use postkeep_firmware::digest::Digest;
 use postkeep_firmware::facts::{self, Ours};
 use postkeep_firmware::secure_boot;
@@ -40,9 +39,14 @@ pub enum PlaceError {
         /// What is wrong with it.
         why: String,
     },
-    /// This is not an image of ours.
-    #[error("no disk here has a boot partition of Postkeep; updates are for boxes that were flashed")]
-    NoDisk,
+    /// The kernel does not tell, or this is no box that was flashed.
+    #[error("cannot tell which disks are this box's: {0}; updates are for boxes that were flashed")]
+    Disks(io::Error),
+    /// It was pulled out, or has failed.
+    #[error(
+        "the disk that this box was started from is gone, and its boot partition with it; start the box again, then update"
+    )]
+    BootDiskGone,
 }
 
 /// A box, or a folder that looks like one.
@@ -194,27 +198,26 @@ impl Place {
         }
     }
 
-    /// The disks that the box starts from: those with our boot partition.
+    /// The disks of the box, the one that it was started from first.
     ///
     /// # Errors
-    /// There is none, or the kernel's list cannot be read.
+    /// That one is gone, or the kernel's list cannot be read.
     pub fn disks(&self) -> Result<Vec<Disk>, PlaceError> {
-        let found =
-            partitions(&self.root).map_err(|error| PlaceError::Read { path: self.path("sys/class/block"), error })?;
-        let mut disks: BTreeMap<String, (bool, Vec<Slot>)> = BTreeMap::new();
-        for Partition { disk, label, kind, uuid, size, .. } in found {
-            let (is_ours, slots) = disks.entry(disk).or_default();
-            *is_ours |= label == BOOT_LABEL;
+        let own = Own::read(&self.root).map_err(PlaceError::Disks)?;
+        if !own.has_boot_disk() {
+            return Err(PlaceError::BootDiskGone);
+        }
+        let mut disks: BTreeMap<String, Vec<Slot>> = BTreeMap::new();
+        for Partition { disk, label, kind, uuid, size, .. } in own.partitions {
+            let slots = disks.entry(disk).or_default();
             let mut roles = [Role::Root, Role::RootVerity, Role::RootVeritySignature].into_iter();
             let role = roles.find(|role| partition_type(*role).is_some_and(|(_, uuid)| uuid == kind));
             slots.extend(role.map(|role| Slot { role, size, label, uuid }));
         }
-        let ours: Vec<Disk> = disks
-            .into_iter()
-            .filter(|(_, (is_ours, _))| *is_ours)
-            .map(|(name, (_, slots))| Disk { device: self.path("dev").join(name), slots })
-            .collect();
-        if ours.is_empty() { Err(PlaceError::NoDisk) } else { Ok(ours) }
+        let at = |name: String| self.path("dev").join(name);
+        let mut ours: Vec<Disk> = disks.into_iter().map(|(name, slots)| Disk { device: at(name), slots }).collect();
+        ours.sort_by_key(|disk| !disk.device.ends_with(&own.boot.disk));
+        Ok(ours)
     }
 }
 
@@ -237,6 +240,7 @@ fn small(path: &Path) -> Result<String, PlaceError> {
 /// A box in a folder, for tests of this room.
 #[cfg(test)]
 pub(crate) mod tests {
+    use postkeep_disks::BOOT_LABEL;
     use postkeep_disks::partition::laid;
 
     use super::*;
@@ -300,6 +304,6 @@ pub(crate) mod tests {
         let place = Place::new(folder.path());
         assert!(place.running().unwrap_err().to_string().contains("os-release"));
         fs::create_dir_all(folder.path().join("sys/class/block")).unwrap();
-        assert!(matches!(place.disks(), Err(PlaceError::NoDisk)));
+        assert!(place.disks().unwrap_err().to_string().contains("boxes that were flashed"));
     }
 }
