@@ -50,13 +50,15 @@ struct Arguments {
 enum Verb {
     /// In the initrd: makes the device from which the verified root is read, over one disk or two.
     Root,
-    /// First boot: makes the partitions that the image leaves out, and the data volume.
+    /// First boot of a box with two disks: makes the partitions that the image leaves out.
+    Halves,
+    /// First boot: makes the data volume.
     Make {
         /// Asks for this file's content when the data volume is opened; the TPM's, when none is named.
         #[arg(long, value_name = "FILE")]
         key_file: Option<PathBuf>,
     },
-    /// Puts the mirrored data volume together, with one half if there is no other.
+    /// Puts the mirror below the data volume together, with one half if there is no other; makes it at the first boot.
     Assemble,
     /// Makes the boot partitions of two disks the same.
     Copy {
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
     }
     let done = match Arguments::parse().verb {
         Verb::Root => lay_root(),
+        Verb::Halves => volume::halves(),
         Verb::Make { key_file } => volume::make(key_file.as_deref()),
         Verb::Assemble => volume::assemble(),
         Verb::Copy { mounted, meanwhile } => copy(&mounted, &meanwhile),

@@ -1,4 +1,5 @@
-//! The data volume below its encryption: made at the first boot, put together at each other.
+//! The data volume below its encryption: made at the first boot, put together at each other. Three steps, each a unit of its own
+//! with the rights that it needs: [`halves`], [`assemble`], [`make`].
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -15,6 +16,7 @@ use crate::{Failure, OTHER_APPEARS, say, wait_for};
 /// What systemd-repart is told (image/render).
 const DEFINITIONS: &str = "/usr/lib/postkeep/repart.d";
 const EFI: &str = "/efi";
+const FIRST_BOOT: &str = "/efi/postkeep/first-boot";
 /// PCR 7: these Secure Boot keys. PCR 15: before a data volume was opened. PCR 11 by the release's signature: our kernel and
 /// initrd, and not later than the start of the system (docs/operate/secure-boot.md).
 const TPM: [&str; 2] = ["--tpm2-device=auto", "--tpm2-pcrs=7+15"];
@@ -24,17 +26,9 @@ const DATA_OFFSET: &str = "--data-offset=8M";
 /// Cleared at both ends of a half, in octets: more than where the data begins.
 const CLEARED: u64 = 16 << 20;
 
-/// Makes what the image leaves out: the second slot, and the data volume to the end of the disk or of the mirror.
-pub(crate) fn make(key_file: Option<&Path>) -> Result<(), Failure> {
-    let (opens, key) = match key_file {
-        None => ("tpm", TPM.map(str::to_owned).to_vec()),
-        Some(file) => ("passphrase", vec![format!("--key-file={}", file.display())]),
-    };
-    let root = Path::new("/");
-    let own = Own::read(root)?;
-    if boot::mark(Path::new(EFI))?.is_none() {
-        return partition(&own.boot.disk, opens, &key);
-    }
+/// First boot of a box with two disks: makes the second slot and the half of the mirror on both.
+pub(crate) fn halves() -> Result<(), Failure> {
+    let own = Own::read(Path::new("/"))?;
     // Nothing is lost yet: better nothing is made than a mirror of which one half was never there.
     let both = wait_for(OTHER_APPEARS, |seen| Some(Own::of(seen, &own.boot)).filter(|own| own.disks.len() == DISKS))?;
     let Some(own) = both else {
@@ -45,20 +39,21 @@ pub(crate) fn make(key_file: Option<&Path>) -> Result<(), Failure> {
         )
         .into());
     };
-    for disk in &own.disks {
-        partition(disk, "mirror", &[])?;
+    own.disks.iter().try_for_each(|disk| repart(&format!("/dev/{disk}"), "mirror", "refuse", &[]))
+}
+
+/// First boot: makes the data volume, to the end of the disk or of the mirror, and on one disk the second slot before it.
+pub(crate) fn make(key_file: Option<&Path>) -> Result<(), Failure> {
+    let (opens, key) = match key_file {
+        None => ("tpm", TPM.map(str::to_owned).to_vec()),
+        Some(file) => ("passphrase", vec![format!("--key-file={}", file.display())]),
+    };
+    if boot::mark(Path::new(EFI))?.is_none() {
+        let disk = Own::read(Path::new("/"))?.boot.disk;
+        return repart(&format!("/dev/{disk}"), opens, "refuse", &key);
     }
-    let own = Own::read(root)?;
-    match plan(&own) {
-        Plan::OneDisk => return Err("the partitions for the mirror were made, and are not there".into()),
-        Plan::Blank(halves) => create(&halves)?,
-        // A first boot that was cut short.
-        Plan::Assemble { .. } => assemble()?,
-    }
-    settle()?;
     // The array's own table of partitions, with one partition: made, or there from a first boot that was cut short.
-    repart(ARRAY, &format!("{opens}-mirror"), "allow", &key)?;
-    settle()
+    repart(ARRAY, &format!("{opens}-mirror"), "allow", &key)
 }
 
 fn create(halves: &[&Partition]) -> Result<(), Failure> {
@@ -71,7 +66,7 @@ fn create(halves: &[&Partition]) -> Result<(), Failure> {
     command.args(["--create", ARRAY, "--run", "--level=1", "--metadata=1.2", "--bitmap=internal", "--assume-clean"]);
     command.args(["--homehost=any", "--name=postkeep", DATA_OFFSET, &*format!("--raid-devices={DISKS}")]);
     run(command.args(halves.iter().map(|half| half.device())))?;
-    Ok(())
+    settle()
 }
 
 fn clear_ends(half: &Partition) -> Result<(), Failure> {
@@ -88,12 +83,14 @@ fn clear_ends(half: &Partition) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Puts the mirror together, if the box has one; with one half, if the other does not appear.
+/// Puts the mirror together, if the box has one; with one half, if the other does not appear. At the first boot it is made.
 pub(crate) fn assemble() -> Result<(), Failure> {
     let root = Path::new("/");
     let own = Own::read(root)?;
-    if plan(&own) == Plan::OneDisk {
-        return Ok(());
+    match plan(&own) {
+        Plan::OneDisk => return Ok(()),
+        Plan::Blank(halves) if Path::new(FIRST_BOOT).exists() && halves.len() == DISKS => return create(&halves),
+        _ => {}
     }
     let is_whole = |own: &Own| match plan(own) {
         Plan::Assemble { members, blank, .. } => members.len() + blank.len() >= DISKS,
@@ -101,8 +98,11 @@ pub(crate) fn assemble() -> Result<(), Failure> {
     };
     wait_for(OTHER_APPEARS, |seen| is_whole(&Own::of(seen, &own.boot)).then_some(()))?;
     let own = Own::read(root)?;
-    // Otherwise the first boot makes it.
-    let Plan::Assemble { members, blank, strangers } = plan(&own) else { return Ok(()) };
+    let Plan::Assemble { members, blank, strangers } = plan(&own) else {
+        return Err(
+            "no half of the data volume's mirror was ever filled: this box has no data volume; flash it anew".into()
+        );
+    };
     for half in strangers {
         say(&format!("{} is a half of another mirror, and is left alone", half.name));
     }
@@ -163,11 +163,6 @@ fn fill(half: &Partition) -> Result<&'static str, Failure> {
     })
 }
 
-fn partition(disk: &str, definitions: &str, key: &[String]) -> Result<(), Failure> {
-    repart(&format!("/dev/{disk}"), definitions, "refuse", key)?;
-    settle()
-}
-
 fn repart(device: &str, definitions: &str, empty: &str, key: &[String]) -> Result<(), Failure> {
     let mut command = Command::new("systemd-repart");
     command.args([
@@ -176,7 +171,7 @@ fn repart(device: &str, definitions: &str, empty: &str, key: &[String]) -> Resul
         &*format!("--definitions={DEFINITIONS}/{definitions}"),
     ]);
     run(command.args(key).arg(device))?;
-    Ok(())
+    settle()
 }
 
 fn settle() -> Result<(), Failure> {
