@@ -109,6 +109,11 @@ class Owner:
             check=check, capture_output=True, text=True, timeout=within,
         )
 
+    def running(self):
+        """The version that runs, once the box answers."""
+        done = self.manage("update", "status", "--json", check=False)
+        return json.loads(done.stdout)["running"] if done.returncode == 0 else None
+
     # -- the internet at the other end of the wire
 
     def open_internet(self):

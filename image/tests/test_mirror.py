@@ -1,9 +1,10 @@
 """A box with two disks: flashed by the flasher as from a rescue system, it loses one while it runs, starts with either alone,
-and fills the one that comes back. What was accepted meanwhile is delivered."""
+fills the one that comes back and a new one, and is updated. What was accepted meanwhile is delivered."""
 
 import json
 import pathlib
 import shutil
+import subprocess
 import time
 import unittest
 
@@ -14,6 +15,7 @@ BUILD = pathlib.Path("/build")
 KEYS = BUILD / "keys"
 SCRATCH = BUILD / "scratch"
 RELEASE = BUILD / "releases/first"
+NEXT = BUILD / "releases/next"
 BOOT = 300
 READY = "Reached target Postkeep takes mail"
 # A machine as the flasher's inventory has to find it, since this one was not started by UEFI.
@@ -41,6 +43,11 @@ class Mirror(unittest.TestCase):
 
     def disks(self, owner):
         return json.loads(owner.manage("system", "show", "--json").stdout)["disks"]
+
+    def boot_files(self, disk):
+        """As they are on the disk at the moment; the machine may be writing."""
+        done = subprocess.run(["mdir", "-b", "-i", f"{disk}@@1M", "::/EFI/Linux"], capture_output=True, text=True)
+        return [line.rsplit("/")[-1] for line in done.stdout.split()]
 
     def wait_until_whole(self, owner, within=900):
         deadline = time.monotonic() + within
@@ -94,7 +101,7 @@ class Mirror(unittest.TestCase):
             run("mcopy", "-i", f"{stick}@@1M", mark, "::/postkeep/mirror")
             self.start(machine)
             self.assertIn("is behind and is filled again", machine.console.text)
-            self.assertIn("this disk had been away; its boot partition is taken from", machine.console.text)
+            self.assertIn("vda had been away; its boot partition is taken from vdb", machine.console.text)
             self.wait_until_whole(owner)
             self.assertEqual([disk["serial"] for disk in self.disks(owner)["disks"]], ["disk0", "disk1"])
             accepted.append(owner.submit(5))
@@ -116,9 +123,24 @@ class Mirror(unittest.TestCase):
             self.start(machine)
             self.wait_until_whole(owner)
             accepted.append(owner.submit(7))
+
+            # An update goes onto both: the new version starts from the new disk alone.
+            owner.manage("update", "apply", NEXT / "release.note", check=False, within=900)
+            wanted = (NEXT / "version").read_text()
+            deadline = time.monotonic() + 2 * BOOT
+            while owner.running() != wanted:
+                self.assertLess(time.monotonic(), deadline, machine.console.text[-2000:])
+                time.sleep(2)
+            # It has proved itself, and both boot partitions know.
+            for disk in machine.disks():
+                while f"postkeep_{wanted}.efi" not in self.boot_files(disk):
+                    self.assertLess(time.monotonic(), deadline, self.boot_files(disk))
+                    time.sleep(2)
+            self.wait_until_whole(owner)
             machine.cut_power()
             self.start(machine, "disk0")
             self.assertEqual([disk["serial"] for disk in self.disks(owner)["disks"]], ["disk2"])
+            self.assertEqual(owner.running(), wanted)
             owner.open_internet()
             try:
                 owner.wait_for(accepted, within=300)

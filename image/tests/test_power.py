@@ -1,7 +1,6 @@
 """The plug is pulled at random moments: of the first boot, of mail, of an update. What was accepted is delivered, and the
 box comes up. The number of cuts may be given (CUTS), and the seed of the moments (SEED), which is printed."""
 
-import json
 import os
 import pathlib
 import random
@@ -69,7 +68,7 @@ class Power(unittest.TestCase):
             owner.manage("update", "apply", RELEASES / "next/release.note", check=False, within=900)
             deadline = time.monotonic() + 2 * BOOT
             wanted = (RELEASES / "next/version").read_text()
-            while (running := self.running(owner)) != wanted:
+            while (running := owner.running()) != wanted:
                 self.assertLess(time.monotonic(), deadline, f"{running} runs, not {wanted}: {machine.console.text[-2000:]}")
                 time.sleep(2)
             owner.open_internet()
@@ -91,10 +90,6 @@ class Power(unittest.TestCase):
             except (OSError, smtplib.SMTPException):
                 break
         cut.join()
-
-    def running(self, owner):
-        done = owner.manage("update", "status", "--json", check=False)
-        return json.loads(done.stdout)["running"] if done.returncode == 0 else None
 
 
 if __name__ == "__main__":
