@@ -11,7 +11,10 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::MIRROR_MARK;
+use crate::partition::small;
 
+/// How often the other partition was changed alone, when it was seen last in this start.
+pub const SEEN: &str = "/run/postkeep-disks/other-mark";
 /// Written by the boot loader at each start, for one use.
 const RANDOM_SEED: &str = "loader/random-seed";
 /// A boot partition has some boot files, a loader and a seed.
@@ -61,6 +64,13 @@ impl Changes {
     }
 }
 
+/// What [`SEEN`] says on the box at `root`; 0 where it says nothing.
+#[must_use]
+pub fn seen_on_the_other(root: &Path) -> u64 {
+    let text = small(&root.join(SEEN.trim_start_matches('/'))).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
 /// Which is believed, by how often each was changed alone.
 #[must_use]
 pub fn newer(mounted: u64, other: u64) -> Newer {
@@ -82,19 +92,40 @@ pub fn mark(root: &Path) -> Result<Option<u64>, BootError> {
     }
 }
 
-/// Says on the partition at `root` that it was changed alone once more. Durable on return.
+/// Says on the partition at `root` that it was changed alone once more. Durable on return. What the running box changes is newer
+/// than what it has `seen` on the other partition, also where it could not take all of that over.
 ///
 /// # Errors
 /// The partition.
-pub fn count_alone(root: &Path) -> Result<(), BootError> {
+pub fn count_alone(root: &Path, seen: u64) -> Result<(), BootError> {
     let path = root.join(MIRROR_MARK);
-    let number = mark(root)?.unwrap_or(0).saturating_add(1);
+    let number = mark(root)?.unwrap_or(0).max(seen).saturating_add(1);
     postkeep_files::replace(&path, format!("{number}\n").as_bytes()).map_err(|error| BootError {
         verb: "write",
         path,
         error,
     })?;
     sync(root)
+}
+
+/// Makes the older of two partitions the same as the newer, and says which was believed. `lacks` is asked whether the disk of the one
+/// that is made the same has no slot for a boot file.
+///
+/// # Errors
+/// As [`make_same`].
+pub fn agree(
+    mounted: &Path,
+    other: &Path,
+    lacks: impl Fn(Newer, &Path) -> bool,
+) -> Result<(Newer, Changes), BootError> {
+    // One without a mark was put there by hand; it is filled.
+    let (ours, theirs) = (mark(mounted)?.unwrap_or(0), mark(other)?.unwrap_or(0));
+    let believed = newer(ours, theirs);
+    let (from, to) = match believed {
+        Newer::Mounted => (mounted, other),
+        Newer::Other => (other, mounted),
+    };
+    Ok((believed, make_same(from, to, |name| lacks(believed, name))?))
 }
 
 /// Makes the partition at `to` the same as the one at `from`, but for boot files that its disk `has_no_slot` for. Durable on
@@ -110,10 +141,16 @@ pub fn make_same(from: &Path, to: &Path, has_no_slot: impl Fn(&Path) -> bool) ->
     let is_boot_file = |name: &Path| name.starts_with(BOOT_FILES);
     let left_out: Vec<PathBuf> =
         wanted.keys().filter(|name| is_boot_file(name) && has_no_slot(name)).cloned().collect();
+    if !wanted.keys().any(|name| is_boot_file(name)) {
+        let error = io::Error::other("there is no boot file: this is no boot partition of ours");
+        return Err(BootError { verb: "copy", path: from.join(BOOT_FILES), error });
+    }
     wanted.retain(|name, _| !left_out.contains(name));
-    if !left_out.is_empty() && !wanted.keys().any(|name| is_boot_file(name)) {
-        // Better an old version than none, should the other disk fail.
-        found.retain(|name, _| !is_boot_file(name));
+    if !left_out.is_empty() {
+        // Better an old version than none, should the other disk fail: what this disk can start stays, unless it is there under
+        // another name, which says how it stands.
+        let is_renamed = |name: &Path| wanted.keys().any(|other| version_of(other) == version_of(name));
+        found.retain(|name, _| !is_boot_file(name) || has_no_slot(name) || is_renamed(name));
     }
     for (name, length) in &wanted {
         let is_there = found.get(name) == Some(length) && same(&from.join(name), &to.join(name))?;
@@ -141,6 +178,13 @@ pub fn make_same(from: &Path, to: &Path, has_no_slot: impl Fn(&Path) -> bool) ->
     }
     changes.left_out = left_out;
     Ok(changes)
+}
+
+/// `postkeep_1.2.0` of `EFI/Linux/postkeep_1.2.0+3-0.efi`: what the slot is labelled with.
+#[must_use]
+pub fn version_of(boot_file: &Path) -> &str {
+    let name = boot_file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    name.split('+').next().unwrap_or_default()
 }
 
 /// All files below `root`, with their lengths.
@@ -260,12 +304,37 @@ mod tests {
         let changes = make_same(from.path(), to.path(), lacks(&["_3"])).unwrap();
         assert_eq!(changes.left_out, [PathBuf::from("EFI/Linux/postkeep_3.efi")]);
         let file = |name: &str, text: &str| (name.to_owned(), text.to_owned());
-        assert_eq!(told(to.path()), [file("EFI/Linux/postkeep_2.efi", "2"), file(MIRROR_MARK, "1\n")]);
-        // It has neither: what it has stays, so that it starts at all.
-        make_same(from.path(), to.path(), lacks(&["_2", "_3"])).unwrap();
-        assert_eq!(told(to.path()).len(), 2);
+        // What it can start stays, so that it starts at all.
+        let kept =
+            [file("EFI/Linux/postkeep_1.efi", "1"), file("EFI/Linux/postkeep_2.efi", "2"), file(MIRROR_MARK, "1\n")];
+        assert_eq!(told(to.path()), kept);
+        // But not under two names, of which one says that it is not to be started.
+        fs::rename(from.path().join("EFI/Linux/postkeep_2.efi"), from.path().join("EFI/Linux/postkeep_2+0-1.efi"))
+            .unwrap();
+        make_same(from.path(), to.path(), lacks(&["_3"])).unwrap();
+        let names: Vec<String> = told(to.path()).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["EFI/Linux/postkeep_1.efi", "EFI/Linux/postkeep_2+0-1.efi", MIRROR_MARK]);
         make_same(from.path(), to.path(), lacks(&[])).unwrap();
         assert_eq!(told(to.path()), told(from.path()));
+    }
+
+    #[test]
+    fn what_the_running_box_changes_is_newer_also_where_it_lacks_what_the_other_has() {
+        let (mounted, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        lay(mounted.path(), &[("EFI/Linux/postkeep_1.efi", "1"), (MIRROR_MARK, "1\n")]);
+        lay(
+            other.path(),
+            &[("EFI/Linux/postkeep_1.efi", "1"), ("EFI/Linux/postkeep_2.efi", "2"), (MIRROR_MARK, "8\n")],
+        );
+        let lacks = |believed, name: &Path| believed == Newer::Other && version_of(name) == "postkeep_2";
+        let (believed, changes) = agree(mounted.path(), other.path(), lacks).unwrap();
+        assert_eq!((believed, changes.files.len(), changes.left_out.len()), (Newer::Other, 0, 1));
+        // An update of the box that runs from it.
+        lay(mounted.path(), &[("EFI/Linux/postkeep_3+3-0.efi", "3")]);
+        count_alone(mounted.path(), 8).unwrap();
+        let (believed, _) = agree(mounted.path(), other.path(), lacks).unwrap();
+        assert_eq!((believed, mark(other.path()).unwrap()), (Newer::Mounted, Some(9)));
+        assert_eq!(told(other.path()), told(mounted.path()));
     }
 
     #[test]
@@ -275,7 +344,7 @@ mod tests {
         for root in [&one, &other] {
             lay(root.path(), &[(MIRROR_MARK, "0\n")]);
         }
-        count_alone(other.path()).unwrap();
+        count_alone(other.path(), 0).unwrap();
         let (mounted, away) = (mark(one.path()).unwrap().unwrap(), mark(other.path()).unwrap().unwrap());
         assert_eq!((mounted, away, newer(mounted, away)), (0, 1, Newer::Other));
         assert_eq!(newer(1, 1), Newer::Mounted, "both alike: the one that was started from");
@@ -291,6 +360,13 @@ mod tests {
         lay(from.path(), &[("a/b/c/d/e/f/g/h", "deep")]);
         lay(to.path(), &[("kept", "kept")]);
         assert!(make_same(from.path(), to.path(), |_| false).unwrap_err().to_string().contains("too much"));
+        // An empty folder where a boot partition should be mounted.
+        assert!(
+            make_same(tempfile::tempdir().unwrap().path(), to.path(), |_| false)
+                .unwrap_err()
+                .to_string()
+                .contains("no boot file")
+        );
         let many: Vec<String> = (0..=MOST_FILES).map(|number| format!("f{number}")).collect();
         let wide = tempfile::tempdir().unwrap();
         lay(wide.path(), &many.iter().map(|name| (name.as_str(), "")).collect::<Vec<_>>());
@@ -311,6 +387,7 @@ mod tests {
                     lay(root.path(), &[(name, text)]);
                 }
             }
+            lay(from.path(), &[("EFI/Linux/postkeep_1.efi", "1")]);
             make_same(from.path(), to.path(), |_| false).unwrap();
             prop_assert_eq!(told(to.path()), told(from.path()));
         }

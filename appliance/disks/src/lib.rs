@@ -15,6 +15,8 @@ pub mod status;
 
 /// The label of boot partitions (image/layout.toml): what makes a disk one of the box's.
 pub const BOOT_LABEL: &str = "postkeep-esp";
+/// The label of the data volume: on the disk, or on the mirror of two.
+pub const DATA_LABEL: &str = "postkeep-data";
 /// The label of a half of the mirrored data volume.
 pub const MIRROR_LABEL: &str = "postkeep-mirror";
 /// On a boot partition: the box has two disks, and how often this one was alone ([`boot`]). The flasher writes the first.

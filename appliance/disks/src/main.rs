@@ -6,17 +6,18 @@ mod watch;
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use postkeep_disks::boot::{self, Newer};
+use postkeep_disks::boot::{self, BootError, Newer, SEEN, seen_on_the_other};
 use postkeep_disks::partition::{Own, Partition, partitions};
 use postkeep_disks::root::{self, Wanted};
 use postkeep_disks::run::run;
-use postkeep_disks::{BOOT_LABEL, MIRROR_LABEL};
+use postkeep_disks::{BOOT_LABEL, DATA_LABEL, MIRROR_LABEL};
 
 /// Between two looks at what there is.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -116,8 +117,7 @@ fn lay_root() -> Result<(), Failure> {
     found.ok_or_else(|| {
         format!("no disk has a boot partition and the partitions {} and {} of the root", wanted.data, wanted.hashes)
     })?;
-    // Whatever is there now is known after this.
-    run(Command::new("udevadm").args(["settle", "--timeout=30"]))?;
+    settle();
     let complete = wait_for(OTHER_APPEARS, |seen| own_disks(seen, &wanted).filter(|own| !root::expects_another(own)))?;
     if complete.is_none() {
         say("the other disk does not appear; the box starts with one");
@@ -151,7 +151,13 @@ fn own_disks(seen: &[Partition], wanted: &Wanted) -> Option<Own> {
     let boots: Vec<&Partition> = seen.iter().filter(|one| one.label == BOOT_LABEL).collect();
     let by_loader: Vec<&Partition> = boots.iter().filter(|one| Some(&one.uuid) == told.as_ref()).copied().collect();
     let candidates = if by_loader.is_empty() { &boots } else { &by_loader };
-    let boot = candidates.iter().find(is_beside_root).or_else(|| by_loader.first())?;
+    // Of copies of one disk the one that is in use.
+    let is_used = |one: &&&Partition| {
+        let has_data = |part: &Partition| part.disk == one.disk && [DATA_LABEL, MIRROR_LABEL].contains(&&*part.label);
+        is_beside_root(one) && seen.iter().any(has_data)
+    };
+    let boot = candidates.iter().find(is_used).or_else(|| candidates.iter().find(is_beside_root));
+    let boot = boot.or_else(|| by_loader.first())?;
     let own = Own::of(seen, boot);
     (!root::legs(&own.partitions, wanted).is_empty()).then_some(own)
 }
@@ -177,29 +183,37 @@ fn copy(mounted: &Path, meanwhile: &Path) -> Result<(), Failure> {
             "the disk that the box was started from is gone; its boot partition is copied after the next start".into(),
         );
     }
-    let done = match own.other_boot() {
-        Some(other) => copy_to(&own, mounted, other, meanwhile),
+    let device = fs::metadata(mounted)?.dev();
+    if format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device)) != own.boot.numbers {
+        return Err(format!("the boot partition {} is not mounted at {}", own.boot.name, mounted.display()).into());
+    }
+    // What is changed from now on the other does not know.
+    let alone = || boot::count_alone(mounted, seen_on_the_other(Path::new("/")));
+    match own.other_boot() {
+        Some(other) => copy_to(&own, mounted, other, meanwhile, alone),
         None if own.are_too_many() => {
+            alone()?;
             Err(format!("more than two disks of this box are there ({}); take the old one out", own.disks.join(", "))
                 .into())
         }
-        None => {
-            // What is changed from now on the other does not know.
-            boot::count_alone(mounted)?;
-            return Ok(());
-        }
-    };
-    if done.is_err() {
-        boot::count_alone(mounted)?;
+        None => Ok(alone()?),
     }
-    done
 }
 
-fn copy_to(own: &Own, mounted: &Path, other: &Partition, meanwhile: &Path) -> Result<(), Failure> {
+fn copy_to(
+    own: &Own,
+    mounted: &Path,
+    other: &Partition,
+    meanwhile: &Path,
+    alone: impl Fn() -> Result<(), BootError>,
+) -> Result<(), Failure> {
     fs::create_dir_all(meanwhile)?;
     let options = ["-t", "vfat", "-o", "umask=0077,nosuid,nodev,noexec,nosymfollow"];
-    run(Command::new("mount").args(options).arg(other.device()).arg(meanwhile))?;
-    let done = made_same(own, mounted, meanwhile, &other.disk);
+    if let Err(error) = run(Command::new("mount").args(options).arg(other.device()).arg(meanwhile)) {
+        alone()?;
+        return Err(error.into());
+    }
+    let done = made_same(own, mounted, meanwhile, &other.disk, alone);
     let unmounted = run(Command::new("umount").arg(meanwhile));
     if done? {
         // What runs was taken from a disk that had been away.
@@ -210,39 +224,55 @@ fn copy_to(own: &Own, mounted: &Path, other: &Partition, meanwhile: &Path) -> Re
 }
 
 /// Makes the older of two the same as the newer; says whether the machine has to start again with what is newer.
-fn made_same(own: &Own, mounted: &Path, other: &Path, disk: &str) -> Result<bool, Failure> {
-    // One without a mark was put there by hand; it is filled.
-    let (ours, theirs) = (boot::mark(mounted)?.unwrap_or(0), boot::mark(other)?.unwrap_or(0));
-    let (from, to, target) = match boot::newer(ours, theirs) {
-        Newer::Mounted => (mounted, other, disk),
-        Newer::Other => (other, mounted, &*own.boot.disk),
+fn made_same(
+    own: &Own,
+    mounted: &Path,
+    other: &Path,
+    disk: &str,
+    alone: impl Fn() -> Result<(), BootError>,
+) -> Result<bool, Failure> {
+    let target = |believed| if believed == Newer::Mounted { disk } else { &*own.boot.disk };
+    let lacks = |believed, name: &Path| {
+        let has = |one: &Partition| one.disk == target(believed) && one.label == boot::version_of(name);
+        !own.partitions.iter().any(has)
     };
-    let changes = boot::make_same(from, to, |name| !has_slot_of(own, target, name))?;
+    let theirs = boot::mark(other)?.unwrap_or(0);
+    fs::write(SEEN, format!("{theirs}\n"))?;
+    let (believed, changes) = match boot::agree(mounted, other, lacks) {
+        Ok(agreed) => agreed,
+        Err(error) => {
+            // What could not be written to the other is on this one only.
+            if boot::newer(boot::mark(mounted)?.unwrap_or(0), theirs) == Newer::Mounted {
+                alone()?;
+            }
+            return Err(error.into());
+        }
+    };
+    let target = target(believed);
     for name in &changes.left_out {
-        say(&format!(
-            "{target} has no slot with what {} starts; it starts an older version until the next update",
-            name.display()
-        ));
+        let version = boot::version_of(name);
+        say(&format!("{target} has no slot with {version}; it starts an older version until a newer one is installed"));
     }
     if changes.files.is_empty() {
         return Ok(false);
     }
     let count = changes.files.len();
-    if to == other {
+    if believed == Newer::Mounted {
         say(&format!("the boot partition of {disk} is the same again ({count} files)"));
         return Ok(false);
     }
-    let restart = changes.matter_at_the_start();
+    // A disk without the slot would come to the same place again and again.
+    let restart = changes.left_out.is_empty() && changes.matter_at_the_start();
     let then = if restart { ", and the machine starts again with it" } else { "" };
     say(&format!("{target} had been away; its boot partition is taken from {disk} ({count} files{then})"));
     Ok(restart)
 }
 
-/// Whether a disk has the root that a boot file starts: `EFI/Linux/postkeep_1.2.0+3-0.efi` wants `postkeep_1.2.0`.
-fn has_slot_of(own: &Own, disk: &str, boot_file: &Path) -> bool {
-    let name = boot_file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
-    let wanted = name.split('+').next().unwrap_or_default();
-    own.partitions.iter().any(|one| one.disk == disk && one.label == wanted)
+/// Whatever is there is known after this. A disk that hangs must not keep the box from the other one.
+fn settle() {
+    if let Err(error) = run(Command::new("udevadm").args(["settle", "--timeout=30"])) {
+        say(&format!("not all disks have answered: {error}"));
+    }
 }
 
 /// The journal and the console read standard error.

@@ -119,7 +119,7 @@ impl fmt::Display for Status {
             Some(Mirror::OneStarts) => {
                 write!(
                     out,
-                    "the data is mirrored; this version starts from {} alone: install it again, or a newer one",
+                    "the data is mirrored; this version starts from {} alone, until a newer one is installed",
                     of(|disk| disk.system)
                 )
             }

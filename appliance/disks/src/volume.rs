@@ -11,7 +11,7 @@ use postkeep_disks::partition::{Own, Partition};
 use postkeep_disks::run::run;
 use postkeep_disks::{ARRAY, boot};
 
-use crate::{Failure, OTHER_APPEARS, say, wait_for};
+use crate::{Failure, OTHER_APPEARS, say, settle, wait_for};
 
 /// What systemd-repart is told (image/render).
 const DEFINITIONS: &str = "/usr/lib/postkeep/repart.d";
@@ -66,7 +66,8 @@ fn create(halves: &[&Partition]) -> Result<(), Failure> {
     command.args(["--create", ARRAY, "--run", "--level=1", "--metadata=1.2", "--bitmap=internal", "--assume-clean"]);
     command.args(["--homehost=any", "--name=postkeep", DATA_OFFSET, &*format!("--raid-devices={DISKS}")]);
     run(command.args(halves.iter().map(|half| half.device())))?;
-    settle()
+    settle();
+    Ok(())
 }
 
 fn clear_ends(half: &Partition) -> Result<(), Failure> {
@@ -86,7 +87,14 @@ fn clear_ends(half: &Partition) -> Result<(), Failure> {
 /// Puts the mirror together, if the box has one; with one half, if the other does not appear. At the first boot it is made.
 pub(crate) fn assemble() -> Result<(), Failure> {
     let root = Path::new("/");
-    let own = Own::read(root)?;
+    let mut own = Own::read(root)?;
+    if boot::mark(Path::new(EFI))?.is_some() && plan(&own) == Plan::OneDisk {
+        // udev begins anew after the initrd, and has not come to the halves yet.
+        let is_there = |seen: &[Partition]| Some(Own::of(seen, &own.boot)).filter(|own| plan(own) != Plan::OneDisk);
+        let found = wait_for(OTHER_APPEARS, is_there)?;
+        own = found
+            .ok_or("the box has two disks, and neither has a half of the data volume; see whether both are well")?;
+    }
     match plan(&own) {
         Plan::OneDisk => return Ok(()),
         Plan::Blank(halves) if Path::new(FIRST_BOOT).exists() && halves.len() == DISKS => return create(&halves),
@@ -109,7 +117,7 @@ pub(crate) fn assemble() -> Result<(), Failure> {
     if Facts::read(root, &own.partitions)?.is_none() {
         start(&members)?;
     }
-    settle()?;
+    settle();
     let facts = Facts::read(root, &own.partitions)?.ok_or("the mirror was put together, and is not there")?;
     if facts.degraded == 0 {
         return Ok(());
@@ -171,10 +179,6 @@ fn repart(device: &str, definitions: &str, empty: &str, key: &[String]) -> Resul
         &*format!("--definitions={DEFINITIONS}/{definitions}"),
     ]);
     run(command.args(key).arg(device))?;
-    settle()
-}
-
-fn settle() -> Result<(), Failure> {
-    run(Command::new("udevadm").args(["settle", "--timeout=30"]))?;
+    settle();
     Ok(())
 }

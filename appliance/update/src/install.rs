@@ -7,7 +7,7 @@ use std::process::Command;
 
 use postkeep_disks::boot::{self, BootError};
 use postkeep_disks::run::{RunError, run};
-use postkeep_release::{Release, Role, Version};
+use postkeep_release::{PRODUCT, Release, Role, Version};
 
 use crate::boot_file::{BootFile, Standing};
 use crate::place::{Disk, Place, PlaceError};
@@ -76,9 +76,40 @@ pub fn install(
     disks: &[Disk],
 ) -> Result<(), InstallError> {
     // The slot that is written may belong to any other version: nobody shall start it, or go back to it, with half of it gone.
-    for file in place.boot_files()?.into_iter().filter(|file| file.version != running) {
+    let others: Vec<BootFile> = place.boot_files()?.into_iter().filter(|file| file.version != running).collect();
+    for file in &others {
         rename(place, file.version, BootFile::condemned)?;
     }
+    if disks.len() > 1 && !others.is_empty() {
+        copy_boot(programs)?;
+    }
+    let written = write_slots(place, programs, release, running, staged, disks);
+    if written.is_err() {
+        // A version whose slot is whole still is the way back. That something else has failed is what is told.
+        let is_whole = |version| place.disks().is_ok_and(|disks| disks.iter().all(|disk| has_root(disk, version)));
+        for file in others.iter().filter(|file| file.standing() == Standing::Good && is_whole(file.version)) {
+            let _ = rename(place, file.version, |file| BootFile::good(file.version));
+        }
+    }
+    written?;
+    rename(place, release.version, BootFile::renewed)
+}
+
+/// Whether a slot of the disk is labelled with that version.
+fn has_root(disk: &Disk, version: Version) -> bool {
+    let label = format!("{PRODUCT}_{version}");
+    disk.slots.iter().any(|slot| slot.role == Role::Root && slot.label == label)
+}
+
+/// Writes the slot that does not run on each disk, and the boot file.
+fn write_slots(
+    place: &Place,
+    programs: &Programs,
+    release: &Release,
+    running: Version,
+    staged: &Path,
+    disks: &[Disk],
+) -> Result<(), InstallError> {
     let folder = place.boot_files_folder();
     // The first disk last: its boot partition is the one that is mounted, and the boot file makes the slot count.
     for (number, disk) in disks.iter().enumerate().rev() {
@@ -95,7 +126,7 @@ pub fn install(
         let version = release.version.to_string();
         run(Command::new(&programs.sysupdate).args([&*definitions, "update", &*version]))?;
     }
-    rename(place, release.version, BootFile::renewed)
+    Ok(())
 }
 
 /// Renames the boot files of `version` as `how` says; durable on return. Of two, one stays.
@@ -107,7 +138,7 @@ pub fn rename(place: &Place, version: Version, how: fn(BootFile) -> BootFile) ->
     // Until it is copied, this boot partition is the newer of two (`copy_boot`).
     let partition = place.path("efi");
     if boot::mark(&partition)?.is_some() {
-        boot::count_alone(&partition)?;
+        boot::count_alone(&partition, boot::seen_on_the_other(&place.path("")))?;
     }
     let mut renamed = false;
     for file in place.boot_files()?.into_iter().filter(|file| file.version == version) {

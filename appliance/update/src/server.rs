@@ -21,7 +21,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::api::{Activity, ApplyRequest, Installed, Plan, Problem, ReleaseRequest, RollbackRequest, Status};
 use crate::attempt::{Attempt, Event, Stage};
-use crate::boot_file::BootFile;
+use crate::boot_file::{BootFile, Standing};
 use crate::install::{self, Programs};
 use crate::place::Place;
 use crate::plan::{BoxFacts, plan};
@@ -112,6 +112,13 @@ impl Updater {
         let trusted = self.place.release_keys().map_err(Refused::failed)?;
         let (release, signers) =
             Release::open_signed(request.release.as_bytes(), &trusted).map_err(Refused::release)?;
+        let running = self.place.running().map_err(Refused::failed)?;
+        if matches!(self.place.standing(running).map_err(Refused::failed)?, Some(Standing::OnTrial { .. })) {
+            return Err(Refused::conflict(format!(
+                "{running} has still to prove itself, and the version before is the way back from it; wait until it has \
+                 (`update status`)"
+            )));
+        }
         let signed_by = signers.iter().map(|key| key.name().to_owned()).collect();
         let facts = self.facts(&release)?;
         let staged = |role| self.staging.has(&release, role);
