@@ -126,6 +126,43 @@ async fn a_release_is_planned_staged_and_installed_and_is_on_trial_then() {
     assert_eq!(asked, "start postkeep-boot-copy.service\n", "no restart was asked for");
 }
 
+/// The other slot holds 0.9.0, which has proved itself once.
+fn lay_way_back(root: &std::path::Path) {
+    for number in 5..8 {
+        let path = root.join(format!("run/udev/data/b254:{number}"));
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, text.replace("\\x5fempty", "postkeep\\x5f0.9.0")).unwrap();
+    }
+    fs::write(root.join("efi/EFI/Linux/postkeep_0.9.0.efi"), "boot file").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_installation_that_fails_leaves_the_way_back_as_long_as_its_slot_is_whole() {
+    // systemd-sysupdate first takes the label away from what it is about to overwrite.
+    let begins_to_write = "sed -i s/0.9.0/gone/ BOOT/../../../run/udev/data/b254:5; exit 3";
+    for (sysupdate, is_whole) in [("exit 3", true), (begins_to_write, false)] {
+        let here = Here::new(sysupdate);
+        lay_way_back(here.folder.path());
+        here.stage_all("1.1.0").await;
+        let (code, answer) = here.post("/v1/update/apply", &json!({ "version": "1.1.0" })).await;
+        assert_eq!(code, 202, "{answer}");
+        let status = here.settled().await;
+        assert!(matches!(status.activity, Activity::Failed { .. }), "{:?}", status.activity);
+        let standing = status.versions.iter().find(|one| one.version == Version::new(0, 9, 0)).unwrap().standing;
+        assert_eq!(standing, if is_whole { Standing::Good } else { Standing::Bad }, "{sysupdate}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_installed_while_the_version_that_runs_has_still_to_prove_itself() {
+    let here = Here::new("touch BOOT/../written");
+    let folder = here.folder.path().join("efi/EFI/Linux");
+    fs::rename(folder.join("postkeep_1.0.0.efi"), folder.join("postkeep_1.0.0+2-1.efi")).unwrap();
+    let (code, answer) = here.post("/v1/update/plan", &here.note("1.1.0")).await;
+    let why = answer["detail"].as_str().unwrap();
+    assert!(code == 409 && why.contains("1.0.0 has still to prove itself"), "{answer}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_unsigned_older_or_damaged_is_refused_before_anything_is_written() {
     let here = Here::new("touch BOOT/../written");
