@@ -173,6 +173,8 @@ fn copy(mounted: &Path, meanwhile: &Path) -> Result<(), Failure> {
     // Asked for by the updater and by the start itself: one after the other.
     let lock = File::create(LOCK)?;
     lock.lock()?;
+    // An update has just given slots other labels, of which udev hears afterwards.
+    settle();
     let own = Own::read(Path::new("/"))?;
     let has_half = own.partitions.iter().any(|one| one.label == MIRROR_LABEL);
     if !has_half && boot::mark(mounted)?.is_none() {

@@ -80,10 +80,8 @@ pub fn install(
     for file in &others {
         rename(place, file.version, BootFile::condemned)?;
     }
-    if disks.len() > 1 && !others.is_empty() {
-        copy_boot(programs)?;
-    }
-    let written = write_slots(place, programs, release, running, staged, disks);
+    let told = if disks.len() > 1 && !others.is_empty() { copy_boot(programs) } else { Ok(()) };
+    let written = told.and_then(|()| write_slots(place, programs, release, running, staged, disks));
     if written.is_err() {
         // A version whose slot is whole still is the way back. That something else has failed is what is told.
         let is_whole = |version| place.disks().is_ok_and(|disks| disks.iter().all(|disk| has_root(disk, version)));
