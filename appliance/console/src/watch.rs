@@ -50,30 +50,10 @@ pub async fn look(places: &Places) -> Facts {
         mail: "not known".to_owned(),
         ..Facts::default()
     };
-    match small_file(&places.posture) {
-        Ok(None) => {}
-        Ok(Some(octets)) => match facts::posture(&octets) {
-            Ok(posture) => facts.posture = Some(posture),
-            Err(why) => facts.problems.push(why),
-        },
-        Err(why) => facts.problems.push(why),
-    }
-    match small_file(&places.history) {
-        Ok(None) => {}
-        Ok(Some(octets)) => match facts::worst(&octets) {
-            Ok(worst) => facts.worst = worst,
-            Err(why) => facts.problems.push(why),
-        },
-        Err(why) => facts.problems.push(why),
-    }
-    match small_file(&places.disks) {
-        Ok(None) => {}
-        Ok(Some(octets)) => match facts::disks(&octets) {
-            Ok(disks) => facts.disks = disks,
-            Err(why) => facts.problems.push(why),
-        },
-        Err(why) => facts.problems.push(why),
-    }
+    let problems = &mut facts.problems;
+    facts.posture = told(&places.posture, facts::posture, problems);
+    facts.worst = told(&places.history, facts::worst, problems).flatten();
+    facts.disks = told(&places.disks, facts::disks, problems).flatten();
     match small_file(&places.box_fingerprint) {
         Ok(octets) => facts.api = octets.map(|octets| String::from_utf8_lossy(&octets).trim().to_owned()),
         Err(why) => facts.problems.push(why),
@@ -88,6 +68,17 @@ pub async fn look(places: &Places) -> Facts {
         Err(_) => facts.problems.push("the system's D-Bus does not answer in time".to_owned()),
     }
     facts
+}
+
+/// What a file says, where it is there; that it cannot be understood is a problem.
+fn told<T>(path: &Path, read: impl Fn(&[u8]) -> Result<T, String>, problems: &mut Vec<String>) -> Option<T> {
+    match small_file(path).and_then(|octets| octets.map(|octets| read(&octets)).transpose()) {
+        Ok(told) => told,
+        Err(why) => {
+            problems.push(why);
+            None
+        }
+    }
 }
 
 async fn ask_the_system(bus: &Bus, facts: &mut Facts) -> Result<(), String> {

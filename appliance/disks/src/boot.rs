@@ -137,7 +137,16 @@ pub fn make_same(from: &Path, to: &Path, has_no_slot: impl Fn(&Path) -> bool) ->
     let (mut wanted, mut found) = (files(from)?, files(to)?);
     let mut changes = Changes::default();
     let mark = wanted.remove_entry(Path::new(MIRROR_MARK));
-    found.remove(Path::new(MIRROR_MARK));
+    let mark_found = found.remove(Path::new(MIRROR_MARK));
+    // Brings a file over, unless it is there; says whether it was not.
+    let bring = |name: &Path, length: u64, found: Option<u64>| -> Result<bool, BootError> {
+        let (source, target) = (from.join(name), to.join(name));
+        if found == Some(length) && same(&source, &target)? {
+            return Ok(false);
+        }
+        copy(&source, &target)?;
+        Ok(true)
+    };
     let is_boot_file = |name: &Path| name.starts_with(BOOT_FILES);
     let left_out: Vec<PathBuf> =
         wanted.keys().filter(|name| is_boot_file(name) && has_no_slot(name)).cloned().collect();
@@ -153,9 +162,7 @@ pub fn make_same(from: &Path, to: &Path, has_no_slot: impl Fn(&Path) -> bool) ->
         found.retain(|name, _| !is_boot_file(name) || has_no_slot(name) || is_renamed(name));
     }
     for (name, length) in &wanted {
-        let is_there = found.get(name) == Some(length) && same(&from.join(name), &to.join(name))?;
-        if !is_there {
-            copy(&from.join(name), &to.join(name))?;
+        if bring(name, *length, found.get(name).copied())? {
             changes.files.push(name.clone());
         }
     }
@@ -167,14 +174,11 @@ pub fn make_same(from: &Path, to: &Path, has_no_slot: impl Fn(&Path) -> bool) ->
         changes.files.push(name.clone());
     }
     sync(to)?;
-    if let Some((name, length)) = mark.filter(|_| left_out.is_empty()) {
-        let (source, target) = (from.join(&name), to.join(&name));
-        let is_there = fs::metadata(&target).is_ok_and(|data| data.len() == length) && same(&source, &target)?;
-        if !is_there {
-            copy(&source, &target)?;
-            sync(to)?;
-            changes.files.push(name);
-        }
+    if let Some((name, length)) = mark.filter(|_| left_out.is_empty())
+        && bring(&name, length, mark_found)?
+    {
+        sync(to)?;
+        changes.files.push(name);
     }
     changes.left_out = left_out;
     Ok(changes)
@@ -249,8 +253,11 @@ fn copy(from: &Path, to: &Path) -> Result<(), BootError> {
     copied.map_err(|error| failed("copy to", to, error))
 }
 
-/// A file system that keeps no journal: everything of it onto the disk.
-fn sync(root: &Path) -> Result<(), BootError> {
+/// Everything of the file system at `root` onto the disk: this kind keeps no journal.
+///
+/// # Errors
+/// The disk.
+pub fn sync(root: &Path) -> Result<(), BootError> {
     let failed = |error| BootError { verb: "sync", path: root.to_owned(), error };
     let opened = File::open(root).map_err(failed)?;
     rustix::fs::syncfs(&opened).map_err(|error| failed(error.into()))

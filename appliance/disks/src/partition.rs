@@ -198,8 +198,11 @@ fn plain(text: &str) -> String {
     String::from_utf8_lossy(&octets).into_owned()
 }
 
-/// A small text file.
-pub(crate) fn small(path: &Path) -> io::Result<String> {
+/// A small text file; of a longer one the first 64 KiB.
+///
+/// # Errors
+/// It cannot be read.
+pub fn small(path: &Path) -> io::Result<String> {
     let mut octets = Vec::new();
     fs::File::open(path)?.take(LONGEST_FACT).read_to_end(&mut octets)?;
     Ok(String::from_utf8_lossy(&octets).into_owned())

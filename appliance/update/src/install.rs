@@ -1,6 +1,6 @@
 //! What changes the box: systemd-sysupdate writes the other slot, boot files are renamed, the machine starts again.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -149,7 +149,8 @@ pub fn rename(place: &Place, version: Version, how: fn(BootFile) -> BootFile) ->
     if !renamed {
         return Err(InstallError::NoBootFile(version));
     }
-    sync(&folder)
+    boot::sync(&folder)?;
+    Ok(())
 }
 
 /// The newest other version that could be started instead of `running`: one that has proved itself.
@@ -210,13 +211,6 @@ fn clear(folder: &Path) -> Result<(), InstallError> {
         _ => {}
     }
     fs::create_dir_all(folder).map_err(|error| failed("make", error))
-}
-
-/// A file system that keeps no journal: everything of it onto the disk.
-fn sync(folder: &Path) -> Result<(), InstallError> {
-    let failed = |error| InstallError::File { verb: "sync", path: folder.to_owned(), error };
-    let opened = File::open(folder).map_err(failed)?;
-    rustix::fs::syncfs(&opened).map_err(|error| failed(error.into()))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use postkeep_disks::partition::{Own, Partition};
+use postkeep_disks::partition::{self, Own, Partition};
 use postkeep_firmware::digest::Digest;
 use postkeep_firmware::facts::{self, Ours};
 use postkeep_firmware::secure_boot;
@@ -15,9 +15,6 @@ use postkeep_release::{Role, Sha256, Version};
 
 use crate::boot_file::{BootFile, Standing};
 use crate::transfer::partition_type;
-
-/// A small file of the image.
-const LONGEST_FACT: u64 = 64 * 1024;
 
 /// Why the box is not understood.
 #[derive(Debug, thiserror::Error)]
@@ -230,11 +227,7 @@ pub fn image_version(os_release: &str) -> Option<&str> {
 
 /// A small text file.
 fn small(path: &Path) -> Result<String, PlaceError> {
-    use std::io::Read as _;
-    let failed = |error| PlaceError::Read { path: path.to_owned(), error };
-    let mut octets = Vec::new();
-    fs::File::open(path).map_err(failed)?.take(LONGEST_FACT).read_to_end(&mut octets).map_err(failed)?;
-    Ok(String::from_utf8_lossy(&octets).into_owned())
+    partition::small(path).map_err(|error| PlaceError::Read { path: path.to_owned(), error })
 }
 
 /// A box in a folder, for tests of this room.
