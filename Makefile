@@ -12,7 +12,7 @@ help:
 	@echo "make serve          the same, and keep it up to talk to; stop with Ctrl-C"
 	@echo "make test           every test, with the mail software that the tests are held against"
 	@echo "make lint           formatting, clippy, licences and advisories, rules of the house"
-	@echo "make bench          deliveries a second and CPU a message, beside Postfix on this machine"
+	@echo "make bench          deliveries a second and CPU a message, beside Postfix on this machine; as root also bench-image"
 	@echo "make bench-memory   memory of a queue of five million deferred messages"
 	@echo "make bench-image    size, memory and boot time of the image, beside a plain Debian 13 (as root)"
 	@echo "make fuzz           each fuzz target for FUZZ_SECONDS (60) seconds; needs a nightly compiler"
@@ -22,7 +22,7 @@ help:
 	@echo "make release        the image as a signed release: for the flasher, and for boxes that run"
 	@echo "make flash          put the image onto a disk of this machine: make flash DISK=/dev/sdX BOX_SEED=box.seed"
 	@echo "make installer      a stick or CD that installs the image"
-	@echo "make test-image     the image's own tests: containers in seconds, virtual machines in minutes"
+	@echo "make test-image     the image's own tests: containers, virtual machines, a second build that must be the same (hours)"
 	@echo "make image-verify   build the image a second time and compare: the same but for signatures"
 	@echo "make clean          remove what was built (the tools in .tools stay)"
 	@echo
@@ -42,6 +42,7 @@ lint:
 
 bench:
 	@scripts/bench
+	@if [ "$$(id -u)" -eq 0 ]; then scripts/image bench; else echo "skipped: the image's sizes and times, which need root (make bench-image)"; fi
 
 bench-memory:
 	@scripts/bench --memory
@@ -72,6 +73,7 @@ flash:
 
 test-image:
 	@scripts/image test
+	@scripts/image verify
 
 image-verify:
 	@scripts/image verify

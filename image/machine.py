@@ -23,10 +23,13 @@ OWNER = "a3f0c1de-6f0b-4c51-9c3b-6f6f73746b70"
 class Machine:
     """One machine. Its disks, firmware variables and TPM live in a folder, so that it can be booted again."""
 
-    def __init__(self, state, keys, *, secure_boot=True, tpm=True, network=None, memory=2048, echo=False, devices=()):
+    def __init__(self, state, keys, *, secure_boot=True, tpm=True, network=None, memory=2048, echo=False, devices=(), forgetful=False):
+        """`forgetful`: what the machine has not flushed to its disks is lost when its power is cut, as on a disk with a cache of
+        its own."""
         self.state = pathlib.Path(state)
         self.keys = pathlib.Path(keys)
         self.secure_boot, self.tpm, self.network, self.memory, self.echo, self.devices = secure_boot, tpm, network, memory, echo, devices
+        self.forgetful, self.caches = forgetful, []
         self.computer = self.chip = self.console = self.screen = None
         self.state.mkdir(parents=True, exist_ok=True)
 
@@ -96,6 +99,14 @@ class Machine:
             time.sleep(0.05)
         return ["-chardev", f"socket,id=tpm,path={socket}", "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]
 
+    def drive(self, number, disk):
+        """A disk as QEMU is told of it."""
+        if not self.forgetful:
+            return f"format=raw,file={disk}"
+        line = self.state / f"{disk.stem}.socket"
+        self.caches.append(cached(disk, line))
+        return f"driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={line}"
+
     # -- its life
 
     def start(self):
@@ -112,7 +123,7 @@ class Machine:
         ]
         for number, disk in enumerate(self.disks()):
             # Each in a slot of its own, so that it can be pulled out.
-            command += ["-drive", f"if=none,id=disk{number},format=raw,cache=none,discard=unmap,file={disk}",
+            command += ["-drive", f"if=none,id=disk{number},cache=none,discard=unmap,{self.drive(number, disk)}",
                         "-device", f"pcie-root-port,id=slot{number},chassis={number + 1},slot={number + 1}",
                         "-device", f"virtio-blk-pci,bus=slot{number},drive=disk{number},id=blk{number},serial={disk.stem},bootindex={number + 1}"]
         if self.network:
@@ -148,7 +159,9 @@ class Machine:
                         assert "error" not in said, said
 
     def cut_power(self):
-        """As if the plug were pulled: the process is killed, what it had not flushed to the disk is its loss."""
+        """As if the plug were pulled: the process is killed; what it had not flushed is lost where the disks are forgetful."""
+        # First the caches: nothing that QEMU does when it dies reaches a disk.
+        self.drop_caches()
         self.stop(signal.SIGKILL)
 
     def off(self):
@@ -169,9 +182,44 @@ class Machine:
                     process.kill()
                     process.wait()
         self.computer = self.chip = None
+        self.drop_caches()
+
+    def drop_caches(self):
+        for cache in self.caches:
+            cache.kill()
+            cache.wait()
+        self.caches = []
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.off()
+
+
+def cached(disk, line):
+    """Serves a disk on the socket `line` out of a cache in memory: only a flush brings what was written to the disk."""
+    line.unlink(missing_ok=True)
+    server = subprocess.Popen(
+        ["nbdkit", "--foreground", "--exit-with-parent", "--unix", line, "--filter=cache", "file", disk, "cache=writeback"],
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": str(disk.parent)}, stdin=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 10
+    while not line.exists():
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise TimeUp("nbdkit does not open its socket")
+        time.sleep(0.05)
+    return server
+
+
+def volume_header(disk):
+    """What the LUKS2 header of the data volume says in JSON, read from the disk."""
+    table = json.loads(subprocess.run(["sfdisk", "--json", disk], check=True, capture_output=True).stdout)["partitiontable"]
+    part = next(one for one in table["partitions"] if one.get("name") == "postkeep-data")
+    with open(disk, "rb") as file:
+        file.seek(part["start"] * table["sectorsize"])
+        octets = file.read(1 << 20)
+    # LUKS2 On-Disk Format Specification 1.1.1, 2.1: the size stands after magic and version, JSON after 4096 octets.
+    assert octets[:8] == b"LUKS\xba\xbe\0\2", octets[:8]
+    size = int.from_bytes(octets[8:16])
+    return json.loads(octets[4096:size].rstrip(b"\0"))

@@ -4,6 +4,7 @@ other end, an owner with a key and a seed.
 Used in the tools tree by image/tests and image/tour, in a network namespace of its own (`unshare --net`).
 """
 
+import contextlib
 import email.message
 import json
 import os
@@ -75,11 +76,11 @@ class Owner:
     def facts(self):
         return json.loads((self.prepared / "prepared.json").read_text())
 
-    def seed(self, hostname="box.owner.example", interface=f"mac = {toml(MAC)}"):
+    def seed(self, hostname="box.owner.example", interface=f"mac = {toml(MAC)}", dns=HERE, time_servers=()):
         """What the box is told. Keys are not in it: the box makes its own."""
         box = self.prepared / "box"
         lines = [
-            f"hostname = {toml(hostname)}", "[network]", "dns = []", "[[network.interface]]", interface,
+            f"hostname = {toml(hostname)}", "[network]", f"dns = [{toml(dns)}]", f"time-servers = {toml(list(time_servers))}", "[[network.interface]]", interface,
             f'addresses = ["{BOX}/8", "{SECOND}/8"]', "[api]",
             *(f"{role} = [{toml(fingerprint)}]" for role, (_, fingerprint) in self.identities.items()), "[mail]", f"configuration = {toml((box / 'postkeep.toml').read_text())}",
         ]
@@ -137,17 +138,23 @@ class Owner:
         )
         return done.returncode, done.stdout + done.stderr
 
-    def submit(self, number, recipient="person-1@gmail.test"):
-        """One message by port 587; returns its Message-ID once the box has answered 250."""
+    @contextlib.contextmanager
+    def door(self):
+        """A connection to port 587 that may submit."""
         facts = self.facts()
+        with smtplib.SMTP(BOX, 587, timeout=60) as door:
+            door.starttls(context=ssl._create_unverified_context())
+            door.login(facts["user"], facts["password"])
+            yield door
+
+    def submit(self, number, recipient="person-1@gmail.test", door=None):
+        """One message, by a connection of its own when none is given; returns its Message-ID once the box has answered 250."""
         message = email.message.EmailMessage()
         message["From"], message["To"], message["Subject"] = "news@harbour-news.example", recipient, f"number {number}"
         message["Message-ID"] = f"<{number}.{os.getpid()}.{time.time_ns()}@harbour-news.example>"
         message.set_content("The harbour is open.\n")
-        with smtplib.SMTP(BOX, 587, timeout=60) as door:
-            door.starttls(context=ssl._create_unverified_context())
-            door.login(facts["user"], facts["password"])
-            door.send_message(message)
+        with contextlib.nullcontext(door) if door else self.door() as way:
+            way.send_message(message)
         return message["Message-ID"]
 
     def arrivals(self):

@@ -2,13 +2,12 @@
 and serial line as on a server; the keys are typed by the test, and the owner answers outside.
 """
 
-import json
 import shutil
 import time
 import unittest
 
 from heard import TimeUp
-from machine import Machine
+from machine import Machine, volume_header
 from stage import TAP, Owner, network, run, write_seed
 
 BUILD = "/build"
@@ -83,7 +82,7 @@ class WithoutTpm(unittest.TestCase):
             machine.wait_off(within=180)
 
             # Only what was typed opens it, and as slowly as LUKS2 can make it.
-            slots = header(disk)["keyslots"].values()
+            slots = volume_header(disk)["keyslots"].values()
             self.assertEqual([slot["kdf"]["type"] for slot in slots], ["argon2id"])
 
             machine.start()
@@ -106,19 +105,6 @@ class WithoutTpm(unittest.TestCase):
             self.see(machine, MENU, "OPEN", "[s] seal")
             self.allow(machine, "s", "do: stop mail and seal this machine")
             self.see(machine, MENU, " SEALED", "State     sealed: the data volume is closed", "Failed    nothing", without=["NOT SEALED"])
-
-
-def header(disk):
-    """What the LUKS2 header of the data volume says in JSON, read from the disk."""
-    table = json.loads(run("sfdisk", "--json", disk))["partitiontable"]
-    part = next(one for one in table["partitions"] if one.get("name") == "postkeep-data")
-    with open(disk, "rb") as file:
-        file.seek(part["start"] * table["sectorsize"])
-        octets = file.read(1 << 20)
-    # LUKS2 On-Disk Format Specification 1.1.1, 2.1: the size stands after magic and version, JSON after 4096 octets.
-    assert octets[:8] == b"LUKS\xba\xbe\0\2", octets[:8]
-    size = int.from_bytes(octets[8:16])
-    return json.loads(octets[4096:size].rstrip(b"\0"))
 
 
 if __name__ == "__main__":

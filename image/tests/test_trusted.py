@@ -1,10 +1,12 @@
 """The whole way, as on a server: firmware with our keys, TPM, verified root, data volume, mail out of the machine."""
 
+import json
 import pathlib
 import shutil
 import unittest
 
-from machine import Machine
+import nts
+from machine import Machine, volume_header
 from stage import TAP, Owner, network, write_seed
 
 BUILD = pathlib.Path("/build")
@@ -22,8 +24,9 @@ class TrustedBoot(unittest.TestCase):
         folder = SCRATCH / "trusted"
         shutil.rmtree(folder, ignore_errors=True)
         owner = Owner(folder / "owner", BUILD / "bin", deadline=1800, configuration=BUILD / "image/postkeep.toml")
-        with Machine(folder / "machine", KEYS, network=TAP) as machine:
-            write_seed(machine.insert(IMAGE), owner.seed())
+        with nts.servers(folder, TAP) as heard, Machine(folder / "machine", KEYS, network=TAP) as machine:
+            disk = machine.insert(IMAGE)
+            write_seed(disk, owner.seed(dns=nts.NAME_SERVER, time_servers=[nts.NAME]))
             machine.start()
             machine.console.expect("UEFI Secure Boot is enabled", within=120)
             machine.console.expect("Reached target Postkeep takes mail", within=240, refuse=["Access denied", "is corrupted", "[FAILED]"])
@@ -36,6 +39,10 @@ class TrustedBoot(unittest.TestCase):
                 self.assertEqual({one["from"] for one in arrived} - {"10.1.0.1", "10.1.0.2"}, set())
             finally:
                 owner.close_internet()
+            self.sealed_to_the_tpm(disk)
+            self.tells_what_it_is(owner)
+            # Its clock asks the server that the seed names, by the name server that the seed names, and believes no stranger.
+            nts.wait_for(heard, f'Hostname in TLS extension: "{nts.NAME}"', "Alert [length 0002], fatal")
             # Nobody answers now: what is accepted stays in the spool.
             left = [owner.submit(number) for number in range(5, 10)]
             machine.cut_power()
@@ -49,6 +56,24 @@ class TrustedBoot(unittest.TestCase):
                 owner.wait_for(left, within=180)
             finally:
                 owner.close_internet()
+
+    def sealed_to_the_tpm(self, disk):
+        """The data volume opens for these Secure Boot keys, our signed kernel, and before a volume was opened; nothing else."""
+        header = volume_header(disk)
+        [token] = header["tokens"].values()
+        self.assertEqual((token["type"], token["tpm2-pcrs"], token["tpm2-pcr-bank"]), ("systemd-tpm2", [7, 15], "sha256"))
+        self.assertEqual(token["tpm2_pubkey_pcrs"], [11])
+        self.assertEqual(sorted(token["keyslots"]), sorted(header["keyslots"]), "another key would open it too")
+
+    def tells_what_it_is(self, owner):
+        """By the door for management: the posture, and what the image is made of."""
+        system = json.loads(owner.manage("system", "show", "--json").stdout)
+        self.assertEqual(system["unknown"], [])
+        self.assertEqual(system["posture"]["grade"], "A", system["posture"])
+        for form, key in (("cyclonedx", "bomFormat"), ("spdx", "spdxVersion")):
+            bill = json.loads(owner.manage("system", "sbom", "--format", form).stdout)
+            self.assertIn(key, bill)
+            self.assertIn("postkeepd", json.dumps(bill))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 import json
 import pathlib
 import shutil
+import smtplib
+import ssl
+import time
 import unittest
 
 from machine import Machine
-from stage import TAP, Owner, network, write_seed
+from stage import BOX, TAP, Owner, network, write_seed
 
 BUILD = pathlib.Path("/build")
 KEYS = BUILD / "keys"
@@ -55,8 +58,11 @@ class Updates(unittest.TestCase):
 
             sent = self.in_flight()
             note = RELEASES / "next/release.note"
+            # A message that comes in while the box is asked to change: half of it before, the rest afterwards.
+            half, half_sent = self.begin_message()
             self.assertIn("may be installed", self.ask("update", "plan", note))
             self.ask("update", "apply", note)
+            sent += self.end_message(half, half_sent)
             second = (RELEASES / "next/version").read_text()
             machine.console.expect(f"this start of {second} is good", within=2 * BOOT, refuse=["is not well"])
             self.assertEqual(self.status()["running"], second)
@@ -72,6 +78,10 @@ class Updates(unittest.TestCase):
             self.assertEqual(self.status()["running"], first)
             self.arrive(sent)
             self.assertIn("manual", self.ask("suppression", "show", "person-7@gmail.test"))
+            with self.assertRaises(smtplib.SMTPRecipientsRefused) as refused:
+                self.owner.submit(self.number + 50, recipient="person-7@gmail.test")
+            [(code, _)] = refused.exception.recipients.values()
+            self.assertEqual(code // 100, 5, "honoured under the version before")
 
             sent = self.in_flight()
             self.ask("update", "apply", RELEASES / "sick/release.note")
@@ -82,7 +92,40 @@ class Updates(unittest.TestCase):
             self.assertEqual((last["running"], last["history"][-1]["event"]), (first, "fell-back"))
             self.assertIn("mail core does not run", last["history"][-1]["reason"])
             self.arrive(sent)
+
+            # One that ends the machine before anything could judge it: three starts, then the one before.
+            sent = self.in_flight()
+            self.ask("update", "apply", RELEASES / "crash/release.note")
+            for _ in range(3):
+                machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
+                machine.console.expect("Postkeep ends this machine", within=BOOT, refuse=["Postkeep takes mail"])
+            machine.console.expect(f"this start of {first} is good", within=2 * BOOT)
+            last = self.status()
+            self.assertEqual((last["running"], last["history"][-1]["event"]), (first, "fell-back"))
+            self.arrive(sent)
             self.owner.close_internet()
+
+    def begin_message(self):
+        """A message of which the box has heard half."""
+        facts = self.owner.facts()
+        door = smtplib.SMTP(BOX, 587, timeout=120)
+        door.starttls(context=ssl._create_unverified_context())
+        door.login(facts["user"], facts["password"])
+        identifier = f"<half.{time.time_ns()}@harbour-news.example>"
+        for command in ("MAIL FROM:<news@harbour-news.example>", "RCPT TO:<person-1@gmail.test>", "DATA"):
+            self.assertIn(door.docmd(command)[0], (250, 354))
+        door.send(f"From: news@harbour-news.example\r\nMessage-ID: {identifier}\r\nSubject: half\r\n\r\nThe harbour ".encode())
+        return door, identifier
+
+    def end_message(self, door, identifier):
+        """The other half: taken, or refused for now; never taken and lost."""
+        try:
+            door.send(b"is open.\r\n.\r\n")
+            code, _ = door.getreply()
+        except (OSError, smtplib.SMTPException):
+            return []
+        self.assertIn(code, (250, 421, 451))
+        return [identifier] if code == 250 else []
 
     def refuses_what_it_should(self, folder):
         """Nothing of it reaches a slot."""

@@ -1,4 +1,4 @@
-//! systemd and systemd-networkd, over D-Bus.
+//! systemd, and what it has for the network, the time and the name of the machine, over D-Bus.
 
 use zbus::{Connection, OwnedObjectPath};
 
@@ -33,6 +33,26 @@ trait Service {
 trait Networks {
     fn describe(&self) -> zbus::Result<String>;
     fn reload(&self) -> zbus::Result<()>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.timedate1",
+    default_service = "org.freedesktop.timedate1",
+    default_path = "/org/freedesktop/timedate1"
+)]
+trait Time {
+    #[zbus(property(emits_changed_signal = "false"), name = "NTPSynchronized")]
+    fn synchronized(&self) -> zbus::Result<bool>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.hostname1",
+    default_service = "org.freedesktop.hostname1",
+    default_path = "/org/freedesktop/hostname1"
+)]
+trait Hostname {
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn hostname(&self) -> zbus::Result<String>;
 }
 
 /// A unit as systemd tells of it.
@@ -89,6 +109,18 @@ impl Bus {
         let builder = ServiceProxy::builder(&self.connection).path(&unit.path);
         let service = builder.cache_properties(zbus::proxy::CacheProperties::No).build().await.map_err(asked)?;
         service.status_text().await.map_err(asked)
+    }
+
+    /// Whether a time server has set the clock.
+    pub(crate) async fn is_time_synchronized(&self) -> Result<bool, String> {
+        let failed = |error: zbus::Error| format!("systemd-timedated does not tell about the time: {error}");
+        TimeProxy::new(&self.connection).await.map_err(failed)?.synchronized().await.map_err(failed)
+    }
+
+    /// What the machine is called.
+    pub(crate) async fn hostname(&self) -> Result<String, String> {
+        let failed = |error: zbus::Error| format!("systemd-hostnamed does not tell the name of the machine: {error}");
+        HostnameProxy::new(&self.connection).await.map_err(failed)?.hostname().await.map_err(failed)
     }
 
     /// The network as networkd describes it, in JSON.

@@ -285,6 +285,10 @@ fn told(model: &Model) -> Vec<(&'static str, String)> {
         let text = format!("{} {} {}", link.name, link.state, link.addresses.join(" "));
         told.push((if at == 0 { "Network" } else { "" }, text.trim_end().to_owned()));
     }
+    // As long as the clock is right there is nothing to say; the time itself stands at the top.
+    if facts.synchronized == Some(false) {
+        told.push(("Time", "the clock has not been set by a time server".to_owned()));
+    }
     told.push(("Mail", facts.mail.clone()));
     if let Some(sum) = &facts.api {
         told.push(("Box", sum.clone()));

@@ -137,3 +137,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_clock_that_no_time_server_has_set_is_told_of() {
+    let mut model = logged();
+    assert!(!to_text(&model, 80, 24).contains("Time "));
+    model.facts.synchronized = Some(false);
+    assert!(to_text(&model, 80, 24).contains("Time      the clock has not been set by a time server"));
+}

@@ -18,6 +18,8 @@ pub struct Facts {
     pub version: String,
     /// The time, as people write it.
     pub clock: String,
+    /// Whether a time server has set the clock; absent: nobody says.
+    pub synchronized: Option<bool>,
     /// The data volume.
     pub volume: Volume,
     /// How far the machine can be trusted; absent: nobody has said.

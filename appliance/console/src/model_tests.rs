@@ -17,6 +17,7 @@ pub(crate) fn facts() -> Facts {
         hostname: "mail-1.example.com".into(),
         version: "0.1.0".into(),
         clock: "2026-11-27 05:00:00 UTC".into(),
+        synchronized: Some(true),
         volume: Volume::Open,
         posture: Some(Posture {
             grade: "C".into(),

@@ -107,6 +107,8 @@ async fn ask_the_system(bus: &Bus, facts: &mut Facts) -> Result<(), String> {
     };
     facts.failed = Some(bus.failed().await?);
     facts.links = facts::links(&bus.describe_network().await?)?;
+    facts.synchronized = Some(bus.is_time_synchronized().await?);
+    facts.hostname = bus.hostname().await?;
     Ok(())
 }
 
@@ -243,6 +245,26 @@ mod tests {
         }
     }
 
+    struct FakeTime;
+
+    #[zbus::interface(name = "org.freedesktop.timedate1")]
+    impl FakeTime {
+        #[zbus(property, name = "NTPSynchronized")]
+        fn synchronized(&self) -> bool {
+            true
+        }
+    }
+
+    struct FakeHostname;
+
+    #[zbus::interface(name = "org.freedesktop.hostname1")]
+    impl FakeHostname {
+        #[zbus(property)]
+        fn hostname(&self) -> String {
+            "mail-1.example.com".to_owned()
+        }
+    }
+
     async fn asked(mounted: bool) -> Facts {
         let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
         let server = zbus::connection::Builder::unix_stream(there)
@@ -251,6 +273,8 @@ mod tests {
             .serve_at("/org/freedesktop/systemd1", FakeManager { mounted })
             .serve_at("/org/freedesktop/systemd1/unit/a", FakeService)
             .serve_at("/org/freedesktop/network1", FakeNetworks)
+            .serve_at("/org/freedesktop/timedate1", FakeTime)
+            .serve_at("/org/freedesktop/hostname1", FakeHostname)
             .build();
         let client = zbus::connection::Builder::unix_stream(here).p2p().build();
         let (_server, client) = tokio::try_join!(server, client).unwrap();
@@ -266,6 +290,7 @@ mod tests {
         assert_eq!(facts.mail, "running: 12 recipients wait");
         assert_eq!(facts.failed, Some(vec!["chrony.service".to_owned()]));
         assert_eq!(facts.links[0].name, "eno1");
+        assert_eq!((facts.synchronized, &*facts.hostname), (Some(true), "mail-1.example.com"));
     }
 
     #[tokio::test]

@@ -6,16 +6,19 @@
 //! once more than they are present, so that none can be added on the way.
 //!
 //! Canonicalization is our own, because it has to agree with every verifier to the octet;
-//! keys and the private-key operations are mail-auth's.
+//! keys and the private-key operations are mail-auth's. So is the verifier that our own signatures are
+//! held against.
 
 mod canonical;
 mod header;
 mod key;
 mod signer;
+mod verifier;
 
 pub use canonical::body_hash;
 pub use key::{DkimError, Key};
 pub use signer::{KeySelection, Signer, sign};
+pub use verifier::{try_out, verify};
 
 #[cfg(test)]
 mod tests;

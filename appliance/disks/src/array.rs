@@ -120,6 +120,14 @@ pub fn was_alone(examined: &str) -> bool {
     states.is_none_or(|states| states.split_whitespace().next().is_none_or(|states| states.contains('.')))
 }
 
+/// How often the half was changed, by what `mdadm --examine` says of it: the half that was changed more often knows more. 0, when
+/// nothing is said.
+#[must_use]
+pub fn events(examined: &str) -> u64 {
+    let told = examined.lines().find_map(|line| line.trim().strip_prefix("Events :"));
+    told.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+}
+
 /// `1024 / 4096`, or `none`.
 fn completed(told: &str) -> Option<(u64, u64)> {
     let (done, of) = told.split_once('/')?;
@@ -183,6 +191,12 @@ mod tests {
         }
         // What does not say is not believed.
         assert!(was_alone("") && was_alone("   Array State :\n"));
+    }
+
+    #[test]
+    fn how_often_a_half_was_changed_is_read_from_its_superblock() {
+        assert_eq!(events("    Update Time : Fri Nov 27 2026\n         Events : 1734\n    Array State : AA\n"), 1734);
+        assert_eq!((events(""), events("Events : many\n")), (0, 0));
     }
 
     #[test]

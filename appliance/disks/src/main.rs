@@ -113,16 +113,18 @@ fn wait_for<T>(within: Duration, mut seen: impl FnMut(&[Partition]) -> Option<T>
 
 fn lay_root() -> Result<(), Failure> {
     let wanted = Wanted::of_command_line(&fs::read_to_string("/proc/cmdline")?)?;
-    let found = wait_for(ROOT_APPEARS, |seen| own_disks(seen, &wanted).map(drop))?;
+    let loader = fs::read(LOADER).ok().map(|octets| loader_uuid(&octets));
+    let own_disks = |seen: &[Partition]| own_disks(seen, &wanted, loader.as_deref());
+    let found = wait_for(ROOT_APPEARS, |seen| own_disks(seen).map(drop))?;
     found.ok_or_else(|| {
         format!("no disk has a boot partition and the partitions {} and {} of the root", wanted.data, wanted.hashes)
     })?;
     settle();
-    let complete = wait_for(OTHER_APPEARS, |seen| own_disks(seen, &wanted).filter(|own| !root::expects_another(own)))?;
+    let complete = wait_for(OTHER_APPEARS, |seen| own_disks(seen).filter(|own| !root::expects_another(own)))?;
     if complete.is_none() {
         say("the other disk does not appear; the box starts with one");
     }
-    let own = own_disks(&partitions(Path::new("/"))?, &wanted).ok_or("the disk with the root has vanished")?;
+    let own = own_disks(&partitions(Path::new("/"))?).ok_or("the disk with the root has vanished")?;
     let legs = root::legs(&own.partitions, &wanted);
     let data = legs.iter().map(|leg| leg.data).collect();
     let hashes = legs.iter().map(|leg| leg.hashes).collect();
@@ -144,12 +146,11 @@ fn lay_root() -> Result<(), Failure> {
 
 /// The disks of this box, once one of them has the root. The boot loader says which boot partition this start came from; where it
 /// says nothing of ours, as after a start over the network, it is one beside the root.
-fn own_disks(seen: &[Partition], wanted: &Wanted) -> Option<Own> {
-    let told = fs::read(LOADER).ok().map(|octets| loader_uuid(&octets));
+fn own_disks(seen: &[Partition], wanted: &Wanted, loader: Option<&str>) -> Option<Own> {
     let legs = root::legs(seen, wanted);
     let is_beside_root = |one: &&&Partition| legs.iter().any(|leg| leg.data.disk == one.disk);
     let boots: Vec<&Partition> = seen.iter().filter(|one| one.label == BOOT_LABEL).collect();
-    let by_loader: Vec<&Partition> = boots.iter().filter(|one| Some(&one.uuid) == told.as_ref()).copied().collect();
+    let by_loader: Vec<&Partition> = boots.iter().filter(|one| Some(&*one.uuid) == loader).copied().collect();
     let candidates = if by_loader.is_empty() { &boots } else { &by_loader };
     // Of copies of one disk the one that is in use.
     let is_used = |one: &&&Partition| {

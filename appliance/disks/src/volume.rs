@@ -1,12 +1,13 @@
 //! The data volume below its encryption: made at the first boot, put together at each other. Three steps, each a unit of its own
 //! with the rights that it needs: [`halves`], [`assemble`], [`make`].
 
+use std::cmp::Reverse;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use postkeep_disks::array::{Facts, Plan, plan, was_alone};
+use postkeep_disks::array::{Facts, Plan, events, plan, was_alone};
 use postkeep_disks::partition::{Own, Partition};
 use postkeep_disks::run::run;
 use postkeep_disks::{ARRAY, boot};
@@ -133,7 +134,7 @@ pub(crate) fn assemble() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Starts the array with all its halves, or with the one that can be read.
+/// Starts the array with all its halves, or with the one that can be read; of two, with the one that was changed more often.
 fn start(members: &[&Partition]) -> Result<(), Failure> {
     let assemble = |halves: &[&Partition]| {
         let mut command = Command::new("mdadm");
@@ -142,6 +143,8 @@ fn start(members: &[&Partition]) -> Result<(), Failure> {
     };
     let Err(error) = assemble(members) else { return Ok(()) };
     say(&format!("the mirror does not start with both halves, and is tried with each: {error}"));
+    let mut members = members.to_vec();
+    members.sort_by_cached_key(|half| Reverse(examine(half).map_or(0, |told| events(&told))));
     for half in members {
         // What a failed start has left behind.
         let _ = run(Command::new("mdadm").args(["--stop", ARRAY]));
@@ -155,8 +158,7 @@ fn start(members: &[&Partition]) -> Result<(), Failure> {
 /// Has a half filled from the other: what it lacks, if all of what it has is known to the other, and otherwise all of it.
 fn fill(half: &Partition) -> Result<&'static str, Failure> {
     let device = half.device();
-    let examined = run(Command::new("mdadm").arg("--examine").arg(&device));
-    let is_behind = half.array.is_some() && examined.is_ok_and(|told| !was_alone(&told));
+    let is_behind = half.array.is_some() && examine(half).is_ok_and(|told| !was_alone(&told));
     if is_behind && run(Command::new("mdadm").args([ARRAY, "--re-add"]).arg(&device)).is_ok() {
         return Ok("is behind and is filled again");
     }
@@ -169,6 +171,11 @@ fn fill(half: &Partition) -> Result<&'static str, Failure> {
     } else {
         "was used without the other, or cannot say; what it alone had is given up, and it is filled as a new one"
     })
+}
+
+/// What the superblock of a half says.
+fn examine(half: &Partition) -> Result<String, Failure> {
+    Ok(run(Command::new("mdadm").arg("--examine").arg(half.device()))?)
 }
 
 fn repart(device: &str, definitions: &str, empty: &str, key: &[String]) -> Result<(), Failure> {

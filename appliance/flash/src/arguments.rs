@@ -118,6 +118,9 @@ pub(crate) struct Work {
     /// The owner that the seed has to name: a public key, or a file that holds it.
     #[arg(long, value_name = "KEY")]
     pub(crate) owner_key: Option<String>,
+    /// Takes a release that is older than what is on the disk.
+    #[arg(long)]
+    pub(crate) allow_older: bool,
     /// The provider starts the machine over the network first.
     #[arg(long)]
     pub(crate) provider_netboot: bool,

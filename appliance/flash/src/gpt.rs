@@ -3,12 +3,16 @@
 //! The image ends where its own table says the disk ends. On a larger disk the copy of the table has to lie in the last
 //! sectors, and both headers have to say so; the partitions stay where they are.
 
+use postkeep_release::{PRODUCT, Version};
+
 /// The only size of sector that images are made for.
 pub(crate) const SECTOR: u64 = 512;
 
 const SIGNATURE: &[u8] = b"EFI PART";
 /// Sectors of a table of 128 entries.
 const TABLE_SECTORS: u64 = 32;
+/// What [`Layout::read`] wants to see of a disk, in octets.
+pub const HEAD: usize = (2 + TABLE_SECTORS as usize) * SECTOR as usize;
 const LINUX_RAID: [u8; 16] =
     [0x0f, 0x88, 0x9d, 0xa1, 0xfc, 0x05, 0x3b, 0x4d, 0xa0, 0x06, 0x74, 0x3f, 0x0f, 0x84, 0x91, 0x1e];
 /// `postkeep-mirror` and the end of it, in UTF-16.
@@ -44,7 +48,7 @@ impl Layout {
     /// # Errors
     /// There is none, it is damaged, or it is of a form that images of ours do not have.
     pub fn read(head: &[u8]) -> Result<Self, GptError> {
-        let sectors = head.get(..(2 + TABLE_SECTORS as usize) * SECTOR as usize).ok_or(GptError("it is cut off"))?;
+        let sectors = head.get(..HEAD).ok_or(GptError("it is cut off"))?;
         let (boot_sector, rest) = sectors.split_first_chunk().ok_or(GptError("it is cut off"))?;
         let header: &[u8; 92] = rest.first_chunk().ok_or(GptError("it is cut off"))?;
         let table = &rest[SECTOR as usize..];
@@ -95,6 +99,17 @@ impl Layout {
         // Nothing else lies behind it: what is before it is what has to be copied.
         let is_last = self.entries().all(|other| number64(other, 40) <= last);
         (is_last && first >= 2 + TABLE_SECTORS).then_some((begin, length))
+    }
+
+    /// The newest version of ours that lies in one of its slots, by the labels of the partitions.
+    #[must_use]
+    pub fn newest_version(&self) -> Option<Version> {
+        let label = |entry: &[u8]| {
+            let units = entry[56..].chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]]));
+            String::from_utf16_lossy(&units.take_while(|unit| *unit != 0).collect::<Vec<_>>())
+        };
+        let version = |label: String| label.strip_prefix(PRODUCT)?.strip_prefix('_')?.parse().ok();
+        self.entries().filter_map(|entry| version(label(entry))).max()
     }
 
     /// How many octets a disk needs for these partitions and the copy of the table.
@@ -195,7 +210,6 @@ mod tests {
 
     use super::*;
 
-    const HEAD: usize = 34 * 512;
     /// What `sgdisk` made on 8 MiB, and what it and `sfdisk` made of that when the disk had become 12 MiB: each the
     /// first 34 and the last 33 sectors.
     const BEFORE: &[u8] = include_bytes!("../tests/gpt/before.zst");

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use postkeep_flash::Disk;
 use postkeep_flash::inventory::{Inventory, addresses};
 use postkeep_flash::posture::posture;
+use postkeep_notes::VerifierKey;
 
 use crate::arguments::Work;
 use crate::outcome::{Failure, Outcome, bad, read, refused};
@@ -73,6 +74,7 @@ fn ask_and_write(root: &Path, medium: &Medium) -> Result<Outcome, Failure> {
         disk: chosen.iter().map(|disk| disk.path.clone()).collect(),
         seed,
         owner_key: None,
+        allow_older: false,
         provider_netboot: false,
     };
     let prepared = work::prepare(root, &options, false)?;
@@ -144,13 +146,9 @@ fn seed(medium: &Medium) -> Result<PathBuf, Failure> {
 
 fn keys(path: &Path) -> Result<Vec<String>, Failure> {
     let octets = read(path)?;
-    let text = String::from_utf8_lossy(&octets).into_owned();
-    Ok(text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
-        .collect())
+    let keys = VerifierKey::of_lines(&String::from_utf8_lossy(&octets));
+    let keys = keys.map_err(|error| bad(format!("{}: {error}", path.display())))?;
+    Ok(keys.iter().map(ToString::to_string).collect())
 }
 
 /// Says `question` and returns what is typed, without the end of the line.

@@ -19,6 +19,6 @@ pub mod writing;
 
 pub use self::disk::{Disk, DiskError, Target, is_same};
 pub use self::esp::{EspError, SEED_PATH};
-pub use self::gpt::{GptError, Layout};
+pub use self::gpt::{GptError, HEAD, Layout};
 pub use self::source::{Source, SourceError};
 pub use self::state::{State, StateError};

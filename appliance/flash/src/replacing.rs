@@ -74,10 +74,13 @@ impl Survivor {
     pub fn open(disk: &Disk) -> Result<Self, ReplaceError> {
         let path = disk.path.clone();
         let failed = |error| ReplaceError::Read { path: path.clone(), error };
+        let strange = |why: String| ReplaceError::NotOfTwo { path: path.clone(), why };
+        if disk.size < PIECE as u64 {
+            return Err(strange(format!("it has {} octets, and no system fits on it", disk.size)));
+        }
         let file = File::open(&path).map_err(failed)?;
         let mut head = vec![0; PIECE];
         file.read_exact_at(&mut head, 0).map_err(failed)?;
-        let strange = |why: String| ReplaceError::NotOfTwo { path: path.clone(), why };
         let layout = Layout::read(&head).map_err(|error: GptError| strange(error.to_string()))?;
         layout.efi_partition().map_err(|error| strange(error.to_string()))?;
         let left = layout.efi_uuid().ok_or_else(|| strange("it has no EFI partition".to_owned()))?;

@@ -1,6 +1,8 @@
 //! `plan`, `write` and `replace`: everything is looked at and verified before anything is changed.
 
+use std::fs::File;
 use std::io::{BufRead, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,8 +12,8 @@ use postkeep_flash::posture::posture;
 use postkeep_flash::record::{Record, RecordedDisk};
 use postkeep_flash::replacing::Survivor;
 use postkeep_flash::writing::{Job, Stage, write as write_disks};
-use postkeep_flash::{Disk, DiskError, Source, State, is_same};
-use postkeep_release::{Decision, MachineFacts, Release, decide};
+use postkeep_flash::{Disk, DiskError, HEAD, Layout, Source, State, is_same};
+use postkeep_release::{Decision, MachineFacts, Release, Version, decide};
 use postkeep_seed::Seed;
 use serde_json::json;
 
@@ -52,12 +54,30 @@ pub(crate) fn prepare(root: &Path, options: &Work, quiet: bool) -> Result<Prepar
         if let Decision::Refuse(refusal) = decide(None, &release, &facts) {
             return Err(refused(format!("{}: {refusal}", disk.path.display())));
         }
+        if !options.allow_older
+            && let Some(found) = installed(disk)
+            && release.version < found
+        {
+            return Err(refused(format!(
+                "{} has Postkeep {found}, and the release is {}, which is older; older versions have known faults. Take a newer \
+                 release, or say --allow-older",
+                disk.path.display(),
+                release.version
+            )));
+        }
     }
     let bar = bar(source.stored_size(), "verifying the image", quiet);
     source.verify(|seen| bar.set_position(seen)).map_err(bad)?;
     bar.finish_and_clear();
     let record = Record::new(&release, &source, (&seed, &note), (&machine, &posture), disks.iter(), now);
     Ok(Prepared { source, disks, seed: note, record, image: options.image.clone() })
+}
+
+/// The newest version of ours on the disk, if there is one.
+fn installed(disk: &Disk) -> Option<Version> {
+    let mut head = [0; HEAD];
+    File::open(&disk.path).and_then(|file| file.read_exact_at(&mut head, 0)).ok()?;
+    Layout::read(&head).ok()?.newest_version()
 }
 
 fn chosen(root: &Path, paths: &[PathBuf]) -> Result<Vec<Disk>, Failure> {

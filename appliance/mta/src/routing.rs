@@ -6,6 +6,7 @@
 //! returns is data; when to ask again is in it.
 
 mod names;
+mod servers;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -124,7 +125,7 @@ impl Resolver {
     /// A resolver as `[resolver]` says.
     ///
     /// # Errors
-    /// `/etc/resolv.conf` or the trust anchors cannot be read, or the resolver refuses its settings.
+    /// The trust anchors cannot be read, or the resolver refuses its settings.
     pub fn new(configuration: &Configuration) -> Result<Self, ResolverError> {
         Ok(Self {
             names: Arc::new(Names::new(configuration)?),

@@ -43,6 +43,15 @@ impl VerifierKey {
         Ok(Self { name: name.to_owned(), id: id_of(name, &public), public })
     }
 
+    /// The keys of a file with one on each line; empty lines, and those that begin with `#`, say nothing.
+    ///
+    /// # Errors
+    /// One of them is damaged.
+    pub fn of_lines(text: &str) -> Result<Vec<Self>, KeyError> {
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.map(str::parse).collect()
+    }
+
     /// Who it belongs to.
     #[must_use]
     pub fn name(&self) -> &str {

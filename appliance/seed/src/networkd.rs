@@ -14,6 +14,13 @@ pub fn networkd_files(network: &Network) -> Vec<(String, String)> {
         let text = of_interface("Type=ether\nKind=!*\n", &anything, &[], &network.dns);
         return vec![("10-postkeep.network".to_owned(), text)];
     }
+    // Where the resolvers are reached: not on a card for something else, if there is one with a way on.
+    let leads_on = |interface: &Interface| interface.dhcp || !interface.gateways.is_empty();
+    let nothing_leads_on = !network.interfaces.iter().any(leads_on);
+    let dns_of = |interface: &Interface| match leads_on(interface) || nothing_leads_on {
+        true => &*network.dns,
+        false => &[],
+    };
     // A card has one file, whatever else lies on it.
     let mut cards: BTreeMap<String, (Vec<u16>, Interface)> = BTreeMap::new();
     let mut order = Vec::new();
@@ -36,7 +43,7 @@ pub fn networkd_files(network: &Network) -> Vec<(String, String)> {
             Some(mac) => format!("MACAddress={mac}\nKind=!*\n"),
             None => format!("Name={card}\n"),
         };
-        let text = of_interface(&matched, interface, vlans, &network.dns);
+        let text = of_interface(&matched, interface, vlans, dns_of(interface));
         files.push((format!("10-postkeep-{}.network", at + 1), text));
     }
     for interface in &network.interfaces {
@@ -45,7 +52,7 @@ pub fn networkd_files(network: &Network) -> Vec<(String, String)> {
             format!("10-postkeep-vlan{id}.netdev"),
             format!("[NetDev]\nName=vlan{id}\nKind=vlan\n\n[VLAN]\nId={id}\n"),
         ));
-        let text = of_interface(&format!("Name=vlan{id}\n"), interface, &[], &network.dns);
+        let text = of_interface(&format!("Name=vlan{id}\n"), interface, &[], dns_of(interface));
         files.push((format!("10-postkeep-vlan{id}.network"), text));
     }
     files
@@ -66,11 +73,8 @@ fn of_interface(matched: &str, interface: &Interface, vlans: &[u16], dns: &[IpAd
     for address in &interface.addresses {
         put(&mut text, format_args!("Address={address}\n"));
     }
-    // Where the resolvers are reached: not on a card for something else.
-    if interface.dhcp || !interface.gateways.is_empty() {
-        for address in dns {
-            put(&mut text, format_args!("DNS={address}\n"));
-        }
+    for address in dns {
+        put(&mut text, format_args!("DNS={address}\n"));
     }
     for id in vlans {
         put(&mut text, format_args!("VLAN=vlan{id}\n"));
@@ -168,6 +172,18 @@ mod tests {
             "[Match]\nName=vlan4001\n\n[Link]\nMTUBytes=1400\n\n[Network]\nDHCP=no\nIPv6AcceptRA=no\n\
              LinkLocalAddressing=no\nLLMNR=no\nMulticastDNS=no\nLLDP=no\nAddress=10.0.0.2/24\n"
         );
+    }
+
+    #[test]
+    fn resolvers_are_reached_where_a_card_leads_on_and_over_all_where_none_does() {
+        let with_dns = |text: &str| {
+            let files = files(&format!("dns = ['192.0.2.53']\n{text}"));
+            files.iter().map(|(_, text)| text.contains("DNS=192.0.2.53")).collect::<Vec<_>>()
+        };
+        let (inside, outside) =
+            ("[[interface]]\nname = 'a'\naddresses = ['10.0.0.2/24']\n", "[[interface]]\nname = 'b'\ndhcp = true\n");
+        assert_eq!(with_dns(&format!("{inside}{outside}")), [false, true]);
+        assert_eq!(with_dns(inside), [true]);
     }
 
     #[test]

@@ -4,7 +4,9 @@
 mod keys;
 mod network;
 mod passphrase;
+mod resolver;
 mod settle;
+mod volume;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +43,9 @@ enum Verb {
         /// Where the kernel tells about the machine.
         #[arg(long, value_name = "FOLDER", default_value = "/sys")]
         sys: PathBuf,
+        /// The time servers of a seed that names none.
+        #[arg(long, value_name = "FILE", default_value = "/usr/lib/postkeep/time-servers")]
+        time_servers: PathBuf,
     },
     /// Takes the seed over onto the open data volume: the configuration of mail, and keys that are missing.
     Settle {
@@ -54,6 +59,15 @@ enum Verb {
         #[arg(long, value_name = "FILE", default_value = "/run/postkeep-settle/box-fingerprint")]
         fingerprint: PathBuf,
     },
+    /// Writes resolv.conf: the DNS servers that systemd-networkd knows of.
+    Resolver {
+        /// Where networkd tells of its state.
+        #[arg(long, value_name = "FILE", default_value = "/run/systemd/netif/state")]
+        state: PathBuf,
+        /// What /etc/resolv.conf links to.
+        #[arg(long, value_name = "FILE", default_value = "/run/postkeep-resolver/resolv.conf")]
+        into: PathBuf,
+    },
     /// First boot of a machine without a TPM: asks at the console for a passphrase of the data volume, twice.
     Passphrase {
         /// Where the passphrase goes, for whoever makes the volume.
@@ -63,6 +77,15 @@ enum Verb {
         #[arg(long, value_name = "PATH", default_value = "/dev/disk/by-partlabel/postkeep-data")]
         volume: PathBuf,
     },
+    /// Before the data volume is opened: refuses one that this machine has not made.
+    Volume {
+        /// The data volume.
+        #[arg(long, value_name = "PATH", default_value = "/dev/disk/by-partlabel/postkeep-data")]
+        volume: PathBuf,
+        /// The TPM.
+        #[arg(long, value_name = "PATH", default_value = "/dev/tpmrm0")]
+        chip: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -71,8 +94,12 @@ fn main() -> ExitCode {
     }
     let now = Timestamp::now();
     let done = match Arguments::parse().verb {
-        Verb::Network { seed, run, sys } => network::apply(&seed, &run, &sys, now),
+        Verb::Network { seed, run, sys, time_servers } => {
+            network::apply(&network::Place { seed: &seed, run: &run, sys: &sys, time_servers: &time_servers }, now)
+        }
         Verb::Settle { seed, folder, fingerprint } => settle::settle(&seed, &folder, &fingerprint, now),
+        Verb::Resolver { state, into } => resolver::write(&state, &into),
+        Verb::Volume { volume, chip } => volume::check(&volume, &chip),
         Verb::Passphrase { into, volume } => passphrase::choose(&into, &volume),
     };
     match done {

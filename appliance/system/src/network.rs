@@ -21,8 +21,22 @@ pub(crate) enum NetworkError {
     File { verb: &'static str, path: PathBuf, error: io::Error },
 }
 
+/// Where the seed lies and what it is written to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// The seed.
+    pub(crate) seed: &'a Path,
+    /// Where volatile files go.
+    pub(crate) run: &'a Path,
+    /// Where the kernel tells about the machine.
+    pub(crate) sys: &'a Path,
+    /// The time servers of a seed that names none, one on each line.
+    pub(crate) time_servers: &'a Path,
+}
+
 /// Writes what the seed says about the network below `run`; says what it did.
-pub(crate) fn apply(seed: &Path, run: &Path, sys: &Path, now: Timestamp) -> Result<Vec<String>, crate::Failure> {
+pub(crate) fn apply(place: &Place<'_>, now: Timestamp) -> Result<Vec<String>, crate::Failure> {
+    let Place { seed, run, sys, time_servers } = *place;
     let octets = match fs::read(seed) {
         Ok(octets) => octets,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -43,8 +57,12 @@ pub(crate) fn apply(seed: &Path, run: &Path, sys: &Path, now: Timestamp) -> Resu
     }
     let servers = run.join("chrony-servers");
     folder(&servers)?;
-    let sources: String =
-        parsed.network.time_servers.iter().map(|name| format!("server {name} nts iburst\n")).collect();
+    let shipped = fs::read_to_string(time_servers).unwrap_or_default();
+    let names: Vec<&str> = match &*parsed.network.time_servers {
+        [] => shipped.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect(),
+        named => named.iter().map(|name| &**name).collect(),
+    };
+    let sources: String = names.iter().map(|name| format!("server {name} nts iburst\n")).collect();
     write(&servers.join("seed.sources"), sources.as_bytes())?;
     if let Some(hostname) = &parsed.hostname {
         // systemd-sysctl, which comes after this, may write what we may not.
@@ -99,6 +117,13 @@ mod tests {
         addresses = ["10.1.0.1/8"]
     "#;
 
+    /// What `apply` is told in these tests; `folder` has a /sys and the shipped time servers.
+    fn of<T>(folder: &tempfile::TempDir, seed: &Path, run: &Path, work: impl FnOnce(&Place<'_>) -> T) -> T {
+        let (sys, time_servers) = (folder.path().join("sys"), folder.path().join("time-servers"));
+        fs::write(&time_servers, "# Ours.\nnts.example.org\n\nnts.example.com\n").unwrap();
+        work(&Place { seed, run, sys: &sys, time_servers: &time_servers })
+    }
+
     fn place(mac: &str) -> (tempfile::TempDir, PathBuf, Timestamp) {
         let now: Timestamp = "2026-11-27T05:00:00Z".parse().unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -116,7 +141,7 @@ mod tests {
     fn a_signed_seed_becomes_files_of_networkd_and_chrony() {
         let (folder, seed, now) = place("52:54:00:70:6b:01");
         let run = folder.path().join("run");
-        apply(&seed, &run, &folder.path().join("sys"), now).unwrap();
+        of(&folder, &seed, &run, |place| apply(place, now)).unwrap();
         let file = fs::read_dir(run.join("systemd/network")).unwrap().next().unwrap().unwrap();
         assert!(fs::read_to_string(file.path()).unwrap().contains("Address=10.1.0.1/8"));
         let sources = fs::read_to_string(run.join("chrony-servers/seed.sources")).unwrap();
@@ -127,10 +152,24 @@ mod tests {
     }
 
     #[test]
+    fn a_seed_without_time_servers_gets_those_of_the_image() {
+        let now: Timestamp = "2026-11-27T05:00:00Z".parse().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let owner = SignerKey::from_seed(&[7; 32], "example.com/owner").unwrap();
+        let seed = Seed::draft("[network]\n", owner.verifier(), now).unwrap().sign(&owner).unwrap();
+        let path = folder.path().join("seed");
+        fs::write(&path, seed).unwrap();
+        let run = folder.path().join("run");
+        of(&folder, &path, &run, |place| apply(place, now)).unwrap();
+        let sources = fs::read_to_string(run.join("chrony-servers/seed.sources")).unwrap();
+        assert_eq!(sources, "server nts.example.org nts iburst\nserver nts.example.com nts iburst\n");
+    }
+
+    #[test]
     fn a_seed_for_another_machine_or_with_one_wrong_octet_changes_nothing() {
         let (folder, seed, now) = place("52:54:00:00:00:09");
         let run = folder.path().join("run");
-        let error = apply(&seed, &run, &folder.path().join("sys"), now).unwrap_err().to_string();
+        let error = of(&folder, &seed, &run, |place| apply(place, now)).unwrap_err().to_string();
         assert!(error.contains("for another machine") && error.contains("52:54:00:00:00:09"), "{error}");
         assert!(!run.exists());
 
@@ -138,7 +177,7 @@ mod tests {
         let text = fs::read_to_string(&seed).unwrap().replace("10.1.0.1", "10.1.0.2");
         fs::write(&seed, text).unwrap();
         let run = folder.path().join("run");
-        let error = apply(&seed, &run, &folder.path().join("sys"), now).unwrap_err().to_string();
+        let error = of(&folder, &seed, &run, |place| apply(place, now)).unwrap_err().to_string();
         assert!(error.contains("no network until a good seed"), "{error}");
         assert!(!run.exists());
     }
@@ -152,7 +191,8 @@ mod tests {
     #[test]
     fn a_box_without_a_seed_says_so_and_starts() {
         let folder = tempfile::tempdir().unwrap();
-        let said = apply(&folder.path().join("seed"), folder.path(), folder.path(), Timestamp::now()).unwrap();
+        let said =
+            of(&folder, &folder.path().join("seed"), folder.path(), |place| apply(place, Timestamp::now())).unwrap();
         assert!(said[0].contains("no seed"), "{said:?}");
     }
 }

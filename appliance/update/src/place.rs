@@ -116,8 +116,7 @@ impl Place {
     pub fn release_keys(&self) -> Result<Vec<VerifierKey>, PlaceError> {
         let path = self.path("usr/lib/postkeep/release-keys");
         let text = small(&path)?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let keys: Result<Vec<VerifierKey>, _> = lines.map(str::parse).collect();
+        let keys = VerifierKey::of_lines(&text);
         let keys = keys.map_err(|error| PlaceError::Content { path: path.clone(), why: error.to_string() })?;
         if keys.is_empty() {
             return Err(PlaceError::Content { path, why: "no key is in it; this image takes no updates".to_owned() });

@@ -94,6 +94,16 @@ pub enum DkimError {
         /// What the library said.
         why: String,
     },
+    /// A signature that should be there is not, or no receiver would believe it.
+    #[error("the signature of {domain}/{selector} does not verify: {why}")]
+    Unverified {
+        /// `d=`.
+        domain: String,
+        /// `s=`.
+        selector: String,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 /// One key, ready to sign.
@@ -104,9 +114,9 @@ pub struct Key {
     pub(super) headers: Arc<HeaderList>,
     /// Seconds; 0: never.
     pub(super) expire_after: u64,
+    pub(super) public: Vec<u8>,
     algorithm: DkimAlgorithm,
     bits: usize,
-    public: Vec<u8>,
 }
 
 impl Key {

@@ -20,6 +20,11 @@ const LINE: usize = 72;
 pub struct KeySelection(Option<Arc<[Arc<Key>]>>);
 
 impl KeySelection {
+    /// One key alone.
+    pub(super) fn of(key: &Arc<Key>) -> Self {
+        Self(Some([Arc::clone(key)].into()))
+    }
+
     /// The keys, in the order of the configuration.
     pub fn keys(&self) -> &[Arc<Key>] {
         self.0.as_deref().unwrap_or_default()
@@ -37,6 +42,8 @@ type KeyWithStreams<'a> = (&'a Arc<Key>, &'a [String]);
 /// All keys, and which of them sign what.
 #[derive(Debug, Default)]
 pub struct Signer {
+    /// In the order of the configuration.
+    keys: Vec<Arc<Key>>,
     domains: HashMap<Box<str>, DomainKeys>,
     warnings: Vec<String>,
 }
@@ -61,7 +68,7 @@ impl Signer {
 
     /// A signer with these keys, each with the streams that it names.
     pub fn with_keys(keys: &[(Arc<Key>, &[String])]) -> Result<Self, DkimError> {
-        let mut signer = Self::default();
+        let mut signer = Self { keys: keys.iter().map(|(key, _)| Arc::clone(key)).collect(), ..Self::default() };
         let mut by_domain: HashMap<&str, Vec<KeyWithStreams<'_>>> = HashMap::new();
         for (key, streams) in keys {
             let siblings = by_domain.entry(key.domain()).or_default();
@@ -99,6 +106,12 @@ impl Signer {
     /// What an operator should look at.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// The key of that domain and selector, as the configuration writes them.
+    pub fn key(&self, domain: &str, selector: &str) -> Option<&Arc<Key>> {
+        let (domain, selector) = (ascii_name(domain)?, ascii_name(selector)?);
+        self.keys.iter().find(|key| key.domain() == domain && key.selector() == selector)
     }
 
     /// The keys for mail from this domain in this stream: those of the most specific domain that is

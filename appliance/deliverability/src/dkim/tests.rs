@@ -14,6 +14,7 @@ use postkeep_configuration::{Configuration, DkimAlgorithm, DkimKey};
 use proptest::prelude::*;
 
 use super::canonical::{relaxed_body, relaxed_header, relaxed_value};
+use super::verifier::without_signature;
 use super::*;
 
 const RSA_2048: &[u8] = include_bytes!("test-keys/rsa-2048.pem");
@@ -480,6 +481,69 @@ proptest! {
     }
 }
 
+// ---- Our own signatures, held against our own keys. ----
+
+#[test]
+fn what_was_signed_verifies_against_its_keys_and_what_was_altered_is_told_with_the_name_of_a_key() {
+    let keys = [rsa_key("example.com", "r"), ed_key("example.com", "e")];
+    let signer = signer(&keys);
+    let selection = signer.keys_for("example.com", "default");
+    for (name, header, body) in corpus() {
+        let message = signed(&signer, &[PREFIX, &header], &body);
+        assert_eq!(verify(&selection, &message), Ok(()), "{name}");
+    }
+    let text = String::from_utf8(signed(&signer, &[PREFIX, HEADER], b"text\r\n")).expect("text");
+    let unsigned = String::from_utf8([PREFIX, HEADER, b"text\r\n"].concat()).expect("text");
+    for (message, why) in [
+        (text.replace("dinner", "supper"), "example.com/r does not verify"),
+        (text.replace("text\r\n", "test\r\n"), "it is of another body"),
+        (text.replacen("a=rsa-sha256", "a=ed25519-sha256", 1), "example.com/r does not verify"),
+        (unsigned, "example.com/r does not verify: it is not there"),
+        (String::new(), "the message has no header"),
+    ] {
+        let error = verify(&selection, message.as_bytes()).expect_err(&message).to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn each_key_must_have_signed_and_no_other_of_its_name_will_do() {
+    let (rsa, ed) = (rsa_key("example.com", "r"), ed_key("example.com", "e"));
+    let both = signer(&[Arc::clone(&rsa), ed]).keys_for("example.com", "default");
+    let by_one = signed(&signer(&[Arc::clone(&rsa)]), &[HEADER], b"text\r\n");
+    let error = verify(&both, &by_one).expect_err("one of two").to_string();
+    assert!(error.contains("example.com/e does not verify: it is not there"), "{error}");
+    let other = Key::from_pem(&configured("example.com", "r", DkimAlgorithm::RsaSha256), RSA_3072).expect("key");
+    let by_other = signed(&signer(&[Arc::new(other)]), &[HEADER], b"text\r\n");
+    let error = verify(&KeySelection::of(&rsa), &by_other).expect_err("another key").to_string();
+    assert!(error.contains("example.com/r does not verify"), "{error}");
+    assert_eq!(verify(&KeySelection::default(), &by_one), Ok(()), "nobody must have signed");
+}
+
+#[test]
+fn a_key_is_tried_out_and_one_whose_halves_are_strangers_is_told_by_name() {
+    for key in [rsa_key("example.com", "r"), ed_key("example.com", "e")] {
+        assert_eq!(try_out(&key, NOW), Ok(()), "{key:?}");
+    }
+    let key = |pem: &[u8]| Key::from_pem(&configured("example.com", "s1", DkimAlgorithm::RsaSha256), pem).expect("key");
+    let mut stranger = key(RSA_2048);
+    stranger.public = key(RSA_3072).public;
+    let error = try_out(&Arc::new(stranger), NOW).expect_err("strangers").to_string();
+    assert!(error.contains("example.com/s1 does not verify"), "{error}");
+}
+
+#[test]
+fn the_signature_is_taken_out_of_its_field_wherever_it_stands() {
+    for (value, expected) in [
+        (" v=1; bh=B64b=;\r\n\tb=abc\r\n\t def=\r\n", " v=1; bh=B64b=;\r\n\tb="),
+        (" b = abc\r\n ; v=1\r\n", " b =; v=1"),
+        (" v=1", " v=1"),
+        ("", ""),
+    ] {
+        assert_eq!(String::from_utf8(without_signature(value.as_bytes())).expect("text"), expected);
+    }
+}
+
 // ---- Which keys sign. ----
 
 fn selectors(signer: &Signer, domain: &str, stream: &str) -> Vec<String> {
@@ -504,6 +568,11 @@ fn the_most_specific_domain_signs_for_itself_and_what_is_below() {
         assert!(selectors(&signer, nobody, "x").is_empty(), "{nobody}");
     }
     assert!(Signer::default().keys_for("example.com", "x").is_empty());
+    // Each is found by the name that the configuration gives it.
+    let found = |domain: &str, selector: &str| signer.key(domain, selector).map(|key| key.dns_name());
+    assert_eq!(found("News.Example.com", "N").as_deref(), Some("n._domainkey.news.example.com"));
+    assert_eq!(found("bücher.example", "b").as_deref(), Some("b._domainkey.xn--bcher-kva.example"));
+    assert_eq!(found("example.com", "n"), None);
 }
 
 #[test]

@@ -172,6 +172,8 @@ fn image() -> Vec<u8> {
         table[at + 32..at + 40].copy_from_slice(&sectors(first));
         table[at + 40..at + 48].copy_from_slice(&sectors(last));
     }
+    let label: Vec<u8> = "postkeep_0.3.0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    table[128 + 56..128 + 56 + label.len()].copy_from_slice(&label);
     let header = |own: usize, other: usize, entries: usize| {
         let mut header = vec![0; 512];
         header[..16].copy_from_slice(b"EFI PART\x00\x00\x01\x00\x5c\x00\x00\x00");

@@ -4,6 +4,7 @@ use std::fs;
 
 use jiff::Timestamp;
 use postkeep_notes::SignerKey;
+use postkeep_release::Version;
 use postkeep_seed::Seed;
 
 use crate::bench::{Bench, IMAGE, MIB, run};
@@ -74,6 +75,22 @@ fn a_release_that_nobody_trusted_has_signed() {
         3,
         "this machine is x86-64",
     );
+}
+
+#[test]
+fn a_release_that_is_older_than_what_is_on_the_disk() {
+    let bench = Bench::new();
+    let disk = bench.disk("one", 64 * MIB);
+    assert_eq!(run(&mut bench.write("postkeep.raw.zst", &["one"], &[])).0, 0);
+    let before = fs::read(&disk).unwrap();
+    let mut release = bench.release(&fs::read(bench.path("postkeep.raw.zst")).unwrap());
+    release.version = Version::new(0, 2, 9);
+    bench.sign_release(&release, &bench.release_key);
+    let (code, said) = run(&mut bench.write("postkeep.raw.zst", &["one"], &[]));
+    assert!(code == 3 && said.contains("has Postkeep 0.3.0") && said.contains("--allow-older"), "{code}: {said}");
+    assert!(fs::read(&disk).unwrap() == before, "the disk was written");
+    let (code, said) = run(&mut bench.write("postkeep.raw.zst", &["one"], &["--allow-older"]));
+    assert_eq!(code, 0, "{said}");
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use postkeep_flash::writing::{Job, Stage, WriteError, write};
+use postkeep_flash::{Disk, Source, State};
 use serde_json::Value;
 
 use crate::bench::{Bench, IMAGE, MIB, run};
@@ -41,6 +44,30 @@ fn two_disks_get_the_same_image_and_a_third_is_not_touched() {
     assert_eq!(printed["owner"], bench.owner.verifier().to_string());
     assert_eq!(printed["posture"]["grade"], "B");
     assert_eq!(printed["disks"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_disk_that_does_not_give_back_what_was_written_is_found_and_does_not_boot() {
+    let bench = Bench::new();
+    let path = bench.disk("one", 64 * MIB);
+    let image = bench.path("postkeep.raw.zst");
+    let source = Source::of(&bench.release(&fs::read(&image).unwrap()), &image).unwrap();
+    source.verify(|_| ()).unwrap();
+    let disk = Disk::at(&bench.path("root"), &path).unwrap();
+    let state = State::begin(source.sha256(), [&disk].into_iter());
+    let targets = [disk.open().unwrap()];
+    let (seed, state_path) = (fs::read(bench.path("box.seed")).unwrap(), bench.path("state"));
+    let job = Job { source: &source, targets: &targets, seed: &seed, state_path: &state_path, sync_every: u64::MAX };
+    let failed = write(&job, state, |stage, done, total| {
+        // Where nothing of the image is: the sum alone sees it.
+        if stage == Stage::Writing && done == total {
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.write_all_at(&[1], (IMAGE - MIB) as u64).unwrap();
+        }
+    });
+    let error = failed.unwrap_err();
+    assert!(matches!(error, WriteError::ReadBack { .. }), "{error}");
+    assert!(fs::read(&path).unwrap()[..MIB].iter().all(|octet| *octet == 0), "it would boot");
 }
 
 #[test]

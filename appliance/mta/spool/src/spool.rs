@@ -165,6 +165,11 @@ impl<S: Storage> Spool<S> {
         self.shared.read_metadata(id)
     }
 
+    /// Bytes that the file system of the spool has left. Asks the system.
+    pub fn free_space(&self) -> std::io::Result<u64> {
+        self.shared.storage.free_space(&self.shared.directory)
+    }
+
     /// Counters and levels of now.
     pub fn statistics(&self) -> Statistics {
         let counters = &self.shared.counters;

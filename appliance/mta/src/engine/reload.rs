@@ -32,7 +32,7 @@ pub enum ReloadError {
     #[error("{0}")]
     Tls(String),
     /// DNS.
-    #[error("the resolver cannot be set up: {0}; check [resolver] or /etc/resolv.conf")]
+    #[error("the resolver cannot be set up: {0}; check [resolver]")]
     Resolver(String),
 }
 

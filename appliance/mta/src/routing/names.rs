@@ -3,22 +3,17 @@
 //! With `dnssec = "auto"` the first question is for the root's own keys: if its answer can be validated, every answer is
 //! validated from then on, and what cannot be is no answer. Whoever forges answers later can delay mail, not redirect it.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
+use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use postkeep_configuration::{Configuration, Dnssec};
-use tokio::sync::Mutex;
 
+use super::servers::{Asked, Servers};
 use crate::clock;
 
 /// After the root's keys could not be validated, they are asked for again no sooner, in microseconds.
@@ -26,18 +21,8 @@ const PROBE_PAUSE: u64 = 300 * 1_000_000;
 
 /// Asks.
 pub(super) struct Names {
-    plain: TokioResolver,
-    validating: Option<TokioResolver>,
-    probe: Probe,
+    servers: Servers,
     mode: Dnssec,
-}
-
-/// What is known of the servers, for `auto`.
-#[derive(Default)]
-struct Probe {
-    verdict: AtomicU8,
-    again: AtomicU64,
-    asking: Mutex<()>,
 }
 
 const VALIDATES: u8 = 1;
@@ -60,7 +45,7 @@ pub(super) struct Found {
 /// Why the resolver cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolverError {
-    /// `/etc/resolv.conf`, or the settings.
+    /// The settings.
     #[error("{0}")]
     Settings(#[from] NetError),
     /// `trust-anchors`.
@@ -76,59 +61,15 @@ pub enum ResolverError {
 impl Names {
     pub(super) fn new(configuration: &Configuration) -> Result<Self, ResolverError> {
         let settings = &configuration.resolver;
-        let mode = settings.dnssec;
-        let validating = match mode {
-            Dnssec::Off => None,
-            Dnssec::Auto | Dnssec::Required => {
-                let anchors = settings.trust_anchors.as_deref().map(read_anchors).transpose()?.unwrap_or_default();
-                Some(build(configuration, Some(Arc::new(anchors)))?)
-            }
-        };
-        Ok(Self { plain: build(configuration, None)?, validating, probe: Probe::default(), mode })
+        Ok(Self { servers: Servers::new(settings)?, mode: settings.dnssec })
     }
 
-    /// Whether answers are validated.
-    pub(super) async fn validates(&self) -> bool {
+    async fn validates(&self, asked: &Asked) -> bool {
         match self.mode {
             Dnssec::Off => false,
             Dnssec::Required => true,
-            Dnssec::Auto => self.probed().await,
+            Dnssec::Auto => probed(asked).await,
         }
-    }
-
-    async fn probed(&self) -> bool {
-        let known = || match self.probe.verdict.load(Ordering::Relaxed) {
-            VALIDATES => Some(true),
-            DOES_NOT if clock::now() < self.probe.again.load(Ordering::Relaxed) => Some(false),
-            _ => None,
-        };
-        if let Some(known) = known() {
-            return known;
-        }
-        // One asks, the others wait for what it finds.
-        let _asking = self.probe.asking.lock().await;
-        if let Some(known) = known() {
-            return known;
-        }
-        let Some(validating) = &self.validating else { return false };
-        let answer = validating.lookup(Name::root(), RecordType::DNSKEY).await;
-        let validates = answer.as_ref().is_ok_and(|answer| is_secure(answer.answers()) && !answer.answers().is_empty());
-        if validates {
-            log::info!("dns: answers are validated by DNSSEC");
-            self.probe.verdict.store(VALIDATES, Ordering::Relaxed);
-        } else {
-            if self.probe.verdict.swap(DOES_NOT, Ordering::Relaxed) != DOES_NOT {
-                let why = answer
-                    .err()
-                    .map_or_else(|| "the answer has no valid signature".to_owned(), |error| error.to_string());
-                log::warn!(
-                    "dns: the servers of [resolver] do not pass signatures on ({why}); without DNSSEC there is no DANE: \
-                     use a resolver that does, such as Unbound or Knot Resolver on this box, or write dnssec = \"off\""
-                );
-            }
-            self.probe.again.store(clock::now() + PROBE_PAUSE, Ordering::Relaxed);
-        }
-        validates
     }
 
     /// Asks for the records of one kind at a name.
@@ -136,11 +77,11 @@ impl Names {
     /// # Errors
     /// There was no answer, or none that can be believed.
     pub(super) async fn ask(&self, name: Name, kind: RecordType) -> Result<Found, NetError> {
-        let resolver = match &self.validating {
-            Some(validating) if self.validates().await => validating,
-            _ => &self.plain,
-        };
-        let validates = !std::ptr::eq(resolver, &self.plain);
+        let asked = self.servers.asked()?;
+        let validating = asked.validating.as_ref();
+        let validating = if validating.is_some() && self.validates(&asked).await { validating } else { None };
+        let resolver = validating.unwrap_or(&asked.plain);
+        let validates = validating.is_some();
         match resolver.lookup(name.clone(), kind).await {
             Ok(answer) => found(&answer, &name, kind, validates),
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
@@ -161,48 +102,46 @@ impl Names {
     }
 }
 
+/// Whether the servers pass signatures on.
+async fn probed(asked: &Asked) -> bool {
+    let known = || match asked.probe.verdict.load(Ordering::Relaxed) {
+        VALIDATES => Some(true),
+        DOES_NOT if clock::now() < asked.probe.again.load(Ordering::Relaxed) => Some(false),
+        _ => None,
+    };
+    if let Some(known) = known() {
+        return known;
+    }
+    // One asks, the others wait for what it finds.
+    let _asking = asked.probe.asking.lock().await;
+    if let Some(known) = known() {
+        return known;
+    }
+    let Some(validating) = &asked.validating else { return false };
+    let answer = validating.lookup(Name::root(), RecordType::DNSKEY).await;
+    let validates = answer.as_ref().is_ok_and(|answer| is_secure(answer.answers()) && !answer.answers().is_empty());
+    if validates {
+        log::info!("dns: answers are validated by DNSSEC");
+        asked.probe.verdict.store(VALIDATES, Ordering::Relaxed);
+    } else {
+        if asked.probe.verdict.swap(DOES_NOT, Ordering::Relaxed) != DOES_NOT {
+            let why =
+                answer.err().map_or_else(|| "the answer has no valid signature".to_owned(), |error| error.to_string());
+            log::warn!(
+                "dns: the servers of [resolver] do not pass signatures on ({why}); without DNSSEC there is no DANE: \
+                 use a resolver that does, such as Unbound or Knot Resolver on this box, or write dnssec = \"off\""
+            );
+        }
+        asked.probe.again.store(clock::now() + PROBE_PAUSE, Ordering::Relaxed);
+    }
+    validates
+}
+
 impl Found {
     /// There is nothing, and nobody vouches for that.
     pub(super) fn nothing() -> Self {
         Self { records: Vec::new(), secure: false, alias: None, valid_until: None, no_such_name: false }
     }
-}
-
-fn build(configuration: &Configuration, anchors: Option<Arc<TrustAnchors>>) -> Result<TokioResolver, NetError> {
-    let settings = &configuration.resolver;
-    let mut builder = if settings.servers.is_empty() {
-        TokioResolver::builder_tokio()?
-    } else {
-        let servers = settings.servers.iter().map(|address| name_server(*address)).collect();
-        TokioResolver::builder_with_config(ResolverConfig::from_name_servers(servers), TokioRuntimeProvider::default())
-    };
-    let options = builder.options_mut();
-    options.timeout = settings.timeout.as_std();
-    options.attempts = settings.attempts as usize;
-    options.cache_size = settings.cache_entries.into();
-    options.edns0 = true;
-    match anchors {
-        Some(anchors) => builder.with_trust_anchor(anchors).build(),
-        None => builder.build(),
-    }
-}
-
-fn read_anchors(path: &Path) -> Result<TrustAnchors, ResolverError> {
-    let failed = |why: String| ResolverError::TrustAnchors { path: path.display().to_string(), why };
-    let anchors = TrustAnchors::from_file(path).map_err(|error| failed(error.to_string()))?;
-    if anchors.is_empty() {
-        return Err(failed("there is no key in it".to_owned()));
-    }
-    Ok(anchors)
-}
-
-fn name_server(address: std::net::SocketAddr) -> NameServerConfig {
-    let mut server = NameServerConfig::udp_and_tcp(address.ip());
-    for connection in &mut server.connections {
-        let connection: &mut ConnectionConfig = connection;
-        connection.port = address.port();
-    }
-    server
 }
 
 /// Aliases that are followed.

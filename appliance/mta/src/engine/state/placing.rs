@@ -81,6 +81,23 @@ impl State {
         })
     }
 
+    /// The pauses that keep mail of a stream for a domain from every source that it may leave from; none, as long as one of
+    /// these may carry it.
+    pub(crate) fn pauses_that_hold(&self, stream: &str, domain: &str) -> Vec<&Selector> {
+        let (stream, plan, _) = self.stream(self.stream_or_default(stream));
+        let site = self.domain_ids.get(domain).and_then(|id| self.site_of(self.domains.get(id)?));
+        let site = site.map(|site| &*self.site(site).name);
+        let mut holding = Vec::new();
+        for source in &plan.pool.names {
+            let subject = Subject { stream, domain, site, sources: std::slice::from_ref(source) };
+            let Some(pause) = self.paused.iter().find(|pause| pause.matches_mail(subject)) else { return Vec::new() };
+            if !holding.contains(&pause) {
+                holding.push(pause);
+            }
+        }
+        holding
+    }
+
     /// A domain's route is known: its ready mail can go.
     pub(crate) fn bind(
         &mut self,

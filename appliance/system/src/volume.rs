@@ -1,0 +1,106 @@
+//! Whether the data volume is one that this machine has made: before it is opened, on a machine with a TPM.
+//!
+//! A volume that only a passphrase opens would be opened by whoever brings it along. On a machine without a TPM the
+//! passphrase is the owner's, and nothing is asked here.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+
+use crate::Failure;
+
+/// LUKS2 On-Disk Format Specification 1.1.1, 2.1 and 2.2: magic, version, and the size of the header with its JSON.
+const MAGIC: [u8; 8] = *b"LUKS\xba\xbe\0\x02";
+const JSON_BEGINS: u64 = 4096;
+const LARGEST_HEADER: u64 = 4 << 20;
+/// systemd's name of a key that the TPM gives.
+const BY_TPM: &str = "systemd-tpm2";
+
+/// Refuses a volume that no TPM opens where there is one.
+pub(crate) fn check(volume: &Path, chip: &Path) -> Result<Vec<String>, Failure> {
+    if !chip.exists() {
+        return Ok(Vec::new());
+    }
+    let failed = |error: io::Error| format!("cannot read the data volume's header: {error}");
+    let header = header(&mut File::open(volume).map_err(failed)?).map_err(failed)?;
+    let Some(header) = header else {
+        return Err("the data volume has no LUKS2 header: it was not made by this machine, or is damaged".into());
+    };
+    if header["tokens"].as_object().is_some_and(|tokens| tokens.values().any(|token| token["type"] == BY_TPM)) {
+        return Ok(Vec::new());
+    }
+    Err("the data volume is not sealed to a TPM, and this machine has one: the volume was not made here, or the TPM was \
+         off when it was; switch it off again, or flash the disk anew"
+        .into())
+}
+
+/// What the header says; nothing, if there is none.
+fn header(file: &mut File) -> io::Result<Option<serde_json::Value>> {
+    let mut begin = [0; 16];
+    file.read_exact(&mut begin)?;
+    let (magic, size) = begin.split_at(MAGIC.len());
+    let size = size.iter().fold(0, |size, octet| size << 8 | u64::from(*octet));
+    if magic != MAGIC || !(JSON_BEGINS..=LARGEST_HEADER).contains(&size) {
+        return Ok(None);
+    }
+    file.seek(SeekFrom::Start(JSON_BEGINS))?;
+    let mut octets = Vec::new();
+    file.take(size - JSON_BEGINS).read_to_end(&mut octets)?;
+    let end = octets.iter().position(|octet| *octet == 0).unwrap_or(octets.len());
+    Ok(octets.get(..end).and_then(|json| serde_json::from_slice(json).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A header as `cryptsetup luksFormat` begins it, with these tokens.
+    fn volume(folder: &Path, json: &str) -> std::path::PathBuf {
+        let mut octets = MAGIC.to_vec();
+        octets.extend(16_384_u64.to_be_bytes());
+        octets.resize(4096, 0xaa);
+        octets.extend(json.as_bytes());
+        octets.resize(16_384, 0);
+        let path = folder.join("volume");
+        fs::write(&path, octets).unwrap();
+        path
+    }
+
+    #[test]
+    fn with_a_tpm_only_a_volume_that_a_tpm_opens_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let chip = folder.path().join("tpmrm0");
+        fs::write(&chip, "").unwrap();
+        let sealed =
+            volume(folder.path(), r#"{"keyslots":{},"tokens":{"0":{"type":"systemd-tpm2","keyslots":["0"]}}}"#);
+        check(&sealed, &chip).unwrap();
+        for tokens in ["{}", r#"{"tokens":{}}"#, r#"{"tokens":{"0":{"type":"systemd-fido2"}}}"#] {
+            let error = check(&volume(folder.path(), tokens), &chip).unwrap_err().to_string();
+            assert!(error.contains("not sealed to a TPM") && error.contains("flash the disk anew"), "{error}");
+        }
+        for nonsense in ["", "[", "{\"tokens\":"] {
+            let error = check(&volume(folder.path(), nonsense), &chip).unwrap_err().to_string();
+            assert!(error.contains("no LUKS2 header"), "{nonsense}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_volume_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (chip, path) = (folder.path().join("tpmrm0"), folder.path().join("volume"));
+        fs::write(&chip, "").unwrap();
+        fs::write(&path, "short").unwrap();
+        assert!(check(&path, &chip).unwrap_err().to_string().contains("cannot read"));
+        fs::write(&path, [0; 8192]).unwrap();
+        assert!(check(&path, &chip).unwrap_err().to_string().contains("no LUKS2 header"));
+    }
+
+    #[test]
+    fn without_a_tpm_nothing_is_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let nowhere = folder.path().join("nowhere");
+        check(&nowhere, &nowhere).unwrap();
+    }
+}
