@@ -31,8 +31,8 @@ use crate::clock::{self, Micros, seconds};
 use crate::metadata::Metadata;
 use crate::routing::{Route, fixed_route};
 
-/// Where the message of an examination goes.
-const DOMAIN: &str = "postkeep-health.invalid";
+/// Where the message of an examination goes: to this machine itself, whatever is asked of other machines.
+pub(crate) const DOMAIN: &str = "postkeep-health.invalid";
 /// The stream that it is counted under.
 const STREAM: &str = "postkeep-health";
 /// How long the message may take.

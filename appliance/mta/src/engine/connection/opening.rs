@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 
 use super::{Inner, Journey, Place};
 use crate::clock;
+use crate::engine::health;
 use crate::engine::host_faults::{Fault, TLS_MEMORY};
 use crate::engine::protection::{self, Protection};
 use crate::engine::state::{Batch, SourcePlan};
@@ -148,6 +149,7 @@ pub(super) async fn open(engine: &Arc<Inner>, place: &mut Place, batch: &Batch) 
         .and_then(|rules| rules.tls)
         .unwrap_or(configuration.delivery.tls);
     let domain = engine.domain_of(batch);
+    let tls = if *domain == *health::DOMAIN { OutboundTls::None } else { tls };
     let policy = if batch.route.fixed || tls == OutboundTls::None { None } else { engine.policy_of(&domain) };
     let mut demand = Demand { domain, policy, configured: tls, indifferent: None };
     if demand.policy.is_some() {

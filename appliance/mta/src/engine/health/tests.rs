@@ -154,6 +154,14 @@ async fn a_pause_that_holds_the_message_excuses_it_and_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_other_machines_does_not_stop_the_message_to_this_one() {
+    let house = House::open("[delivery]\ntls = \"verified\"\n");
+    // Nobody listens there.
+    house.act(&Selector::default(), QueueAction::Reroute { hosts: vec!["127.0.0.1:9".to_owned()] }).await;
+    house.message_arrives(&KeySelection::default(), PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_counts_only_with_the_signature_of_the_key_that_must_have_made_it() {
     let house = House::open(&with_key("rsa-2048.pem"));
     let own = house.engine.0.signer.load().keys_for("example.com", STREAM);

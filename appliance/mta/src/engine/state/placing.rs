@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::{Domain, Resolution, SiteId, State, Work};
 use crate::clock::{Micros, seconds};
+use crate::engine::health;
 use crate::engine::plan::SourceId;
 use crate::queue::{DomainId, QueueId, StreamId};
 use crate::routing::Route;
@@ -132,6 +133,9 @@ impl State {
         let (stream, domain) = self.queues.key(queue)?;
         let (stream_name, plan, _) = self.stream(stream);
         let domain = self.domains.get(&domain)?;
+        if *domain.name == *health::DOMAIN {
+            return None;
+        }
         let site = self.site_of(domain).map(|site| &*self.site(site).name);
         let subject = Subject { stream: stream_name, domain: &domain.name, site, sources: &plan.pool.names };
         let reroute = self.reroutes.iter().rev().find(|reroute| reroute.selector.matches_mail(subject))?;
