@@ -16,7 +16,7 @@ import time
 import unittest
 
 from container import Container
-from stage import BOX, BOX_END, TAP, Owner, network, run
+from stage import BOX, BOX_END, HERE, TAP, Owner, network, run
 from unpacked import unpack
 
 BUILD = pathlib.Path("/build")
@@ -47,6 +47,7 @@ ROOT_NEVERTHELESS = {
     "postkeep-halves.service": ("CAP_SYS_ADMIN", "writes partition tables"),
     "postkeep-history.service": ("", "the mail core may not change what is remembered: its folder is root's"),
     "postkeep-journal.service": ("", "journald moves its files for root only"),
+    "postkeep-network-settled.service": ("CAP_DAC_READ_SEARCH", "what networkd reads is root's; the seed lies in a folder of the mail core's user"),
     "postkeep-network.service": ("", "the boot partition is root's, and so is what networkd reads"),
     "postkeep-partitions-passphrase.service": ("CAP_SYS_ADMIN", "writes partition tables, and makes a volume by device-mapper"),
     "postkeep-partitions.service": ("CAP_SYS_ADMIN", "writes partition tables, and makes a volume by device-mapper"),
@@ -56,6 +57,16 @@ ROOT_NEVERTHELESS = {
     "postkeep-root.service": ("CAP_SYS_ADMIN", "the initrd: makes the device that the root is read from, by device-mapper"),
     "postkeep-screens.service": ("", "systemd obeys root"),
     "postkeep-update.service": ("CAP_SYS_ADMIN", "writes partitions and their table"),
+}
+# Network and storage drivers whose firmware is not in the image, and why: all are of machines that nobody rents out any more, or work
+# without it.
+NO_FIRMWARE = {
+    "acenic": "gigabit cards of 1998", "advansys": "SCSI cards of the 1990s", "aic94xx": "SAS of 2005", "cassini": "Sun's cards of 2001",
+    "csiostor": "storage over Chelsio's cards: none of ours", "cxgb3": "Chelsio T3 of 2007", "cxgb4": "Chelsio T4 to T6: in no rented server that we know",
+    "e100": "100 Mbit/s; the firmware only bundles interrupts", "isci": "has it in flash", "liquidio": "Cavium's programmable cards",
+    "myri10ge": "Myricom of 2006", "netxen_nic": "NetXen of 2006, has it in flash", "nfp": "Netronome's programmable cards", "pcnet_cs": "PCMCIA",
+    "qlcnic": "QLogic of 2010, has it in flash", "smc91c92_cs": "PCMCIA", "starfire": "100 Mbit/s of 1999", "tehuti": "cards of 2007",
+    "tg3": "needs it for chips of before 2005 and of Apple's machines only", "typhoon": "3Com of 1999", "wd719x": "SCSI of the 1990s",
 }
 # What systemd starts for a unit as root outside of its sandbox.
 OUTSIDE_OF_SANDBOX = {
@@ -156,6 +167,19 @@ class WhatIsInIt(unittest.TestCase):
         self.assertGreater(len(wanted), 50)
         self.assertEqual([path for path in wanted if not (self.root / path.lstrip("/")).is_file()], [])
 
+    def test_drivers_of_network_cards_and_disks_find_their_firmware_or_it_is_said_why_not(self):
+        [modules] = (self.root / "usr/lib/modules").iterdir()
+        drivers = [file for folder in ("net/ethernet", "scsi") for file in (modules / "kernel/drivers" / folder).rglob("*.ko*")]
+        # Cards of rented servers: Intel's of 1 to 100 Gbit/s, Broadcom's, Mellanox's, Realtek's.
+        there = {file.name.partition(".")[0] for file in drivers}
+        self.assertLessEqual({"e1000e", "igb", "igc", "ixgbe", "i40e", "ice", "bnx2", "bnx2x", "bnxt_en", "tg3", "mlx4_en", "mlx5_core", "r8169", "atlantic"}, there)
+        lacking = set()
+        for file in drivers:
+            wanted = run("modinfo", "--field=firmware", str(file)).split()
+            if any(not list((self.root / "usr/lib/firmware").glob(f"{name}*")) for name in wanted):
+                lacking.add(file.name.partition(".")[0])
+        self.assertEqual(lacking, NO_FIRMWARE.keys())
+
     def test_units_of_ours_are_confined(self):
         loose = {}
         for unit in self.units():
@@ -255,6 +279,21 @@ class WhatRuns(unittest.TestCase):
         begun = self.box.run("systemctl", "show", "--property=ExecMainStartTimestampMonotonic", "--value", "systemd-networkd.service").stdout
         self.assertLess(0, int(ended))
         self.assertLess(int(ended), int(begun))
+
+    def test_names_are_asked_for_where_the_network_says_and_a_change_is_followed(self):
+        known = self.box.inside("etc/resolv.conf")
+        self.assertIn(f"nameserver {HERE}\n", known.read_text())
+        # As the console changes it.
+        [file] = [file for file in self.box.inside("run/systemd/network").iterdir() if "DNS=" in file.read_text()]
+        text = file.read_text()
+        file.write_text(text.replace(f"DNS={HERE}", "DNS=10.0.0.99"))
+        self.box.run("systemctl", "restart", "systemd-networkd.service")
+        deadline = time.monotonic() + 30
+        while "nameserver 10.0.0.99\n" not in known.read_text():
+            self.assertLess(time.monotonic(), deadline, known.read_text())
+            time.sleep(0.2)
+        file.write_text(text)
+        self.box.run("systemctl", "restart", "systemd-networkd.service")
 
     def test_nobody_else_may_connect_out(self):
         # As another user in its network, to a port that the mail core uses.

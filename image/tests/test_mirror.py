@@ -1,6 +1,7 @@
 """A box with two disks: flashed by the flasher as from a rescue system, it loses one while it runs, starts with either alone,
 fills the one that comes back and a new one, and is updated. What was accepted meanwhile is delivered."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -67,14 +68,45 @@ class Mirror(unittest.TestCase):
             for name in without:
                 (machine.state / f"{name}.out").rename(machine.state / f"{name}.raw")
 
-    def test_either_disk_may_go_and_come_back(self):
-        folder = SCRATCH / "mirror"
+    @contextlib.contextmanager
+    def box(self, name):
+        """A box that was flashed onto two disks and has started: its folder, its owner, the machine."""
+        folder = SCRATCH / name
         shutil.rmtree(folder, ignore_errors=True)
         owner = Owner(folder / "owner", BUILD / "bin", deadline=7200, configuration=BUILD / "image/postkeep.toml")
         with Machine(folder / "machine", KEYS, network=TAP) as machine:
             self.flash(machine, owner.seed(), folder)
             self.start(machine)
             owner.publish(machine.console.text)
+            yield folder, owner, machine
+
+    def arrive(self, owner, accepted):
+        owner.open_internet()
+        try:
+            owner.wait_for(accepted, within=300)
+        finally:
+            owner.close_internet()
+
+    def update(self, owner, machine):
+        """Installs the next version, and waits until it runs."""
+        owner.manage("update", "apply", NEXT / "release.note", within=900)
+        wanted = (NEXT / "version").read_text()
+        deadline = time.monotonic() + 2 * BOOT
+        while owner.running() != wanted:
+            self.assertLess(time.monotonic(), deadline, machine.console.text[-2000:])
+            time.sleep(2)
+        return wanted
+
+    def proved_itself(self, machine, version):
+        """Both boot partitions know."""
+        deadline = time.monotonic() + BOOT
+        for disk in machine.disks():
+            while f"postkeep_{version}.efi" not in self.boot_files(disk):
+                self.assertLess(time.monotonic(), deadline, self.boot_files(disk))
+                time.sleep(2)
+
+    def test_either_disk_may_go_and_come_back(self):
+        with self.box("mirror") as (folder, owner, machine):
             whole = self.disks(owner)
             self.assertEqual(whole["mirror"], {"state": "whole"})
             self.assertEqual([(disk["system"], disk["data"]) for disk in whole["disks"]], [(True, True)] * 2)
@@ -127,41 +159,44 @@ class Mirror(unittest.TestCase):
             machine.cut_power()
             self.start(machine, "disk0")
             self.assertEqual([disk["serial"] for disk in self.disks(owner)["disks"]], ["disk2"])
-            owner.open_internet()
-            try:
-                owner.wait_for(accepted, within=300)
-            finally:
-                owner.close_internet()
+            self.arrive(owner, accepted)
 
     def test_an_update_goes_onto_both_and_either_starts_it(self):
-        folder = SCRATCH / "mirror-update"
-        shutil.rmtree(folder, ignore_errors=True)
-        owner = Owner(folder / "owner", BUILD / "bin", deadline=7200, configuration=BUILD / "image/postkeep.toml")
-        with Machine(folder / "machine", KEYS, network=TAP) as machine:
-            self.flash(machine, owner.seed(), folder)
-            self.start(machine)
-            owner.publish(machine.console.text)
+        with self.box("mirror-update") as (_, owner, machine):
             accepted = [owner.submit(1)]
-            owner.manage("update", "apply", NEXT / "release.note", within=900)
-            wanted = (NEXT / "version").read_text()
-            deadline = time.monotonic() + 2 * BOOT
-            while owner.running() != wanted:
-                self.assertLess(time.monotonic(), deadline, machine.console.text[-2000:])
-                time.sleep(2)
-            # It has proved itself, and both boot partitions know.
-            for disk in machine.disks():
-                while f"postkeep_{wanted}.efi" not in self.boot_files(disk):
-                    self.assertLess(time.monotonic(), deadline, self.boot_files(disk))
-                    time.sleep(2)
+            wanted = self.update(owner, machine)
+            self.proved_itself(machine, wanted)
             self.wait_until_whole(owner)
             machine.cut_power()
             self.start(machine, "disk0")
             self.assertEqual((owner.running(), self.disks(owner)["mirror"]), (wanted, {"state": "degraded"}))
-            owner.open_internet()
-            try:
-                owner.wait_for(accepted, within=300)
-            finally:
-                owner.close_internet()
+            self.arrive(owner, accepted)
+
+    def test_an_update_while_one_disk_is_away_is_not_forgotten_when_it_comes_back(self):
+        with self.box("mirror-away") as (_, owner, machine):
+            machine.cut_power()
+            self.start(machine, "disk0")
+            accepted = [owner.submit(1)]
+            # The updater restarts the machine; the disk that is away stays away.
+            away = machine.state / "disk0.raw"
+            wanted = self.update(owner, machine)
+            accepted.append(owner.submit(2))
+            machine.cut_power()
+
+            # The firmware would start the disk that had been away, with the version before: what the other has counts.
+            self.assertTrue(away.exists())
+            self.start(machine)
+            deadline = time.monotonic() + 2 * BOOT
+            while owner.running() != wanted:
+                self.assertLess(time.monotonic(), deadline, machine.console.text[-2000:])
+                time.sleep(2)
+            self.proved_itself(machine, wanted)
+            # All data is on both again; the running version is on one until the next update.
+            deadline = time.monotonic() + 900
+            while (disks := self.disks(owner))["mirror"] != {"state": "one-starts"}:
+                self.assertLess(time.monotonic(), deadline, disks)
+                time.sleep(2)
+            self.arrive(owner, accepted)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,9 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use postkeep_seed::{Interface, Mac, Network, networkd_files};
+use postkeep_seed::{Interface, Mac, NETWORKD_PREFIX, Network, networkd_files};
 
 use crate::deed::NetworkChange;
-
-/// How the names of our files begin; others are not touched.
-const OURS: &str = "10-postkeep";
 
 /// `network` with `change` in it. `mac` is the address of the card that is called like the change's interface.
 pub(crate) fn merged(network: &Network, change: &NetworkChange, mac: Option<Mac>) -> Network {
@@ -111,7 +108,7 @@ fn ours(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
         if let Ok(name) = entry?.file_name().into_string()
-            && name.starts_with(OURS)
+            && name.starts_with(NETWORKD_PREFIX)
         {
             names.push(name);
         }

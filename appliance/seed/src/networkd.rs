@@ -6,6 +6,9 @@ use std::net::IpAddr;
 
 use crate::{Interface, Network};
 
+/// How the names of [`networkd_files`] begin.
+pub const NETWORKD_PREFIX: &str = "10-postkeep";
+
 /// The files for networkd that make `network`: names, without a folder, and texts. Files of equal networks are equal.
 #[must_use]
 pub fn networkd_files(network: &Network) -> Vec<(String, String)> {

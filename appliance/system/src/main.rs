@@ -46,6 +46,9 @@ enum Verb {
         /// The time servers of a seed that names none.
         #[arg(long, value_name = "FILE", default_value = "/usr/lib/postkeep/time-servers")]
         time_servers: PathBuf,
+        /// The seed that the network is from so far; if it is the same, nothing is done.
+        #[arg(long, value_name = "FILE")]
+        instead_of: Option<PathBuf>,
     },
     /// Takes the seed over onto the open data volume: the configuration of mail, and keys that are missing.
     Settle {
@@ -94,8 +97,10 @@ fn main() -> ExitCode {
     }
     let now = Timestamp::now();
     let done = match Arguments::parse().verb {
-        Verb::Network { seed, run, sys, time_servers } => {
-            network::apply(&network::Place { seed: &seed, run: &run, sys: &sys, time_servers: &time_servers }, now)
+        Verb::Network { seed, run, sys, time_servers, instead_of } => {
+            let instead_of = instead_of.as_deref();
+            let place = network::Place { seed: &seed, run: &run, sys: &sys, time_servers: &time_servers, instead_of };
+            network::apply(&place)
         }
         Verb::Settle { seed, folder, fingerprint } => settle::settle(&seed, &folder, &fingerprint, now),
         Verb::Resolver { state, into } => resolver::write(&state, &into),

@@ -1,7 +1,8 @@
 //! The network from the seed: before the data volume is open, since whoever opens it may come over the network.
 //!
-//! The seed is believed when its own owner has signed it. Whether that owner is the box's is asked when the volume is
-//! open ([`crate::settle`]); until then a stranger at the rack can do with it what can be done with a cable too.
+//! The seed is believed when its own owner has signed it. Whether that owner is the box's, and whether the seed is older than the
+//! one that was taken over, is asked when the volume is open ([`crate::settle`]); until then a stranger at the rack can do with it
+//! what can be done with a cable too. Then the network is that of the seed that counts ([`Place::instead_of`]).
 
 use std::fs;
 use std::io;
@@ -32,11 +33,13 @@ pub(crate) struct Place<'a> {
     pub(crate) sys: &'a Path,
     /// The time servers of a seed that names none, one on each line.
     pub(crate) time_servers: &'a Path,
+    /// The seed that the network is from so far: nothing is done if it is the same.
+    pub(crate) instead_of: Option<&'a Path>,
 }
 
 /// Writes what the seed says about the network below `run`; says what it did.
-pub(crate) fn apply(place: &Place<'_>, now: Timestamp) -> Result<Vec<String>, crate::Failure> {
-    let Place { seed, run, sys, time_servers } = *place;
+pub(crate) fn apply(place: &Place<'_>) -> Result<Vec<String>, crate::Failure> {
+    let Place { seed, run, sys, time_servers, instead_of } = *place;
     let octets = match fs::read(seed) {
         Ok(octets) => octets,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -46,14 +49,19 @@ pub(crate) fn apply(place: &Place<'_>, now: Timestamp) -> Result<Vec<String>, cr
         }
         Err(error) => return Err(NetworkError::File { verb: "read", path: seed.to_owned(), error }.into()),
     };
-    let parsed = Seed::open(&octets, None, now).map_err(NetworkError::from)?;
+    if instead_of.is_some_and(|other| fs::read(other).is_ok_and(|other| other == octets)) {
+        return Ok(Vec::new());
+    }
+    // That it has expired since it was taken over must not cost the box its network; whoever takes it over asks.
+    let parsed = Seed::open(&octets, None, Timestamp::MIN).map_err(NetworkError::from)?;
     parsed.check_machine(&MachineFacts::read(sys)).map_err(NetworkError::from)?;
     let networkd = run.join("systemd/network");
     folder(&networkd)?;
-    let mut files = 0_usize;
-    for (name, text) in networkd_files(&parsed.network) {
+    let texts = networkd_files(&parsed.network);
+    let files = texts.len();
+    remove_others(&networkd, &texts)?;
+    for (name, text) in texts {
         write(&networkd.join(name), text.as_bytes())?;
-        files += 1;
     }
     let servers = run.join("chrony-servers");
     folder(&servers)?;
@@ -82,6 +90,19 @@ pub(crate) fn apply(place: &Place<'_>, now: Timestamp) -> Result<Vec<String>, cr
         [&owner, &parsed.issued, &files],
     );
     Ok(vec![format!("seed of {} issued at {}: {files} network files", parsed.owner.name(), parsed.issued)])
+}
+
+/// Removes what another seed has left there.
+fn remove_others(networkd: &Path, texts: &[(String, String)]) -> Result<(), NetworkError> {
+    let failed = |error| NetworkError::File { verb: "clear", path: networkd.to_owned(), error };
+    for entry in fs::read_dir(networkd).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let is_of_a_seed = name.to_string_lossy().starts_with(postkeep_seed::NETWORKD_PREFIX);
+        if is_of_a_seed && !texts.iter().any(|(own, _)| name == **own) {
+            fs::remove_file(networkd.join(name)).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// What the kernel can be called: it takes 64 octets (`__NEW_UTS_LEN`), of a longer name the first label.
@@ -121,7 +142,7 @@ mod tests {
     fn of<T>(folder: &tempfile::TempDir, seed: &Path, run: &Path, work: impl FnOnce(&Place<'_>) -> T) -> T {
         let (sys, time_servers) = (folder.path().join("sys"), folder.path().join("time-servers"));
         fs::write(&time_servers, "# Ours.\nnts.example.org\n\nnts.example.com\n").unwrap();
-        work(&Place { seed, run, sys: &sys, time_servers: &time_servers })
+        work(&Place { seed, run, sys: &sys, time_servers: &time_servers, instead_of: None })
     }
 
     fn place(mac: &str) -> (tempfile::TempDir, PathBuf, Timestamp) {
@@ -139,9 +160,9 @@ mod tests {
 
     #[test]
     fn a_signed_seed_becomes_files_of_networkd_and_chrony() {
-        let (folder, seed, now) = place("52:54:00:70:6b:01");
+        let (folder, seed, _) = place("52:54:00:70:6b:01");
         let run = folder.path().join("run");
-        of(&folder, &seed, &run, |place| apply(place, now)).unwrap();
+        of(&folder, &seed, &run, apply).unwrap();
         let file = fs::read_dir(run.join("systemd/network")).unwrap().next().unwrap().unwrap();
         assert!(fs::read_to_string(file.path()).unwrap().contains("Address=10.1.0.1/8"));
         let sources = fs::read_to_string(run.join("chrony-servers/seed.sources")).unwrap();
@@ -160,26 +181,64 @@ mod tests {
         let path = folder.path().join("seed");
         fs::write(&path, seed).unwrap();
         let run = folder.path().join("run");
-        of(&folder, &path, &run, |place| apply(place, now)).unwrap();
+        of(&folder, &path, &run, apply).unwrap();
         let sources = fs::read_to_string(run.join("chrony-servers/seed.sources")).unwrap();
         assert_eq!(sources, "server nts.example.org nts iburst\nserver nts.example.com nts iburst\n");
     }
 
     #[test]
     fn a_seed_for_another_machine_or_with_one_wrong_octet_changes_nothing() {
-        let (folder, seed, now) = place("52:54:00:00:00:09");
+        let (folder, seed, _) = place("52:54:00:00:00:09");
         let run = folder.path().join("run");
-        let error = of(&folder, &seed, &run, |place| apply(place, now)).unwrap_err().to_string();
+        let error = of(&folder, &seed, &run, apply).unwrap_err().to_string();
         assert!(error.contains("for another machine") && error.contains("52:54:00:00:00:09"), "{error}");
         assert!(!run.exists());
 
-        let (folder, seed, now) = place("52:54:00:70:6b:01");
+        let (folder, seed, _) = place("52:54:00:70:6b:01");
         let text = fs::read_to_string(&seed).unwrap().replace("10.1.0.1", "10.1.0.2");
         fs::write(&seed, text).unwrap();
         let run = folder.path().join("run");
-        let error = of(&folder, &seed, &run, |place| apply(place, now)).unwrap_err().to_string();
+        let error = of(&folder, &seed, &run, apply).unwrap_err().to_string();
         assert!(error.contains("no network until a good seed"), "{error}");
         assert!(!run.exists());
+    }
+
+    #[test]
+    fn a_seed_that_has_expired_still_gives_the_network() {
+        let folder = tempfile::tempdir().unwrap();
+        let owner = SignerKey::from_seed(&[7; 32], "example.com/owner").unwrap();
+        let long_ago: Timestamp = "2020-01-01T00:00:00Z".parse().unwrap();
+        let draft = format!("expires = \"2020-02-01T00:00:00Z\"\n{DRAFT}");
+        let draft = draft.replace("[machine]\n        mac = [\"52:54:00:70:6b:01\"]", "");
+        let path = folder.path().join("seed");
+        fs::write(&path, Seed::draft(&draft, owner.verifier(), long_ago).unwrap().sign(&owner).unwrap()).unwrap();
+        let run = folder.path().join("run");
+        of(&folder, &path, &run, apply).unwrap();
+        assert!(run.join("systemd/network/10-postkeep-1.network").exists());
+    }
+
+    #[test]
+    fn the_seed_that_counts_takes_the_place_of_another_ones_network() {
+        let (folder, seed, now) = place("52:54:00:70:6b:01");
+        let run = folder.path().join("run");
+        // A stranger's, with two cards.
+        let stranger = SignerKey::from_seed(&[8; 32], "example.net/stranger").unwrap();
+        let draft = "[[network.interface]]\nname = 'a'\ndhcp = true\n[[network.interface]]\nname = 'b'\ndhcp = true\n";
+        let other = folder.path().join("other");
+        fs::write(&other, Seed::draft(draft, stranger.verifier(), now).unwrap().sign(&stranger).unwrap()).unwrap();
+        of(&folder, &other, &run, apply).unwrap();
+        fs::write(run.join("systemd/network/50-other.network"), "not ours").unwrap();
+        let copy = run.join("postkeep-seed/seed");
+        let said = of(&folder, &seed, &run, |place| apply(&Place { instead_of: Some(&copy), ..*place })).unwrap();
+        assert_eq!(said.len(), 1);
+        let mut names: Vec<_> =
+            fs::read_dir(run.join("systemd/network")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["10-postkeep-1.network", "50-other.network"]);
+        assert_eq!(fs::read(&copy).unwrap(), fs::read(&seed).unwrap());
+        // It is in place now.
+        let said = of(&folder, &seed, &run, |place| apply(&Place { instead_of: Some(&copy), ..*place })).unwrap();
+        assert!(said.is_empty(), "{said:?}");
     }
 
     #[test]
@@ -191,8 +250,7 @@ mod tests {
     #[test]
     fn a_box_without_a_seed_says_so_and_starts() {
         let folder = tempfile::tempdir().unwrap();
-        let said =
-            of(&folder, &folder.path().join("seed"), folder.path(), |place| apply(place, Timestamp::now())).unwrap();
+        let said = of(&folder, &folder.path().join("seed"), folder.path(), apply).unwrap();
         assert!(said[0].contains("no seed"), "{said:?}");
     }
 }

@@ -30,11 +30,17 @@ const MARK: &str = "# What follows is of the seed's [api]; the box writes it.\n"
 /// Takes the seed over, when it is news; makes keys that are missing in any case.
 pub(crate) fn settle(seed: &Path, folder: &Path, fingerprint: &Path, now: Timestamp) -> Result<Vec<String>, Failure> {
     let mut said = Vec::new();
-    let taken = read(&folder.join(TAKEN))?.map(|octets| whose(&octets)).transpose()?;
-    if let Some(octets) = read(seed)? {
+    let standing = read(&folder.join(TAKEN))?;
+    let taken = standing.as_deref().map(whose).transpose()?;
+    // The one that is in place is no news, also when it has expired since.
+    if let Some(octets) = read(seed)?.filter(|octets| standing.as_ref() != Some(octets)) {
         let owner = taken.as_ref().map(|taken| &taken.owner);
         match Seed::open(&octets, owner, now) {
-            Ok(new) if taken.as_ref().is_some_and(|taken| new.issued <= taken.issued) => {}
+            Ok(new) if taken.as_ref().is_some_and(|taken| new.issued <= taken.issued) => {
+                let why = format!("it was issued at {}, and the one that is in place is not older", new.issued);
+                SEED_REFUSED.tell(format_args!("the seed on the boot partition is not taken: {why}"), [&why]);
+                said.push(format!("the seed on the boot partition is not taken: {why}"));
+            }
             Ok(new) => {
                 take(&new, folder, &mut said)?;
                 // Last: a seed that was taken half is taken again.
@@ -249,7 +255,8 @@ mod tests {
     fn a_later_seed_of_the_owner_counts_an_older_one_and_a_strangers_do_not() {
         let here = Box::new();
         here.settle("a.example.test", "2026-11-02T00:00:00Z", &key(1)).unwrap();
-        here.settle("old.example.test", "2026-11-01T00:00:00Z", &key(1)).unwrap();
+        let said = here.settle("old.example.test", "2026-11-01T00:00:00Z", &key(1)).unwrap();
+        assert!(said[0].contains("not taken: it was issued at 2026-11-01T00:00:00Z"), "{said:?}");
         assert_eq!(here.hostname(), "hostname = \"a.example.test\"");
         let said = here.settle("stranger.example.test", "2026-11-03T00:00:00Z", &key(2)).unwrap();
         assert!(said[0].contains("not taken") && said[0].contains("has not signed this seed"), "{said:?}");
@@ -257,6 +264,16 @@ mod tests {
         here.settle("b.example.test", "2026-11-03T00:00:00Z", &key(1)).unwrap();
         assert_eq!(here.hostname(), "hostname = \"b.example.test\"");
         assert!(fs::read_to_string(here.etc().join("postkeep.toml.before")).unwrap().contains("a.example.test"));
+    }
+
+    #[test]
+    fn the_seed_that_is_in_place_is_no_news_when_it_has_expired() {
+        let here = Box::new();
+        let draft = format!("expires = \"2026-12-01T00:00:00Z\"\n{}", here.mail("a.example.test"));
+        here.settle_with(&draft, "2026-11-02T00:00:00Z", &key(1)).unwrap();
+        let (seed, fingerprint) = (here.folder.path().join("seed"), here.folder.path().join("box-fingerprint"));
+        let later = "2027-01-01T00:00:00Z".parse().unwrap();
+        assert_eq!(settle(&seed, &here.etc(), &fingerprint, later).unwrap(), Vec::<String>::new());
     }
 
     #[test]
