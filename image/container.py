@@ -68,7 +68,7 @@ class Container:
             subprocess.run(["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"], check=True)
         self.process = subprocess.Popen(
             ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "--timezone=off", "--resolv-conf=off",
-             f"--machine={self.folder.name.replace('_', '-')}", "--hostname=container", "--uuid=a3f0c1de6f0b4c519c3b6f6f73746b71", "-D", self.merged, "--console=read-only", "-b", "systemd.log_target=console"],
+             f"--machine={self.folder.name.replace('_', '0')}", "--hostname=container", "--uuid=a3f0c1de6f0b4c519c3b6f6f73746b71", "-D", self.merged, "--console=read-only", "-b", "systemd.log_target=console"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         self.console = Heard(self.process.stdout)

@@ -41,12 +41,12 @@ class Power(unittest.TestCase):
         disk.write_bytes(bytes(1 << 20))
         for commands, kept in ((["write -P 7 0 4k"], 0), (["write -P 7 0 4k", "flush"], 7)):
             server = cached(disk, line)
-            client = subprocess.Popen(["qemu-io", "--cache=none", "-f", "raw", f"nbd+unix:///?socket={line}"],
+            client = subprocess.Popen(["stdbuf", "-o0", "qemu-io", "--cache=none", "-f", "raw", f"nbd+unix:///?socket={line}"],
                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             client.stdin.write("\n".join([*commands, "read 0 4k", ""]))
             client.stdin.flush()
-            while "read 4096/4096" not in client.stdout.readline():
-                pass
+            while "read 4096/4096" not in (said := client.stdout.readline()):
+                self.assertTrue(said, "qemu-io has ended")
             server.kill()
             server.wait()
             client.kill()
@@ -101,9 +101,11 @@ class Power(unittest.TestCase):
                 time.sleep(chance.uniform(5, 120))
                 machine.cut_power()
                 self.note(machine, "update")
+                # Who waits for an answer hears that the box is gone, and does not wait for ever.
+                applying.join(60)
+                self.assertFalse(applying.is_alive(), "postkeep waits for a box that is gone")
                 machine.start()
                 machine.console.expect(READY, within=2 * BOOT)
-                applying.join()
             self.becomes(owner, machine, wanted, "update", "apply", RELEASES / "next/release.note")
             owner.wait_for(self.accepted, within=600)
             owner.close_internet()
@@ -124,7 +126,8 @@ class Power(unittest.TestCase):
         while (running := owner.running()) != wanted:
             self.assertLess(time.monotonic(), deadline, f"{running} runs, not {wanted}: {machine.console.text[-2000:]}")
             if running is not None:
-                owner.manage(*command, check=False, within=900)
+                done = owner.manage(*command, check=False, within=900)
+                print(f"update: {running} runs: {done.returncode} {(done.stdout + done.stderr).strip()[-300:]}")
             time.sleep(5)
 
     def feed(self, owner, machine, number, seconds):

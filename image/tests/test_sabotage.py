@@ -14,6 +14,8 @@ KEYS = BUILD / "keys"
 SCRATCH = BUILD / "scratch"
 MIB = 1 << 20
 SECTOR = 512
+# A token that systemd-cryptenroll has written for the TPM of a machine that is gone.
+FOREIGN = BUILD / "image/tests/foreign-token.json"
 READY = "Reached target Postkeep takes mail"
 
 
@@ -107,8 +109,9 @@ class Sabotage(unittest.TestCase):
         machine.start()
         machine.console.expect("is corrupted", within=240, refuse=[READY])
 
-    def test_a_data_volume_of_somebody_else_is_not_opened(self):
-        machine, disk, folder = self.machine("data")
+    def with_a_volume_of_somebody_else(self, name, token=None):
+        """A machine whose disk has what its first boot would have made, with a data volume that somebody knows a passphrase of."""
+        machine, disk, folder = self.machine(name)
         # The slots and the volume that the first boot would make, with the names that it would give them.
         b = [f"size={one['size']}, type={one['type']}, name=_empty" for one in partitions(disk)[1:4]]
         run("sfdisk", "--quiet", "--relocate", "gpt-bak-std", disk)
@@ -117,14 +120,29 @@ class Sabotage(unittest.TestCase):
         volume = folder / "volume"
         run("truncate", "--size", "64M", volume)
         run("cryptsetup", "luksFormat", "--batch-mode", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", volume, input=b"known to somebody")
+        if token:
+            run("cryptsetup", "token", "import", "--json-file", token, volume)
         run("dd", f"if={volume}", f"of={disk}", "bs=1M", "conv=notrunc", "oflag=seek_bytes", f"seek={partitions(disk)[-1]['start'] * SECTOR}", "count=17")
         run("mdel", "-i", f"{disk}@@1M", "::/postkeep/first-boot")
         machine.start()
-        # Whoever has brought it along knows its passphrase, and is not asked.
-        machine.console.expect("the data volume is not sealed to a TPM", within=240, refuse=[READY, "enter passphrase"])
+        return machine
+
+    def does_not_open(self, machine):
+        """Whoever has brought it along knows its passphrase, and is not asked."""
         machine.type("known to somebody\r")
-        with self.assertRaises(TimeUp):
+        with self.assertRaises(TimeUp) as late:
             machine.console.expect(READY, "Mounted Data volume", "enter passphrase", within=60)
+        self.assertIn("within 60 s", str(late.exception))
+
+    def test_a_data_volume_of_somebody_else_is_not_opened(self):
+        machine = self.with_a_volume_of_somebody_else("data")
+        machine.console.expect("the data volume is not sealed to a TPM", within=240, refuse=[READY, "enter passphrase"])
+        self.does_not_open(machine)
+
+    def test_a_data_volume_that_another_machine_s_tpm_opens_is_not_opened(self):
+        machine = self.with_a_volume_of_somebody_else("data-foreign", token=FOREIGN)
+        machine.console.expect("Dependency failed for Data volume", within=240, refuse=[READY, "enter passphrase"])
+        self.does_not_open(machine)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, PeerIncompatible,
     SignatureScheme,
 };
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -23,6 +24,9 @@ use crate::profile::BoxProfile;
 
 /// A connection and its handshake take no longer.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A box that has not been heard of for so long is gone.
+const GONE: Duration = Duration::from_secs(30);
 
 /// A connection of either kind.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -138,6 +142,11 @@ fn causes<'a>(
     })
 }
 
+/// Asked whether it is still there, a box that says nothing for [`GONE`] is not.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(GONE / 2).with_interval(GONE / 6).with_retries(3)
+}
+
 impl BoxWay {
     async fn connect(&self) -> Result<Box<dyn Stream>, String> {
         let address = &self.profile.address;
@@ -150,6 +159,10 @@ impl BoxWay {
         let peer = stream.peer_addr().map_err(|error| failed(&error))?;
         // Small requests; a failure costs milliseconds.
         let _ = stream.set_nodelay(true);
+        // A box may take minutes to answer; one that is gone says nothing, and must not be waited for as long.
+        let socket = SockRef::from(&stream);
+        let watched = socket.set_tcp_keepalive(&keepalive()).and_then(|()| socket.set_tcp_user_timeout(Some(GONE)));
+        watched.map_err(|error| failed(&error))?;
         let name = ServerName::IpAddress(peer.ip().into());
         match self.tls.connect(name, stream).await {
             Ok(stream) => Ok(Box::new(stream)),

@@ -60,7 +60,7 @@ pub(crate) fn prepare(root: &Path, options: &Work, quiet: bool) -> Result<Prepar
         {
             return Err(refused(format!(
                 "{} has Postkeep {found}, and the release is {}, which is older; older versions have known faults. Take a newer \
-                 release, or say --allow-older",
+                 release, or flash from a rescue system with --allow-older",
                 disk.path.display(),
                 release.version
             )));

@@ -46,7 +46,7 @@ enum Verb {
         /// The time servers of a seed that names none.
         #[arg(long, value_name = "FILE", default_value = "/usr/lib/postkeep/time-servers")]
         time_servers: PathBuf,
-        /// The seed that the network is from so far; if it is the same, nothing is done.
+        /// The seed that the network is from so far: nothing is done unless it is a stranger's, or older.
         #[arg(long, value_name = "FILE")]
         instead_of: Option<PathBuf>,
     },
@@ -62,7 +62,7 @@ enum Verb {
         #[arg(long, value_name = "FILE", default_value = "/run/postkeep-settle/box-fingerprint")]
         fingerprint: PathBuf,
     },
-    /// Writes resolv.conf: the DNS servers that systemd-networkd knows of.
+    /// Keeps resolv.conf as the network is: the DNS servers that systemd-networkd knows of.
     Resolver {
         /// Where networkd tells of its state.
         #[arg(long, value_name = "FILE", default_value = "/run/systemd/netif/state")]
@@ -80,7 +80,7 @@ enum Verb {
         #[arg(long, value_name = "PATH", default_value = "/dev/disk/by-partlabel/postkeep-data")]
         volume: PathBuf,
     },
-    /// Before the data volume is opened: refuses one that this machine has not made.
+    /// Opens the data volume; on a machine with a TPM only one that the TPM opens.
     Volume {
         /// The data volume.
         #[arg(long, value_name = "PATH", default_value = "/dev/disk/by-partlabel/postkeep-data")]
@@ -103,8 +103,8 @@ fn main() -> ExitCode {
             network::apply(&place)
         }
         Verb::Settle { seed, folder, fingerprint } => settle::settle(&seed, &folder, &fingerprint, now),
-        Verb::Resolver { state, into } => resolver::write(&state, &into),
-        Verb::Volume { volume, chip } => volume::check(&volume, &chip),
+        Verb::Resolver { state, into } => resolver::follow(&state, &into),
+        Verb::Volume { volume, chip } => volume::open(&volume, &chip),
         Verb::Passphrase { into, volume } => passphrase::choose(&into, &volume),
     };
     match done {

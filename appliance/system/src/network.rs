@@ -15,7 +15,10 @@ use postkeep_seed::{MachineFacts, Seed, SeedError, networkd_files};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
     /// The seed.
-    #[error("{0}; the box has no network until a good seed lies on its boot partition as postkeep/seed")]
+    #[error(
+        "{0}; the box has no network until a good seed lies on its boot partition as postkeep/seed, or until its data \
+         volume is open and has an earlier one"
+    )]
     Seed(#[from] SeedError),
     /// A file.
     #[error("cannot {verb} {path}: {error}", path = path.display())]
@@ -33,7 +36,7 @@ pub(crate) struct Place<'a> {
     pub(crate) sys: &'a Path,
     /// The time servers of a seed that names none, one on each line.
     pub(crate) time_servers: &'a Path,
-    /// The seed that the network is from so far: nothing is done if it is the same.
+    /// The seed that the network is from so far: nothing is done unless it is a stranger's, or older.
     pub(crate) instead_of: Option<&'a Path>,
 }
 
@@ -49,11 +52,15 @@ pub(crate) fn apply(place: &Place<'_>) -> Result<Vec<String>, crate::Failure> {
         }
         Err(error) => return Err(NetworkError::File { verb: "read", path: seed.to_owned(), error }.into()),
     };
-    if instead_of.is_some_and(|other| fs::read(other).is_ok_and(|other| other == octets)) {
-        return Ok(Vec::new());
-    }
     // That it has expired since it was taken over must not cost the box its network; whoever takes it over asks.
     let parsed = Seed::open(&octets, None, Timestamp::MIN).map_err(NetworkError::from)?;
+    if let Some(other) = instead_of {
+        let other = fs::read(other).ok().and_then(|other| Seed::open(&other, Some(&parsed.owner), Timestamp::MIN).ok());
+        // The owner's newer one stays, also where something else in it could not be taken over: the box may stand elsewhere now.
+        if other.is_some_and(|other| other.issued >= parsed.issued) {
+            return Ok(Vec::new());
+        }
+    }
     parsed.check_machine(&MachineFacts::read(sys)).map_err(NetworkError::from)?;
     let networkd = run.join("systemd/network");
     folder(&networkd)?;
@@ -236,7 +243,12 @@ mod tests {
         names.sort();
         assert_eq!(names, ["10-postkeep-1.network", "50-other.network"]);
         assert_eq!(fs::read(&copy).unwrap(), fs::read(&seed).unwrap());
-        // It is in place now.
+        // It is in place now; and a newer one of the owner stays, whatever else is wrong with it.
+        let said = of(&folder, &seed, &run, |place| apply(&Place { instead_of: Some(&copy), ..*place })).unwrap();
+        assert!(said.is_empty(), "{said:?}");
+        let owner = SignerKey::from_seed(&[7; 32], "example.com/owner").unwrap();
+        let later = "2026-12-24T00:00:00Z".parse().unwrap();
+        fs::write(&copy, Seed::draft(draft, owner.verifier(), later).unwrap().sign(&owner).unwrap()).unwrap();
         let said = of(&folder, &seed, &run, |place| apply(&Place { instead_of: Some(&copy), ..*place })).unwrap();
         assert!(said.is_empty(), "{said:?}");
     }

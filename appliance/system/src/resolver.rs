@@ -5,93 +5,122 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
-use crate::Failure;
+use crate::{Failure, say};
 
 /// More than this many nobody asks.
 const MOST: usize = 8;
 /// What networkd tells is a few lines.
 const LONGEST_STATE: u64 = 64 * 1024;
+/// Between two looks: systemd could start a program at each change, but would miss those that come while it runs.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Writes `target` from what networkd says in `state`; says what it did.
-pub(crate) fn write(state: &Path, target: &Path) -> Result<Vec<String>, Failure> {
-    let said = match read(state) {
-        Ok(said) => said,
-        // networkd has not started yet.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(format!("cannot read {}: {error}", state.display()).into()),
-    };
-    let servers = servers(&said);
-    let mut text = String::from("# From the network: the seed, DHCP, or a router. Written by postkeep-system.\n");
-    text.extend(servers.iter().map(|server| format!("nameserver {server}\n")));
-    // Whoever reads it sees the old one or the new one.
-    let half = target.with_extension("half");
-    let written = fs::write(&half, text).and_then(|()| fs::rename(&half, target));
-    written.map_err(|error| format!("cannot write {}: {error}", target.display()))?;
-    Ok(vec![match servers.len() {
-        0 => "no DNS server is known; name some in the seed ([network] dns), or use DHCP".to_owned(),
-        _ => format!("DNS servers: {}", servers.join(" ")),
-    }])
-}
-
-/// The servers in networkd's file of its state: `DNS=192.0.2.53 fe80::1%2`.
-fn servers(state: &str) -> Vec<String> {
-    let line = state.lines().find_map(|line| line.strip_prefix("DNS="));
-    line.unwrap_or_default()
-        .split_ascii_whitespace()
-        .filter(|word| is_address(word))
-        .take(MOST)
-        .map(str::to_owned)
-        .collect()
-}
-
-/// An address; one that counts on one link only says which.
-fn is_address(word: &str) -> bool {
-    let (address, link) = word.split_once('%').map_or((word, None), |(address, link)| (address, Some(link)));
-    let is_link = |link: &str| {
-        !link.is_empty() && link.bytes().all(|octet| octet.is_ascii_alphanumeric() || b".-_".contains(&octet))
-    };
-    match address.parse() {
-        Ok(IpAddr::V4(_)) => link.is_none(),
-        Ok(IpAddr::V6(_)) => link.is_none_or(is_link),
-        Err(_) => false,
+/// Keeps `target` as networkd says in `state`, for ever.
+pub(crate) fn follow(state: &Path, target: &Path) -> Result<Vec<String>, Failure> {
+    let mut known: Option<Servers> = None;
+    loop {
+        let servers = Servers::of(&read(state)?);
+        if known.as_ref() != Some(&servers) {
+            servers.write(target).map_err(|error| format!("cannot write {}: {error}", target.display()))?;
+            servers.told().iter().for_each(|line| say(line));
+            if !servers.asked.is_empty() && known.is_some_and(|known| known.asked.is_empty()) {
+                // chrony has given up on the names of its servers, and would try again in minutes, later in hours.
+                let started = Command::new("systemctl").args(["--no-block", "try-restart", "chrony.service"]).status();
+                if !started.is_ok_and(|status| status.success()) {
+                    say("chrony cannot be started anew; it finds its servers later");
+                }
+            }
+            known = Some(servers);
+        }
+        sleep(LOOK_AGAIN);
     }
 }
 
-fn read(path: &Path) -> io::Result<String> {
+/// What networkd knows.
+#[derive(Debug, PartialEq, Eq)]
+struct Servers {
+    asked: Vec<String>,
+    /// Of one link only: networkd does not say of which.
+    left_out: Vec<String>,
+}
+
+impl Servers {
+    /// The servers in networkd's file of its state: `DNS=192.0.2.53 2001:db8::53`.
+    fn of(state: &str) -> Self {
+        let line = state.lines().find_map(|line| line.strip_prefix("DNS="));
+        let words = line.unwrap_or_default().split_ascii_whitespace();
+        let addresses = words.filter_map(|word| word.split('%').next()?.parse::<IpAddr>().ok());
+        let is_of_a_link = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let (left_out, asked): (Vec<_>, Vec<_>) = addresses.partition(is_of_a_link);
+        let texts = |addresses: Vec<IpAddr>| addresses.iter().take(MOST).map(ToString::to_string).collect();
+        Self { asked: texts(asked), left_out: texts(left_out) }
+    }
+
+    fn write(&self, target: &Path) -> io::Result<()> {
+        let mut text = String::from("# From the network: the seed, DHCP, or a router. Written by postkeep-system.\n");
+        text.extend(self.asked.iter().map(|server| format!("nameserver {server}\n")));
+        // Whoever reads it sees the old one or the new one.
+        let half = target.with_extension("half");
+        fs::write(&half, text)?;
+        fs::rename(&half, target)
+    }
+
+    fn told(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        if !self.left_out.is_empty() {
+            let servers = self.left_out.join(" ");
+            told.push(format!("DNS servers that count on one link are left out: {servers}; name others in the seed"));
+        }
+        told.push(match self.asked.len() {
+            0 => "no DNS server is known; name some in the seed ([network] dns), or use DHCP".to_owned(),
+            _ => format!("DNS servers: {}", self.asked.join(" ")),
+        });
+        told
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
     let mut octets = Vec::new();
-    fs::File::open(path)?.take(LONGEST_STATE).read_to_end(&mut octets)?;
-    Ok(String::from_utf8_lossy(&octets).into_owned())
+    let read = fs::File::open(path).and_then(|file| file.take(LONGEST_STATE).read_to_end(&mut octets));
+    match read {
+        Ok(_) => Ok(String::from_utf8_lossy(&octets).into_owned()),
+        // networkd has not started yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display()).into()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// As systemd 257's networkd wrote it.
+    /// As systemd 257's networkd wrote it, and words that it would not write.
     const STATE: &str = "# This is private data. Do not parse.\nOPER_STATE=routable\nCARRIER_STATE=carrier\n\
-        ADDRESS_STATE=routable\nDNS=192.0.2.53 2001:db8::53 fe80::1%eth0 sdns:853#name evil;rm\nNTP=192.0.2.123\n";
+        ADDRESS_STATE=routable\nDNS=192.0.2.53 2001:db8::53 fe80::1 sdns:853#name evil;rm\nNTP=192.0.2.123\n";
 
     #[test]
     fn the_servers_of_the_network_become_resolv_conf() {
         let folder = tempfile::tempdir().unwrap();
-        let (state, target) = (folder.path().join("state"), folder.path().join("resolv.conf"));
-        fs::write(&state, STATE).unwrap();
-        let said = write(&state, &target).unwrap();
-        assert_eq!(said, ["DNS servers: 192.0.2.53 2001:db8::53 fe80::1%eth0"]);
+        let target = folder.path().join("resolv.conf");
+        let servers = Servers::of(STATE);
+        servers.write(&target).unwrap();
         let text = fs::read_to_string(&target).unwrap();
-        assert!(text.ends_with("nameserver 192.0.2.53\nnameserver 2001:db8::53\nnameserver fe80::1%eth0\n"), "{text}");
-
-        fs::write(&state, "OPER_STATE=off\n").unwrap();
-        assert!(write(&state, &target).unwrap()[0].contains("no DNS server is known"));
-        assert!(!fs::read_to_string(&target).unwrap().contains("nameserver"));
+        assert!(text.ends_with("nameserver 192.0.2.53\nnameserver 2001:db8::53\n"), "{text}");
+        let told = servers.told();
+        assert!(told[0].contains("are left out: fe80::1"), "{told:?}");
+        assert_eq!(told[1], "DNS servers: 192.0.2.53 2001:db8::53");
     }
 
     #[test]
     fn before_there_is_a_network_there_is_a_file_without_servers() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("resolv.conf");
-        write(&folder.path().join("state"), &target).unwrap();
-        assert!(target.exists());
+        let servers = Servers::of(&read(&folder.path().join("state")).unwrap());
+        servers.write(&target).unwrap();
+        assert!(servers.told()[0].contains("no DNS server is known"));
+        assert!(!fs::read_to_string(&target).unwrap().contains("nameserver"));
     }
 }

@@ -1,11 +1,13 @@
-//! Whether the data volume is one that this machine has made: before it is opened, on a machine with a TPM.
+//! Opens the data volume, as /etc/crypttab says, with one thing more: on a machine with a TPM nobody is asked for a passphrase.
 //!
-//! A volume that only a passphrase opens would be opened by whoever brings it along. On a machine without a TPM the
-//! passphrase is the owner's, and nothing is asked here.
+//! A volume that a passphrase opens would be opened by whoever brings it along. On a machine without a TPM the passphrase is the
+//! owner's.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use crate::Failure;
 
@@ -16,8 +18,24 @@ const LARGEST_HEADER: u64 = 4 << 20;
 /// systemd's name of a key that the TPM gives.
 const BY_TPM: &str = "systemd-tpm2";
 
-/// Refuses a volume that no TPM opens where there is one.
-pub(crate) fn check(volume: &Path, chip: &Path) -> Result<Vec<String>, Failure> {
+const CRYPTSETUP: &str = "/usr/lib/systemd/systemd-cryptsetup";
+/// By its name in the device-mapper.
+const NAME: &str = "postkeep-data";
+/// As in /etc/crypttab: its key is measured, and the passphrase is asked for until it is right.
+const OPTIONS: &str = "luks,tpm2-device=auto,tpm2-measure-pcr=yes,discard,tries=0";
+/// What does not open without a person does not open.
+const WITHOUT_A_PERSON: &str = ",headless=yes";
+
+/// Becomes systemd-cryptsetup, which opens `volume`; comes back only with what speaks against it.
+pub(crate) fn open(volume: &Path, chip: &Path) -> Result<Vec<String>, Failure> {
+    check(volume, chip)?;
+    let options = format!("{OPTIONS}{}", if chip.exists() { WITHOUT_A_PERSON } else { "" });
+    let error = Command::new(CRYPTSETUP).args(["attach", NAME]).arg(volume).args(["none", &*options]).exec();
+    Err(format!("cannot run {CRYPTSETUP}: {error}").into())
+}
+
+/// Refuses a volume that no TPM opens where there is one, and says so more plainly than systemd-cryptsetup would.
+fn check(volume: &Path, chip: &Path) -> Result<Vec<String>, Failure> {
     if !chip.exists() {
         return Ok(Vec::new());
     }

@@ -96,6 +96,8 @@ impl Updater {
         let folder = self.store.folder();
         let system = rustix::fs::statvfs(folder)
             .map_err(|error| Refused::failed(format!("cannot tell the room on {}: {error}", folder.display())))?;
+        // What a power cut has left half there must not stand in the way of the release for good.
+        let freed = self.staging.freed_by(release).map_err(Refused::failed)?;
         Ok(BoxFacts {
             running,
             disks: self.place.disks().map_err(Refused::failed)?,
@@ -103,7 +105,7 @@ impl Updater {
             data_format: self.store.formats().map_err(Refused::failed)?.written,
             installed: self.place.boot_files().map_err(Refused::failed)?.iter().map(|file| file.version).collect(),
             starts: self.place.starts(release.secure_boot_certificate),
-            room: system.f_bavail.saturating_mul(system.f_frsize),
+            room: system.f_bavail.saturating_mul(system.f_frsize).saturating_add(freed),
         })
     }
 

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use postkeep_notes::VerifierKey;
@@ -78,16 +78,41 @@ impl Staging {
     pub fn begin(&self, note: &str, release: &Release) -> Result<(), StagingError> {
         let failed = |verb, path: &Path, error| StagingError::File { verb, path: path.to_owned(), error };
         fs::create_dir_all(&self.folder).map_err(|error| failed("make", &self.folder, error))?;
-        let kept: Vec<String> = release.files.iter().filter_map(|file| staged_name(file, release.version)).collect();
-        for entry in fs::read_dir(&self.folder).map_err(|error| failed("read", &self.folder, error))? {
-            let path = entry.map_err(|error| failed("read", &self.folder, error))?.path();
-            if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| kept.iter().any(|kept| kept == name))
-            {
-                fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
-            }
+        for path in self.of_others(release).map_err(|error| failed("read", &self.folder, error))? {
+            fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
         }
         let path = self.note();
         postkeep_files::replace(&path, note.as_bytes()).map_err(|error| failed("write", &path, error))
+    }
+
+    /// How many octets [`Self::begin`] with this release makes room for: parts of other releases, and what was half there when the
+    /// power went.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn freed_by(&self, release: &Release) -> io::Result<u64> {
+        let others = match self.of_others(release) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            others => others?,
+        };
+        // Without the holes.
+        others.iter().map(|path| Ok(fs::metadata(path)?.blocks().saturating_mul(512))).sum()
+    }
+
+    /// What is there and is no checked part of this release.
+    fn of_others(&self, release: &Release) -> io::Result<Vec<PathBuf>> {
+        let kept: Vec<String> = release.files.iter().filter_map(|file| staged_name(file, release.version)).collect();
+        let is_kept = |path: &Path| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| kept.iter().any(|kept| kept == name))
+        };
+        let mut others = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if !is_kept(&path) {
+                others.push(path);
+            }
+        }
+        Ok(others)
     }
 
     /// The release that comes in, believed anew.
@@ -262,8 +287,6 @@ fn copy(from: &mut impl Read, to: &mut File) -> Result<(), Copying> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use postkeep_release::{Sha256, Version};
 
     use super::*;
@@ -303,6 +326,24 @@ mod tests {
             .begin("note", &super::super::plan::tests::release(Version::new(1, 2, 0), &[(Role::Uki, b"x")]))
             .unwrap();
         assert_eq!(fs::read_dir(staging.folder()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_the_power_cut_short_makes_room_when_the_release_is_begun_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let staging = Staging::new(&folder.path().join("staged"));
+        let mut release = release(Version::new(1, 1, 0), &[(Role::Root, b"-"), (Role::Uki, b"boot file")]);
+        assert_eq!(staging.freed_by(&release).unwrap(), 0, "there is no folder yet");
+        let stored = compressed(&mut release, &[1; 100]);
+        staging.begin("note", &release).unwrap();
+        let note = staging.freed_by(&release).unwrap();
+        staging.receive(&release, "postkeep_1.1.0.root.zst", &stored[..]).unwrap();
+        assert_eq!(staging.freed_by(&release).unwrap(), note, "what is checked is kept");
+        let half = folder.path().join("staged/postkeep_1.1.0.part");
+        fs::write(&half, vec![1; 1 << 20]).unwrap();
+        assert!(staging.freed_by(&release).unwrap() >= note + (1 << 20));
+        staging.begin("note", &release).unwrap();
+        assert!(!half.exists() && staging.has(&release, Role::Root));
     }
 
     #[test]

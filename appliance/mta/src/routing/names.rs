@@ -25,7 +25,7 @@ pub(super) struct Names {
     mode: Dnssec,
 }
 
-const VALIDATES: u8 = 1;
+pub(super) const VALIDATES: u8 = 1;
 const DOES_NOT: u8 = 2;
 
 /// An answer.

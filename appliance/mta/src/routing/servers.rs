@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use hickory_resolver::TokioResolver;
@@ -17,12 +18,11 @@ use hickory_resolver::proto::dnssec::TrustAnchors;
 use hickory_resolver::system_conf::parse_resolv_conf;
 use postkeep_configuration::{Dnssec, Resolver as Settings};
 
-use super::names::ResolverError;
-use crate::clock;
+use super::names::{ResolverError, VALIDATES};
 
 const SYSTEM: &str = "/etc/resolv.conf";
-/// The system's file is looked at again no sooner, in microseconds.
-const LOOK_AGAIN: u64 = 5 * 1_000_000;
+/// The system's file is looked at again no sooner.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// More is in no such file.
 const LONGEST_FILE: u64 = 64 * 1024;
 
@@ -57,6 +57,9 @@ pub(super) struct Probe {
 
 struct System {
     path: PathBuf,
+    /// When this began, by a clock that nobody sets.
+    begun: Instant,
+    /// When to look again, in milliseconds since then.
     again: AtomicU64,
     /// Guards what the file said last, and who may act on it: two that see a change make one set of servers of it.
     seen: Mutex<Option<Vec<u8>>>,
@@ -77,7 +80,11 @@ impl Servers {
         };
         let mut servers = Self { settings: settings.clone(), anchors, current: ArcSwapOption::empty(), system: None };
         if settings.servers.is_empty() {
-            servers.system = Some(System { path: system.to_owned(), again: AtomicU64::new(0), seen: Mutex::new(None) });
+            let (begun, again, seen) = (Instant::now(), AtomicU64::new(0), Mutex::new(None));
+            let system = System { path: system.to_owned(), begun, again, seen };
+            // Now, and not when the first names are asked for all at once.
+            servers.follow(&system);
+            servers.system = Some(system);
         } else {
             let named = settings.servers.iter().map(|address| name_server(*address)).collect();
             servers.current.store(Some(Arc::new(servers.build(&ResolverConfig::from_name_servers(named))?)));
@@ -100,11 +107,12 @@ impl Servers {
 
     /// Takes what the system's file says, if that is something else than it said before.
     fn follow(&self, system: &System) {
-        let now = clock::now();
-        if now < system.again.load(Ordering::Relaxed) {
+        let now = system.begun.elapsed();
+        if now.as_millis() < u128::from(system.again.load(Ordering::Relaxed)) {
             return;
         }
-        system.again.store(now + LOOK_AGAIN, Ordering::Relaxed);
+        let again = u64::try_from((now + LOOK_AGAIN).as_millis()).unwrap_or(u64::MAX);
+        system.again.store(again, Ordering::Relaxed);
         let said = read(&system.path).unwrap_or_default();
         let mut seen = system.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.as_ref() == Some(&said) {
@@ -112,6 +120,11 @@ impl Servers {
         }
         match parse_resolv_conf(&said).and_then(|(config, _)| self.build(&config)) {
             Ok(asked) => {
+                // Whoever brings servers that pass no signatures on may delay mail, not redirect it.
+                let before = self.current.load();
+                if before.as_ref().is_some_and(|before| before.probe.verdict.load(Ordering::Relaxed) == VALIDATES) {
+                    asked.probe.verdict.store(VALIDATES, Ordering::Relaxed);
+                }
                 self.current.store(Some(Arc::new(asked)));
                 if seen.is_some() {
                     log::info!("dns: the servers of {} are asked from now on", system.path.display());
@@ -199,6 +212,18 @@ mod tests {
         fs::write(&file, "nameserver 192.0.2.54\nnameserver 2001:db8::53\n").unwrap();
         look_again(&servers);
         assert!(!Arc::ptr_eq(&first, &servers.asked().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn other_servers_do_not_take_back_that_answers_are_validated() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("resolv.conf");
+        fs::write(&file, "nameserver 192.0.2.53\n").unwrap();
+        let servers = Servers::of(&Settings::default(), &file).unwrap();
+        servers.asked().unwrap().probe.verdict.store(VALIDATES, Ordering::Relaxed);
+        fs::write(&file, "nameserver 192.0.2.66\n").unwrap();
+        look_again(&servers);
+        assert_eq!(servers.asked().unwrap().probe.verdict.load(Ordering::Relaxed), VALIDATES);
     }
 
     #[tokio::test]
