@@ -41,10 +41,9 @@ class Power(unittest.TestCase):
         disk.write_bytes(bytes(1 << 20))
         for commands, kept in ((["write -P 7 0 4k"], 0), (["write -P 7 0 4k", "flush"], 7)):
             server = cached(disk, line)
-            client = subprocess.Popen(["stdbuf", "-o0", "qemu-io", "--cache=none", "-f", "raw", f"nbd+unix:///?socket={line}"],
-                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            client.stdin.write("\n".join([*commands, "read 0 4k", ""]))
-            client.stdin.flush()
+            options = [word for command in [*commands, "read 0 4k", "sleep 60000"] for word in ("-c", command)]
+            client = subprocess.Popen(["stdbuf", "-o0", "qemu-io", "--cache=none", "-f", "raw", *options, f"nbd+unix:///?socket={line}"],
+                                      stdout=subprocess.PIPE, text=True)
             while "read 4096/4096" not in (said := client.stdout.readline()):
                 self.assertTrue(said, "qemu-io has ended")
             server.kill()
