@@ -32,6 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::access::Access;
 use crate::asked::{is_mailgun, refuse};
 use crate::body::{self, Memory};
+use crate::leave::Leaving;
 use crate::mailgun;
 use crate::mailgun_suppressions;
 use crate::messages::{self, Client};
@@ -380,7 +381,7 @@ impl House {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let tls = self.tls.load_full();
         match &*tls {
-            None => self.converse(TokioIo::new(stream), Client { address, tls: None }).await,
+            None => self.converse(TokioIo::new(Leaving::new(stream)), Client { address, tls: None }).await,
             Some(acceptor) => {
                 // Whoever does not shake hands is not worth a line in the log.
                 let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
@@ -393,7 +394,7 @@ impl House {
                     session.protocol_version().zip(session.negotiated_cipher_suite()).and_then(|(version, suite)| {
                         Some(TlsSummary { version: version.as_str()?, cipher: suite.suite().as_str()? })
                     });
-                self.converse(TokioIo::new(stream), Client { address, tls }).await;
+                self.converse(TokioIo::new(Leaving::new(stream)), Client { address, tls }).await;
             }
         }
     }

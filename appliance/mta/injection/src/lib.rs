@@ -9,6 +9,7 @@ mod asked;
 mod body;
 mod bounded;
 mod door;
+mod leave;
 mod mailgun;
 mod mailgun_suppressions;
 mod messages;
