@@ -137,8 +137,8 @@ impl Inner {
     }
 
     /// Writes a message, reads it, and takes it out again, past the queue; the bytes that are left.
-    async fn spool_gives_back(&self) -> Result<u64, String> {
-        let Some(engine) = self.me.upgrade() else { return Err("stopping".to_owned()) };
+    async fn spool_gives_back(self: &Arc<Self>) -> Result<u64, String> {
+        let engine = Arc::clone(self);
         let free = tokio::task::spawn_blocking(move || engine.spool.free_space()).await;
         let free = free
             .map_err(|error| error.to_string())?
