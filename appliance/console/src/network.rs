@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use postkeep_seed::{Interface, Mac, NETWORKD_PREFIX, Network, networkd_files};
+use postkeep_seed::{Interface, Mac, Network, networkd_files, networkd_names};
 
 use crate::deed::NetworkChange;
 
@@ -51,13 +51,13 @@ impl Folders {
         remove_folder(&half)?;
         fs::create_dir_all(&half)?;
         fs::create_dir_all(&self.networkd)?;
-        for name in ours(&self.networkd)? {
+        for name in networkd_names(&self.networkd)? {
             fs::copy(self.networkd.join(&name), half.join(&name))?;
         }
         remove_folder(&self.before)?;
         fs::rename(&half, &self.before)?;
         let files = networkd_files(network);
-        for name in ours(&self.networkd)? {
+        for name in networkd_names(&self.networkd)? {
             if !files.iter().any(|(new, _)| *new == name) {
                 fs::remove_file(self.networkd.join(name))?;
             }
@@ -70,8 +70,8 @@ impl Folders {
         if !self.before.is_dir() {
             return Ok(false);
         }
-        let old = ours(&self.before)?;
-        for name in ours(&self.networkd)? {
+        let old = networkd_names(&self.before)?;
+        for name in networkd_names(&self.networkd)? {
             if !old.contains(&name) {
                 fs::remove_file(self.networkd.join(name))?;
             }
@@ -102,19 +102,6 @@ fn remove_folder(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn ours(folder: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        if let Ok(name) = entry?.file_name().into_string()
-            && name.starts_with(NETWORKD_PREFIX)
-        {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The partitions that there are, as the kernel and udev tell of them.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::BOOT_LABEL;
@@ -203,8 +203,7 @@ fn plain(text: &str) -> String {
 /// # Errors
 /// It cannot be read.
 pub fn small(path: &Path) -> io::Result<String> {
-    let mut octets = Vec::new();
-    fs::File::open(path)?.take(LONGEST_FACT).read_to_end(&mut octets)?;
+    let octets = postkeep_files::beginning(path, LONGEST_FACT)?;
     Ok(String::from_utf8_lossy(&octets).into_owned())
 }
 

@@ -1,9 +1,10 @@
 //! Small files that are on the disk whole or not at all: written beside, synced, renamed, and the folder synced.
 //!
-//! Whoever reads one sees the old content or the new, after a crash or a loss of power too.
+//! Whoever reads one sees the old content or the new, after a crash or a loss of power too. And the beginnings of files of
+//! others, however long they are.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,16 @@ pub fn replace(path: &Path, octets: &[u8]) -> io::Result<()> {
     }
     written?;
     sync_folder(path)
+}
+
+/// The first `most` octets of a file.
+///
+/// # Errors
+/// The disk.
+pub fn beginning(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut octets = Vec::new();
+    File::open(path)?.take(most).read_to_end(&mut octets)?;
+    Ok(octets)
 }
 
 /// Makes names that were made, renamed or removed in the folder of `path` durable.

@@ -12,5 +12,5 @@ mod seed;
 
 pub use self::machine::{Mac, Machine, MachineFacts, firmware_tells};
 pub use self::network::{Interface, Network};
-pub use self::networkd::{NETWORKD_PREFIX, networkd_files};
+pub use self::networkd::{networkd_files, networkd_names};
 pub use self::seed::{Api, FORMAT, LARGEST_SEED, Mail, MailFile, Seed, SeedError};

@@ -3,11 +3,26 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::path::Path;
+use std::{fs, io};
 
 use crate::{Interface, Network};
 
 /// How the names of [`networkd_files`] begin.
-pub const NETWORKD_PREFIX: &str = "10-postkeep";
+const NETWORKD_PREFIX: &str = "10-postkeep";
+
+/// Names of the files in `folder` that are of a seed, whatever is in them, in order.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn networkd_names(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        names.extend(entry?.file_name().into_string().ok().filter(|name| name.starts_with(NETWORKD_PREFIX)));
+    }
+    names.sort();
+    Ok(names)
+}
 
 /// The files for networkd that make `network`: names, without a folder, and texts. Files of equal networks are equal.
 #[must_use]

@@ -102,10 +102,8 @@ pub(crate) fn apply(place: &Place<'_>) -> Result<Vec<String>, crate::Failure> {
 /// Removes what another seed has left there.
 fn remove_others(networkd: &Path, texts: &[(String, String)]) -> Result<(), NetworkError> {
     let failed = |error| NetworkError::File { verb: "clear", path: networkd.to_owned(), error };
-    for entry in fs::read_dir(networkd).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        let is_of_a_seed = name.to_string_lossy().starts_with(postkeep_seed::NETWORKD_PREFIX);
-        if is_of_a_seed && !texts.iter().any(|(own, _)| name == **own) {
+    for name in postkeep_seed::networkd_names(networkd).map_err(failed)? {
+        if !texts.iter().any(|(own, _)| name == *own) {
             fs::remove_file(networkd.join(name)).map_err(failed)?;
         }
     }

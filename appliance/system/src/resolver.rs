@@ -2,7 +2,7 @@
 //! systemd-networkd tells of them. The image has no resolver of its own; chrony and the mail core ask these servers.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
@@ -83,10 +83,8 @@ impl Servers {
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
-    let mut octets = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(LONGEST_STATE).read_to_end(&mut octets));
-    match read {
-        Ok(_) => Ok(String::from_utf8_lossy(&octets).into_owned()),
+    match postkeep_files::beginning(path, LONGEST_STATE) {
+        Ok(octets) => Ok(String::from_utf8_lossy(&octets).into_owned()),
         // networkd has not started yet.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(format!("cannot read {}: {error}", path.display()).into()),

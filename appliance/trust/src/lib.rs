@@ -1,7 +1,9 @@
 //! Which authorities the box believes when it is a TLS client: Mozilla's roots, and those in a PEM file of the owner.
 //!
 //! Every room that speaks TLS to somebody's server takes its roots from here, so that `extra-roots` means the same
-//! wherever it stands in the configuration: more roots, never fewer.
+//! wherever it stands in the configuration: more roots, never fewer. Where no authority is asked, [`KeyAlone`].
+
+mod key_alone;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use std::sync::Arc;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+
+pub use self::key_alone::KeyAlone;
 
 /// Why a file of roots cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,6 @@
 //! The system's change when its network does, perhaps long after the start: the file is looked at again every few seconds. As long
 //! as it names none, the last ones are asked; before there were any, mail waits.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -113,7 +112,7 @@ impl Servers {
         }
         let again = u64::try_from((now + LOOK_AGAIN).as_millis()).unwrap_or(u64::MAX);
         system.again.store(again, Ordering::Relaxed);
-        let said = read(&system.path).unwrap_or_default();
+        let said = postkeep_files::beginning(&system.path, LONGEST_FILE).unwrap_or_default();
         let mut seen = system.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.as_ref() == Some(&said) {
             return;
@@ -157,13 +156,6 @@ impl Servers {
     }
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut octets = Vec::new();
-    fs::File::open(path)?.take(LONGEST_FILE).read_to_end(&mut octets)?;
-    Ok(octets)
-}
-
 fn read_anchors(path: &Path) -> Result<TrustAnchors, ResolverError> {
     let failed = |why: String| ResolverError::TrustAnchors { path: path.display().to_string(), why };
     let anchors = TrustAnchors::from_file(path).map_err(|error| failed(error.to_string()))?;
@@ -183,6 +175,8 @@ fn name_server(address: std::net::SocketAddr) -> NameServerConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Lets the next look happen now.
