@@ -565,6 +565,10 @@ pub(crate) enum UpdateCommand {
         /// Install only; the release runs after the next restart, whenever that is.
         #[arg(long)]
         no_restart: bool,
+        /// Install it although the box is not well now (`postkeep health`). The new version has to be well all the same, or it
+        /// is sent back: say this where the new version is the cure.
+        #[arg(long)]
+        although_unwell: bool,
     },
     /// What runs, what could run, what is being done, and what happened.
     Status,

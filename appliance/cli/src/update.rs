@@ -27,23 +27,25 @@ pub(crate) async fn run(client: &Client, command: UpdateCommand, json: bool) -> 
             Ok(plan) => show::value(&plan, json, described),
             Err(outcome) => outcome,
         },
-        UpdateCommand::Apply { release, no_restart } => match apply(client, &release, !no_restart).await {
-            Ok(applied) if json => show::value(&applied, true, |_| String::new()),
-            Ok(applied) => Outcome {
-                text: format!(
-                    "{} is installed{}\n",
-                    applied["version"].as_str().unwrap_or_default(),
-                    if no_restart {
-                        "; it runs after the next restart"
-                    } else {
-                        "; the machine starts again with it. `postkeep update status` says whether it has proved itself"
-                    }
-                ),
-                complaint: String::new(),
-                code: 0,
-            },
-            Err(outcome) => outcome,
-        },
+        UpdateCommand::Apply { release, no_restart, although_unwell } => {
+            match apply(client, &release, !no_restart, although_unwell).await {
+                Ok(applied) if json => show::value(&applied, true, |_| String::new()),
+                Ok(applied) => Outcome {
+                    text: format!(
+                        "{} is installed{}\n",
+                        applied["version"].as_str().unwrap_or_default(),
+                        if no_restart {
+                            "; it runs after the next restart"
+                        } else {
+                            "; the machine starts again with it. `postkeep update status` says whether it has proved itself"
+                        }
+                    ),
+                    complaint: String::new(),
+                    code: 0,
+                },
+                Err(outcome) => outcome,
+            }
+        }
         UpdateCommand::Status => match client.update_status().await {
             Ok(status) => show::value(&status, json, told),
             Err(error) => client_failure(&error),
@@ -92,7 +94,15 @@ async fn plan(client: &Client, release: &ReleaseArguments, stage: bool) -> Resul
 }
 
 /// Brings everything to the box and has it installed.
-async fn apply(client: &Client, release: &ReleaseArguments, restart: bool) -> Result<serde_json::Value, Outcome> {
+async fn apply(
+    client: &Client,
+    release: &ReleaseArguments,
+    restart: bool,
+    although_unwell: bool,
+) -> Result<serde_json::Value, Outcome> {
+    if !although_unwell {
+        must_be_well(client).await?;
+    }
     let plan = plan(client, release, true).await?;
     if is_url(&release.release) {
         fetched(client).await?;
@@ -113,6 +123,24 @@ async fn apply(client: &Client, release: &ReleaseArguments, restart: bool) -> Re
     client.update_apply(&request).await.map_err(|error| client_failure(&error))?;
     installed(client, plan.version).await?;
     Ok(json!({ "version": plan.version.to_string(), "running": plan.running.to_string(), "restart": restart }))
+}
+
+/// A new version has to prove that mail works. Where it does not work now, a full disk for instance, it would be blamed.
+async fn must_be_well(client: &Client) -> Result<(), Outcome> {
+    let checks = client.examine().await.map_err(|error| client_failure(&error))?;
+    let unwell: Vec<String> =
+        checks.iter().filter(|check| !check.well).map(|check| format!("{}: {}", check.name, check.detail)).collect();
+    if unwell.is_empty() {
+        return Ok(());
+    }
+    Err(failure(
+        FAILED,
+        &format!(
+            "nothing was installed: the box is not well now, and a new version that finds it so is sent back. Cure it first \
+             (`postkeep health`), or say --although-unwell if the new version is the cure. {}",
+            unwell.join("; ")
+        ),
+    ))
 }
 
 /// Waits until the box has fetched everything.

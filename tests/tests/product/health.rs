@@ -56,6 +56,11 @@ fn a_source_that_is_not_on_the_machine_makes_it_unwell_and_only_a_pause_of_its_o
     assert_eq!((said.status, well), (1, false), "{}", said.out);
     assert!(why.contains("did not reach a sink"), "{why}");
     assert!(check(&said, "suppression").0, "{}", said.out);
+    // No version could prove itself here.
+    let said = daemon.postkeep(&["update", "apply", "release.note"]);
+    assert!(said.status == 1 && said.err.contains("not well now") && said.err.contains("message:"), "{said:?}");
+    let said = daemon.postkeep(&["update", "apply", "release.note", "--although-unwell"]);
+    assert!(said.status == 2 && said.err.contains("cannot read release.note"), "{said:?}");
     let paused = daemon.postkeep(&["queue", "pause", "--all"]);
     assert_eq!(paused.status, 0, "{}", paused.err);
     let said = daemon.postkeep(&["health", "--json"]);
