@@ -5,6 +5,7 @@
 mod accounting_reasons;
 mod certificates;
 mod crash;
+mod data_format;
 mod delivery;
 mod disk;
 mod events;
