@@ -40,6 +40,8 @@ pub fn gather(root: &Path, ours: &Ours) -> Facts {
         tpm,
         chain,
         lockdown: text(&root.join("sys/kernel/security/lockdown")).and_then(|text| chosen(&text)),
+        kptr_restrict: number(&root.join("proc/sys/kernel/kptr_restrict")),
+        unprivileged_bpf_disabled: number(&root.join("proc/sys/kernel/unprivileged_bpf_disabled")),
         command_line: text(&root.join("proc/cmdline")).map(|line| line.trim().to_owned()),
     }
 }
@@ -130,6 +132,12 @@ fn chosen(text: &str) -> Result<String, Unread> {
     word.map(|(word, _)| word.to_owned()).ok_or_else(|| "the file lockdown marks no word".to_owned())
 }
 
+/// A setting of the kernel.
+fn number(path: &Path) -> Result<u32, Unread> {
+    let text = text(path)?;
+    text.trim().parse().map_err(|_| format!("{}: {:?} is no number", path.display(), text.trim()))
+}
+
 fn text(path: &Path) -> Result<String, Unread> {
     octets(path, 64 * 1024).map(|octets| String::from_utf8_lossy(&octets).into_owned())
 }
@@ -178,6 +186,8 @@ mod tests {
             put(&format!("sys/firmware/efi/efivars/{}", secure_boot::file_name(name, vendor)), &file);
         }
         put("sys/kernel/security/lockdown", b"none [integrity] confidentiality\n");
+        put("proc/sys/kernel/kptr_restrict", b"2\n");
+        put("proc/sys/kernel/unprivileged_bpf_disabled", b"1\n");
         put("proc/cmdline", b"roothash=00 quiet\n");
         put("sys/class/tpm/tpm0/tpm_version_major", b"2\n");
         let octets = good().0;

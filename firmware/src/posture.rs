@@ -96,6 +96,10 @@ pub struct Facts {
     pub chain: Result<Chain, Unread>,
     /// How far the kernel is locked down: `none`, `integrity`, `confidentiality`.
     pub lockdown: Result<String, Unread>,
+    /// `kernel.kptr_restrict`: 0 tells everybody where the kernel's parts lie.
+    pub kptr_restrict: Result<u32, Unread>,
+    /// `kernel.unprivileged_bpf_disabled`: 0 lets everybody load programs into the kernel.
+    pub unprivileged_bpf_disabled: Result<u32, Unread>,
     /// The kernel's command line.
     pub command_line: Result<String, Unread>,
 }
@@ -343,6 +347,26 @@ fn kernel(facts: &Facts, say: Say<'_>) {
             format!("Whether the kernel is locked down cannot be read: {why}."),
             "It counts as not locked down.",
         ),
+    }
+    for (setting, name, seen, means) in [
+        (
+            &facts.kptr_restrict,
+            "kernel.kptr_restrict",
+            "The kernel tells its addresses to everybody",
+            "Whoever attacks the kernel from inside need not guess where its parts lie.",
+        ),
+        (
+            &facts.unprivileged_bpf_disabled,
+            "kernel.unprivileged_bpf_disabled",
+            "Everybody may load BPF programs into the kernel",
+            "A program without rights that was taken over has one way more into the kernel.",
+        ),
+    ] {
+        match setting {
+            Ok(0) => say(Grade::B, format!("{seen} ({name} is 0)."), means),
+            Ok(_) => {}
+            Err(why) => say(Grade::B, format!("{name} cannot be read: {why}."), "It counts as 0."),
+        }
     }
     let line = match &facts.command_line {
         Ok(line) => line,

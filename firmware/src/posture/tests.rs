@@ -24,6 +24,8 @@ fn good() -> Facts {
             ..Chain::default()
         }),
         lockdown: Ok("integrity".to_owned()),
+        kptr_restrict: Ok(2),
+        unprivileged_bpf_disabled: Ok(1),
         command_line: Ok("roothash=00 quiet".to_owned()),
     }
 }
@@ -54,7 +56,7 @@ fn own_keys_a_tpm_and_a_true_log_are_an_a() {
 
 #[test]
 fn what_cannot_be_read_counts_as_the_worst_it_could_be_and_is_said() {
-    let cases: [(Posture, Grade); 9] = [
+    let cases: [(Posture, Grade); 11] = [
         (graded(|facts| facts.secure_boot = unread()), Grade::D),
         (graded(|facts| facts.setup_mode = unread()), Grade::D),
         (graded(|facts| facts.platform_key = unread()), Grade::D),
@@ -63,6 +65,8 @@ fn what_cannot_be_read_counts_as_the_worst_it_could_be_and_is_said() {
         (graded(|facts| facts.tpm = unread()), Grade::C),
         (graded(|facts| facts.chain = unread()), Grade::C),
         (graded(|facts| facts.lockdown = unread()), Grade::B),
+        (graded(|facts| facts.kptr_restrict = unread()), Grade::B),
+        (graded(|facts| facts.unprivileged_bpf_disabled = unread()), Grade::B),
         (graded(|facts| facts.command_line = unread()), Grade::B),
     ];
     for (posture, grade) in cases {
@@ -130,6 +134,8 @@ fn programs_are_ours_by_their_digest_when_no_key_speaks_for_them() {
 fn what_was_added_to_the_signed_file_and_an_open_kernel_lower_it() {
     assert_eq!(chain(|chain| chain.additions = 1).grade, Grade::B);
     assert_eq!(graded(|facts| facts.lockdown = Ok("none".to_owned())).grade, Grade::B);
+    assert_eq!(graded(|facts| facts.kptr_restrict = Ok(0)).grade, Grade::B);
+    assert_eq!(graded(|facts| facts.unprivileged_bpf_disabled = Ok(0)).grade, Grade::B);
     for line in ["quiet", "roothash=00 init=/bin/sh", "roothash=00 systemd.debug_shell"] {
         assert_eq!(graded(|facts| facts.command_line = Ok(line.to_owned())).grade, Grade::B, "{line}");
     }
