@@ -24,7 +24,7 @@ class Machine:
     """One machine. Its disks, firmware variables and TPM live in a folder, so that it can be booted again."""
 
     def __init__(self, state, keys, *, secure_boot=True, tpm=True, network=None, memory=2048, echo=False, devices=(), forgetful=False):
-        """`forgetful`: what the machine has not flushed to its disks is lost when its power is cut, as on a disk with a cache of
+        """Without `secure_boot` the firmware knows none. `forgetful`: what the machine has not flushed to its disks is lost when its power is cut, as on a disk with a cache of
         its own."""
         self.state = pathlib.Path(state)
         self.keys = pathlib.Path(keys)
@@ -68,10 +68,10 @@ class Machine:
         variables = self.state / "variables.fd"
         if not variables.exists():
             if self.secure_boot:
-                certificate = self.keys / "secure-boot.crt"
+                platform, exchange, signature = (self.keys / f"{name}.crt" for name in ("PK", "KEK", "db"))
                 subprocess.run(
-                    ["virt-fw-vars", "--input", OVMF / "OVMF_VARS_4M.fd", "--output", variables, "--set-pk", OWNER, certificate,
-                     "--add-kek", OWNER, certificate, "--add-db", OWNER, certificate, "--secure-boot"],
+                    ["virt-fw-vars", "--input", OVMF / "OVMF_VARS_4M.fd", "--output", variables, "--set-pk", OWNER, platform,
+                     "--add-kek", OWNER, exchange, "--add-db", OWNER, signature, "--secure-boot"],
                     check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )
             else:
@@ -116,8 +116,9 @@ class Machine:
             "qemu-system-x86_64", "-M", "q35,smm=on", "-uuid", OWNER, "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max", "-smp", "2",
             "-m", str(self.memory), "-nodefaults", "-display", "none", "-serial", "stdio",
             "-qmp", f"unix:{self.state / 'qmp.socket'},server=on,wait=off",
-            "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.noreboot=off",
-            "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF / 'OVMF_CODE_4M.secboot.fd'}",
+            # Only firmware in system management mode may write its variables, where that is what Secure Boot rests on.
+            "-global", f"driver=cfi.pflash01,property=secure,value={'on' if self.secure_boot else 'off'}", "-global", "ICH9-LPC.noreboot=off",
+            "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF / ('OVMF_CODE_4M.secboot.fd' if self.secure_boot else 'OVMF_CODE_4M.fd')}",
             "-drive", f"if=pflash,format=raw,unit=1,file={self.firmware()}",
             "-device", "virtio-rng-pci", *self.devices,
         ]

@@ -53,6 +53,17 @@ class Screen:
     def press(self, keys):
         self.write(keys.encode())
 
+    def see(self, *texts, without=(), within=240):
+        """The same on a serial line that systemd writes to meanwhile: it is drawn again now and then."""
+        deadline = time.monotonic() + within
+        while True:
+            self.press("\x0c")
+            try:
+                return self.wait(*texts, without=without, within=10)
+            except TimeUp:
+                if time.monotonic() > deadline:
+                    raise
+
     def wait(self, *texts, without=(), within=30):
         """Waits until all of the texts are on the screen, and none of the others; returns what is on it."""
         deadline = time.monotonic() + within

@@ -140,14 +140,18 @@ impl Keys {
     }
 
     /// The lines of `[Validation]` by which mkosi finds these keys. `folder` is that of `keys.toml`.
-    #[must_use]
-    pub fn mkosi(&self, folder: &Path) -> Vec<String> {
+    ///
+    /// # Errors
+    /// The keys `signature` and `measurement` are not in the same kind of place.
+    pub fn mkosi(&self, folder: &Path) -> Result<Vec<String>, KeysError> {
+        self.one_place()?;
         let roles = [("SecureBoot", &self.signature), ("Verity", &self.verity), ("SignExpectedPcr", &self.measurement)];
         let mut lines = Vec::new();
         for (role, key) in roles {
             for (what, source) in [("Key", &key.key), ("Certificate", &key.certificate)] {
                 let (value, kind) = source.argument(folder);
-                lines.push(format!("{role}{what}={value}"));
+                // mkosi reads a percent sign as the begin of a word of its own.
+                lines.push(format!("{role}{what}={}", value.replace('%', "%%")));
                 lines.push(format!("{role}{what}Source={kind}"));
             }
         }
@@ -155,7 +159,18 @@ impl Keys {
             // sbsign knows engines only.
             lines.push("SecureBootSignTool=systemd-sbsign".to_owned());
         }
-        lines
+        Ok(lines)
+    }
+
+    /// ukify takes the key for boot files and the one for PCR 11 from one kind of place, and mkosi calls ukify.
+    fn one_place(&self) -> Result<(), KeysError> {
+        let is_file = |key: &Key| matches!(key.key, Source::File(_));
+        if is_file(&self.signature) == is_file(&self.measurement) {
+            return Ok(());
+        }
+        Err(KeysError(
+            "ukify takes the keys `signature` and `measurement` from the same kind of place: both file:, or both pkcs11:".to_owned(),
+        ))
     }
 
     /// The arguments by which `systemd-sbsign sign` finds the key for boot files.
@@ -176,23 +191,22 @@ impl Keys {
     /// # Errors
     /// One key is a file and the other in a token: ukify takes both from the same place.
     pub fn ukify(&self, folder: &Path) -> Result<Vec<String>, KeysError> {
+        self.one_place()?;
         let (signature, signature_kind) = self.signature.key.argument(folder);
-        let (measurement, measurement_kind) = self.measurement.key.argument(folder);
-        if signature_kind != measurement_kind {
-            return Err(KeysError(
-                "ukify takes the keys `signature` and `measurement` from the same kind of place: both file:, or both pkcs11:".to_owned(),
-            ));
-        }
+        let (measurement, _) = self.measurement.key.argument(folder);
         let (certificate, _) = self.signature.certificate.argument(folder);
+        // ukify wants the public key alone, and with a provider the certificate.
         let (public, _) = self.measurement.certificate.argument(folder);
+        let is_file = signature_kind == "file";
+        let public = if is_file { Path::new(&public).with_extension("pub").display().to_string() } else { public };
         let mut arguments = vec![
             "--signtool=systemd-sbsign".to_owned(),
             format!("--secureboot-private-key={signature}"),
             format!("--secureboot-certificate={certificate}"),
             format!("--pcr-private-key={measurement}"),
-            format!("--pcr-public-key={}", Path::new(&public).with_extension("pub").display()),
+            format!("--pcr-public-key={public}"),
         ];
-        if signature_kind != "file" {
+        if !is_file {
             arguments.push("--signing-provider=pkcs11".to_owned());
         }
         Ok(arguments)
@@ -218,12 +232,14 @@ mod tests {
     #[test]
     fn files_and_tokens_are_told_to_the_tools() {
         let files = Keys::read(&keys("file:db.key")).unwrap();
-        let lines = files.mkosi(Path::new("/keys"));
+        let lines = files.mkosi(Path::new("/keys")).unwrap();
         assert!(lines.contains(&"SecureBootKey=/keys/db.key".to_owned()), "{lines:?}");
         assert!(lines.contains(&"SecureBootKeySource=file".to_owned()));
         assert!(files.ukify(Path::new("/keys")).is_ok());
-        let token = Keys::read(&keys("pkcs11:token=postkeep;object=db")).unwrap();
-        let lines = token.mkosi(Path::new("/keys"));
+        let token = "pkcs11:token=postkeep;object=db";
+        let mut both = Keys::read(&keys(token)).unwrap();
+        both.measurement.key = token.parse().unwrap();
+        let lines = both.mkosi(Path::new("/keys")).unwrap();
         for line in [
             "SecureBootKey=pkcs11:token=postkeep;object=db",
             "SecureBootKeySource=provider:pkcs11",
@@ -232,9 +248,17 @@ mod tests {
         ] {
             assert!(lines.contains(&line.to_owned()), "{lines:?}");
         }
-        assert_eq!(token.sbsign(Path::new("/keys"))[1], "--private-key-source=provider:pkcs11");
-        assert!(token.ukify(Path::new("/keys")).is_err(), "one in a token, one a file");
-        assert_eq!(Keys::read(&toml::to_string(&token).unwrap()), Ok(token));
+        assert_eq!(both.sbsign(Path::new("/keys"))[1], "--private-key-source=provider:pkcs11");
+        let told = both.ukify(Path::new("/keys")).unwrap();
+        assert_eq!(told[4..], ["--pcr-public-key=/keys/measurement.crt", "--signing-provider=pkcs11"]);
+        assert_eq!(files.ukify(Path::new("/keys")).unwrap()[4], "--pcr-public-key=/keys/measurement.pub");
+        both.signature.key = "pkcs11:id=%01".parse().unwrap();
+        assert_eq!(both.mkosi(Path::new("/keys")).unwrap()[0], "SecureBootKey=pkcs11:id=%%01");
+        both.signature.key = token.parse().unwrap();
+        assert_eq!(Keys::read(&toml::to_string(&both).unwrap()), Ok(both));
+        let one = Keys::read(&keys(token)).unwrap();
+        let folder = Path::new("/keys");
+        assert!(one.ukify(folder).is_err() && one.mkosi(folder).is_err(), "one in a token, one a file");
     }
 
     #[test]

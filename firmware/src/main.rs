@@ -62,7 +62,7 @@ Examples:
         /// Where the machine's /sys and /proc are found
         #[arg(long, default_value = "/", value_name = "DIR")]
         root: PathBuf,
-        /// A key of yours: a certificate (PEM or DER), keys.toml, or a SHA-256 fingerprint; several times
+        /// Keys of yours: certificates (PEM, or one in DER), keys.toml, or a SHA-256 fingerprint; several times
         #[arg(long, value_name = "KEY")]
         own: Vec<String>,
         /// A boot file of yours, or its Authenticode digest; several times
@@ -221,7 +221,7 @@ fn run(command: Command) -> Outcome {
             let keys = Keys::read(&text).map_err(|error| format!("{}: {error}", file.display()))?;
             let folder = file.parent().unwrap_or(Path::new("."));
             let lines = match tool {
-                Tool::Mkosi => keys.mkosi(folder),
+                Tool::Mkosi => keys.mkosi(folder).map_err(|error| error.to_string())?,
                 Tool::Sbsign => keys.sbsign(folder),
                 Tool::Ukify => keys.ukify(folder).map_err(|error| error.to_string())?,
             };
@@ -244,7 +244,7 @@ fn octets(path: &Path) -> Result<Vec<u8>, String> {
     Ok(octets)
 }
 
-/// A certificate, a whole `keys.toml`, or a fingerprint.
+/// Certificates, a whole `keys.toml`, or a fingerprint.
 fn certificates(named: &str) -> Result<Vec<Digest>, String> {
     if let Ok(fingerprint) = named.parse() {
         return Ok(vec![fingerprint]);
@@ -254,15 +254,19 @@ fn certificates(named: &str) -> Result<Vec<Digest>, String> {
         let keys = Keys::read(&String::from_utf8_lossy(&octets)).map_err(|error| format!("{named}: {error}"))?;
         return Ok([&keys.platform, &keys.exchange, &keys.signature].map(|key| key.fingerprint).to_vec());
     }
-    let der = match CertificateDer::from_pem_slice(&octets) {
-        Ok(der) => der.to_vec(),
-        Err(_) => octets,
-    };
-    let certificate = Certificate::new(&der);
-    if certificate.subject == "?" {
-        return Err(format!("{named} is neither a certificate nor a fingerprint"));
+    let mut found = Vec::new();
+    for der in CertificateDer::pem_slice_iter(&octets) {
+        found.push(der.map_err(|error| format!("{named}: {error}"))?.to_vec());
     }
-    Ok(vec![certificate.fingerprint])
+    if found.is_empty() {
+        found.push(octets);
+    }
+    let fingerprint = |der: &Vec<u8>| {
+        let certificate = Certificate::new(der);
+        (certificate.subject != "?").then_some(certificate.fingerprint)
+    };
+    let fingerprints: Option<Vec<Digest>> = found.iter().map(fingerprint).collect();
+    fingerprints.ok_or_else(|| format!("{named} is neither a certificate nor a fingerprint"))
 }
 
 fn file_digest(named: &str) -> Result<Digest, String> {
@@ -406,4 +410,25 @@ fn log(path: &Path, as_json: bool) -> Outcome {
 
 fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_certificates_says_the_same_as_the_description_of_the_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let (set, file) = (folder.path().join("keys"), folder.path().join("own.crt"));
+        let now = jiff::civil::date(2026, 2, 28).at(12, 0, 0, 0);
+        make::make(&set, &make::Options { owner: "Example".into(), size: make::Size::Rsa2048, now }).unwrap();
+        let text = |name: &str| std::fs::read_to_string(set.join(name)).unwrap();
+        std::fs::write(&file, ["PK.crt", "KEK.crt", "db.crt"].map(text).concat()).unwrap();
+        let named = |path: &Path| certificates(path.to_str().unwrap());
+        assert_eq!(named(&file), named(&set.join("keys.toml")));
+        assert_eq!(named(&set.join("db.crt")).unwrap(), named(&set.join("db.cer")).unwrap());
+        std::fs::write(&file, text("db.crt").replace('M', "!")).unwrap();
+        assert!(named(&file).is_err());
+        assert!(named(&set.join("db.key")).is_err());
+    }
 }

@@ -6,7 +6,6 @@ import shutil
 import time
 import unittest
 
-from heard import TimeUp
 from machine import Machine, volume_header
 from stage import TAP, Owner, network, run, write_seed
 
@@ -30,21 +29,10 @@ class WithoutTpm(unittest.TestCase):
         shutil.rmtree(SCRATCH, ignore_errors=True)
         self.owner = Owner(f"{SCRATCH}/owner", f"{BUILD}/bin", deadline=1800, configuration=f"{BUILD}/image/postkeep.toml")
 
-    def see(self, machine, *texts, without=(), within=240):
-        """Waits for what the screen shows. systemd writes on the same line while it starts: it is drawn again meanwhile."""
-        deadline = time.monotonic() + within
-        while True:
-            machine.screen.press("\x0c")
-            try:
-                return machine.screen.wait(*texts, without=without, within=10)
-            except TimeUp:
-                if time.monotonic() > deadline:
-                    raise
-
     def allow(self, machine, key, deed):
         """Chooses from the menu of the screen, and types what the owner answers."""
         machine.screen.press(key)
-        self.see(machine, "Challenge:", deed, "s left")
+        machine.screen.see("Challenge:", deed, "s left")
         answer = run(f"{BUILD}/bin/postkeep", "console", "answer", "--key", self.owner.key, "--yes", machine.screen.challenge())
         machine.screen.press(answer.strip() + "\r")
 
@@ -75,7 +63,7 @@ class WithoutTpm(unittest.TestCase):
             machine.type(PASSPHRASE + "\r")
             machine.console.expect(TAKES_MAIL, within=300)
             self.assertNotIn(PASSPHRASE, machine.console.text)
-            self.see(machine, MENU, "box.owner.example", "OPEN", "Posture   C: nothing can be proved from afar. There is no TPM 2.0.", "Failed    nothing", without=["Not read"])
+            machine.screen.see(MENU, "box.owner.example", "OPEN", "Posture   C: nothing can be proved from afar. There is no TPM 2.0.", "Failed    nothing", without=["Not read"])
             self.owner.publish(machine.console.text)
             left = [self.owner.submit(number) for number in range(3)]
             self.allow(machine, "o", "do: stop mail and switch this machine off")
@@ -102,9 +90,9 @@ class WithoutTpm(unittest.TestCase):
                 self.owner.close_internet()
 
             # Sealed: the kernel has given the device back, and its key with it.
-            self.see(machine, MENU, "OPEN", "[s] seal")
+            machine.screen.see(MENU, "OPEN", "[s] seal")
             self.allow(machine, "s", "do: stop mail and seal this machine")
-            self.see(machine, MENU, " SEALED", "State     sealed: the data volume is closed", "Failed    nothing", without=["NOT SEALED"])
+            machine.screen.see(MENU, " SEALED", "State     sealed: the data volume is closed", "Failed    nothing", without=["NOT SEALED"])
 
 
 if __name__ == "__main__":

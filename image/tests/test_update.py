@@ -9,6 +9,8 @@ import time
 import unittest
 
 from machine import Machine
+from mirror import NAME as HOST
+from mirror import OTHER, mirror
 from stage import BOX, TAP, Owner, network, write_seed
 
 BUILD = pathlib.Path("/build")
@@ -93,9 +95,15 @@ class Updates(unittest.TestCase):
             self.assertIn("mail core does not run", last["history"][-1]["reason"])
             self.arrive(sent)
 
-            # One that ends the machine before anything could judge it: three starts, then the one before.
+            # One that ends the machine before anything could judge it: three starts, then the one before. The box fetches it itself
+            # (the internet is still open: it asks for names), and its power is cut before anybody has restarted it.
+            try:
+                self.from_a_mirror(folder)
+            finally:
+                self.owner.close_internet()
             sent = self.in_flight()
-            self.ask("update", "apply", RELEASES / "crash/release.note")
+            machine.cut_power()
+            machine.start()
             for _ in range(3):
                 machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
                 machine.console.expect("Postkeep ends this machine", within=BOOT, refuse=["Postkeep takes mail"])
@@ -104,6 +112,18 @@ class Updates(unittest.TestCase):
             self.assertEqual((last["running"], last["history"][-1]["event"]), (first, "fell-back"))
             self.arrive(sent)
             self.owner.close_internet()
+
+    def from_a_mirror(self, folder):
+        """Over HTTPS, by name; not where the certificate is of another name."""
+        with mirror(self.owner, folder, RELEASES / "crash") as (url, asked):
+            stranger = url.replace(HOST, f"not-{HOST}")
+            self.assertIn("the mirror has no release for this box", self.ask("update", "apply", stranger, "--no-restart", code=1))
+            self.assertIn("certificate", self.ask("update", "plan", url.replace(HOST, OTHER), code=1).lower())
+            self.assertEqual(asked, [], "nothing is asked of a host that has not proved its name")
+            self.ask("update", "apply", url, "--no-restart")
+            self.assertEqual(sorted({path.rsplit(".", 1)[-1] for path in asked}), ["efi", "note", "raw", "zst"], asked)
+        crash = (RELEASES / "crash/version").read_text()
+        self.assertIn({"version": crash, "running": False}, [{name: one[name] for name in ("version", "running")} for one in self.status()["versions"]])
 
     def begin_message(self):
         """A message of which the box has heard half."""
