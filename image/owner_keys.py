@@ -34,11 +34,13 @@ def read(folder):
     return keys
 
 
-def must_be_files(keys):
-    """Nothing of a token is within reach of the tools tree, in which images are made."""
-    if tokens := [role for role in SIGNING if not isinstance(keys[role][0], pathlib.Path)]:
-        sys.exit(f"error: {', '.join(tokens)}: the key is in a token, and images are signed with keys that are files. "
-                 "docs/operate/secure-boot.md says what can be signed with a token, and how")
+def must_be_within_reach(keys, token=None):
+    """Keys in a token are, where the folder `token` says how."""
+    if token and not (pathlib.Path(token) / "openssl.cnf").exists():
+        sys.exit(f"error: TOKEN={token}: there is no openssl.cnf in it, which says how the token is reached")
+    if not token and (tokens := [role for role in SIGNING if not isinstance(keys[role][0], pathlib.Path)]):
+        sys.exit(f"error: {', '.join(tokens)}: the key is in a token. TOKEN=FOLDER says how it is reached (docs/operate/secure-boot.md); "
+                 "installers and measurements of the image take keys that are files")
 
 
 def certificates(keys, target):
@@ -54,7 +56,6 @@ def lay(folder, target, firmware):
     """Lays what the tools need into `target`, `keys` in mkosi's folder: copies of the keys that are files, for this build only. The
     lines by which mkosi finds them."""
     keys = read(folder)
-    must_be_files(keys)
     target.mkdir(mode=0o700)
     certificates(keys, target)
     lines = []

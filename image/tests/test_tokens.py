@@ -10,24 +10,11 @@ import subprocess
 import tomllib
 import unittest
 
+import softhsm
+
 BUILD = pathlib.Path("/build")
 SCRATCH = BUILD / "scratch/tokens"
 FIRMWARE = BUILD / "bin/postkeep-firmware"
-PIN = "271828"
-OPENSSL = """openssl_conf = start
-[start]
-providers = providers
-[providers]
-default = default_provider
-pkcs11 = token
-[default_provider]
-activate = 1
-[token]
-module = /usr/lib/x86_64-linux-gnu/ossl-modules/pkcs11.so
-pkcs11-module-path = /usr/lib/softhsm/libsofthsm2.so
-pkcs11-module-token-pin = file:{pin}
-pkcs11-module-quirks = no-deinit
-"""
 
 
 def run(*command, **more):
@@ -43,21 +30,11 @@ class Tokens(unittest.TestCase):
         SCRATCH.mkdir(parents=True)
         cls.keys = SCRATCH / "keys"
         run(FIRMWARE, "keys", "make", cls.keys, "--owner", "Example")
-        (SCRATCH / "tokens").mkdir()
-        (SCRATCH / "softhsm2.conf").write_text(f"directories.tokendir = {SCRATCH / 'tokens'}\nobjectstore.backend = file\n")
-        (SCRATCH / "pin").write_text(PIN)
-        (SCRATCH / "openssl.cnf").write_text(OPENSSL.format(pin=SCRATCH / "pin"))
-        token = {**os.environ, "SOFTHSM2_CONF": str(SCRATCH / "softhsm2.conf")}
-        cls.environment = {**token, "OPENSSL_CONF": str(SCRATCH / "openssl.cnf")}
-        run("softhsm2-util", "--init-token", "--free", "--label", "postkeep", "--pin", PIN, "--so-pin", "31415926", env=token)
-        described = (cls.keys / "keys.toml").read_text()
-        for number, name in enumerate(("db", "verity", "pcr"), 1):
-            run("softhsm2-util", "--import", cls.keys / f"{name}.key", "--token", "postkeep", "--label", name, "--id", f"{number:02}", "--pin", PIN, env=token)
-            # From here on there is no such file.
-            (cls.keys / f"{name}.key").unlink()
-            described = described.replace(f'"file:{name}.key"', f'"pkcs11:token=postkeep;object={name};type=private"')
-        (cls.keys / "keys.toml").write_text(described)
-        assert described.count("pkcs11:") == 3, described
+        place = SCRATCH / "token"
+        softhsm.prepare(place, place)
+        found = {**os.environ, "SOFTHSM2_CONF": str(place / "softhsm2.conf")}
+        cls.environment = {**found, "OPENSSL_CONF": str(place / "openssl.cnf")}
+        softhsm.fill(lambda *words: run("softhsm2-util", *words, env=found), cls.keys, ("db", "verity", "pcr"))
 
     def arguments(self, tool):
         return run(FIRMWARE, "keys", "arguments", self.keys / "keys.toml", tool).splitlines()
