@@ -155,6 +155,8 @@ fn add(part: &Part, making: &Making) -> Result<Entry, Failure> {
     if compressed {
         let mut encoder = zstd::Encoder::new(&mut target, making.level)?;
         encoder.include_checksum(true)?;
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        encoder.multithread(u32::try_from(workers)?)?;
         io::copy(&mut source, &mut encoder).map_err(failed)?;
         encoder.finish()?;
     } else {
