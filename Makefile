@@ -10,7 +10,7 @@ SEED ?= 1
 help:
 	@echo "make run            send a campaign through a simulated internet and account for every message"
 	@echo "make serve          the same, and keep it up to talk to; stop with Ctrl-C"
-	@echo "make test           every test, with the mail software that the tests are held against"
+	@echo "make test           every test but the image's, with the mail software that the tests are held against"
 	@echo "make lint           formatting, clippy, licences and advisories, rules of the house"
 	@echo "make bench          deliveries a second and CPU a message, beside Postfix on this machine; as root also bench-image"
 	@echo "make bench-memory   memory of a queue of five million deferred messages"

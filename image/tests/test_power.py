@@ -25,6 +25,9 @@ CUTS = int(os.environ.get("CUTS", "20"))
 SEED = int(os.environ.get("SEED", time.time()))
 BOOT = 300
 READY = "Reached target Postkeep takes mail"
+FIRST_PARTITION = "Starting Partitions of this disk"
+INSTALLING = "into the slot that does not run"
+GOES_DOWN = "the machine starts again, to run"
 
 
 class Power(unittest.TestCase):
@@ -65,9 +68,14 @@ class Power(unittest.TestCase):
         with Machine(folder / "machine", KEYS, network=TAP, forgetful=True) as machine:
             write_seed(machine.insert(BUILD / "image.raw", size="12G"), owner.seed())
             said = ""
-            for _ in range(in_first_boot):
+            for number in range(in_first_boot):
                 machine.start()
-                time.sleep(chance.uniform(15, 70))
+                if number % 2:
+                    time.sleep(chance.uniform(15, 70))
+                else:
+                    # Where it matters most: from the first partition on, or what is left of it after an earlier cut.
+                    machine.console.expect(FIRST_PARTITION, "Mounted Data volume", within=BOOT)
+                    time.sleep(chance.uniform(0, 10))
                 said += machine.console.text
                 machine.cut_power()
                 self.note(machine, "first boot")
@@ -92,12 +100,16 @@ class Power(unittest.TestCase):
 
             # What an update does is said by the box itself, and by what runs afterwards.
             first, wanted = owner.running(), (RELEASES / "next/version").read_text()
-            for _ in range(in_update):
+            for number in range(in_update):
                 self.becomes(owner, machine, first, "update", "rollback")
                 applying = threading.Thread(
                     target=owner.manage, args=("update", "apply", RELEASES / "next/release.note"), kwargs={"check": False, "within": 900})
                 applying.start()
-                time.sleep(chance.uniform(5, 120))
+                if number % 2:
+                    time.sleep(chance.uniform(5, 120))
+                else:
+                    machine.console.expect(INSTALLING, within=BOOT)
+                    time.sleep(chance.uniform(0, 30))
                 machine.cut_power()
                 self.note(machine, "update")
                 # Who waits for an answer hears that the box is gone, and does not wait for ever.
@@ -111,10 +123,12 @@ class Power(unittest.TestCase):
         print(f"{CUTS} cuts: " + "; ".join(f"{what}: {count}" for what, count in sorted(self.hit.items())))
         print(f"{len(self.accepted)} messages accepted, none lost")
         self.assertGreater(len(self.accepted), in_mail, "too little mail for cuts to hit any")
+        for what, stages in (("first boot", (FIRST_PARTITION, "Mounted Data volume")), ("update", (INSTALLING, GOES_DOWN))):
+            self.assertTrue(any(self.hit[f"{what}, after {stage!r}"] for stage in stages), f"no cut hit the {what}: {self.hit}")
 
     def note(self, machine, what):
         """What the power was cut in: the last of these that the console had said since the start."""
-        stages = ("UEFI Secure Boot is enabled", "Mounted Data volume", READY, "Starting Install", "System is rebooting", "Reached target reboot")
+        stages = ("UEFI Secure Boot is enabled", FIRST_PARTITION, "Mounted Data volume", "Finished End of the first boot", READY, INSTALLING, GOES_DOWN)
         text = machine.console.text
         said = max(stages, key=text.rfind)
         self.hit[f"{what}, after {said!r}" if said in text else f"{what}, in the firmware"] += 1

@@ -1,5 +1,6 @@
 //! The command line: `postkeep NOUN VERB`.
 
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -89,6 +90,13 @@ pub(crate) enum Command {
     /// Allow what somebody asks for at the console of a box.
     #[command(subcommand)]
     Console(ConsoleCommand),
+    /// Put a release onto the disks of a server, from its rescue system: runs postkeep-flash, which is one static file.
+    #[command(disable_help_flag = true, after_help = "Example: postkeep flash inventory")]
+    Flash {
+        /// What postkeep-flash is told; --help for its own.
+        #[arg(value_name = "ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Send a campaign through a configuration in a simulated internet on loopback.
     #[command(
         after_help = "Examples: postkeep rehearse --config /etc/postkeep/postkeep.toml --recipients 10000 --seed 7 --summary summary.json\n          postkeep rehearse --config postkeep.toml --box 10.1.0.1 --block 10.0.0.0/8 --prepare folder\n          postkeep rehearse --prepared folder --recipients 1000\n          postkeep rehearse --prepared folder --no-campaign --serve"

@@ -15,7 +15,9 @@ mod tls_report;
 mod token;
 mod update;
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -77,6 +79,7 @@ async fn run(arguments: Arguments) -> Outcome {
             }
         }
         Command::Console(command) => console::run(&command, json),
+        Command::Flash { arguments } => flash(&arguments, json),
         Command::Credential(CredentialCommand::Hash) => {
             let mut input = String::new();
             match std::io::stdin().take(4096).read_to_string(&mut input) {
@@ -111,12 +114,25 @@ async fn run(arguments: Arguments) -> Outcome {
     }
 }
 
+/// Becomes postkeep-flash, from beside this program or from the PATH. Comes back only when it is not there.
+fn flash(arguments: &[OsString], json: bool) -> Outcome {
+    use std::os::unix::process::CommandExt as _;
+    let name = Path::new("postkeep-flash");
+    let beside = std::env::current_exe().ok().map(|program| program.with_file_name(name)).filter(|path| path.exists());
+    let program = beside.as_deref().unwrap_or(name);
+    let error = std::process::Command::new(program).args(json.then_some("--json")).args(arguments).exec();
+    failure(BAD_INPUT, &format!("cannot start {}: {error}; scripts/flasher builds it", program.display()))
+}
+
 /// The way to the daemon: a box, where one is named, or the socket of this machine.
 fn client(arguments: &Arguments) -> Result<Client, Outcome> {
     let named =
         arguments.managed_box.clone().or_else(|| std::env::var("POSTKEEP_BOX").ok().filter(|name| !name.is_empty()));
     // What needs no daemon must not fail for want of one.
-    let needs_none = matches!(arguments.command, Command::Api(_) | Command::Rehearse(_) | Command::Config(_));
+    let needs_none = matches!(
+        arguments.command,
+        Command::Api(_) | Command::Rehearse(_) | Command::Config(_) | Command::Flash { .. }
+    );
     let Some(named) = named.filter(|_| !needs_none) else { return Ok(Client::new(&arguments.socket)) };
     let profile = BoxProfile::find(&named, arguments.identity.as_deref(), arguments.box_fingerprint)
         .map_err(|error| failure(BAD_INPUT, &error.to_string()))?;

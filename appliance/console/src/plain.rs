@@ -20,19 +20,22 @@ pub(crate) fn clean(text: &str, most: usize) -> String {
 pub(crate) fn without_addresses(text: &str) -> String {
     let mut shown = String::new();
     let mut rest = text;
+    // systemd-cryptsetup@postkeep\x2ddata.service: how it writes what may not stand in a unit's name.
+    let is_of_unit = |character: char| character.is_alphanumeric() || "-._\\".contains(character);
     while let Some(at) = rest.find('@') {
         let (before, after) = (&rest[..at], &rest[at + 1..]);
         let end = after.find(|character: char| !is_of_host(character)).unwrap_or(after.len());
-        let host = &after[..end];
+        let end_of_unit = after.find(|character: char| !is_of_unit(character)).unwrap_or(after.len());
         let is_unit = [".service", ".socket", ".target", ".mount", ".device", ".slice", ".path", ".timer"]
             .iter()
-            .any(|kind| host.ends_with(kind));
+            .any(|kind| after[..end_of_unit].ends_with(kind));
         if is_unit {
-            shown.push_str(&rest[..=at + end]);
-        } else {
-            shown.push_str(&before[..start_of_local_part(before)]);
-            shown.push_str("(address)");
+            shown.push_str(&rest[..=at + end_of_unit]);
+            rest = &after[end_of_unit..];
+            continue;
         }
+        shown.push_str(&before[..start_of_local_part(before)]);
+        shown.push_str("(address)");
         rest = &after[end..];
     }
     shown.push_str(rest);
@@ -80,6 +83,11 @@ mod tests {
             ("rcpt=a@b@c.example!", "(address)(address)!"),
             ("Started postkeep-console@tty1.service - Console.", "Started postkeep-console@tty1.service - Console."),
             ("@", "(address)"),
+            (
+                "systemd-cryptsetup@postkeep\\x2ddata.service: exit",
+                "systemd-cryptsetup@postkeep\\x2ddata.service: exit",
+            ),
+            ("a@b.example\\n", "(address)\\n"),
         ] {
             assert_eq!(without_addresses(text), shown);
         }

@@ -164,11 +164,22 @@ async fn nothing_is_installed_while_the_version_that_runs_has_still_to_prove_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_unsigned_older_or_damaged_is_refused_before_anything_is_written() {
+async fn what_is_unsigned_older_too_large_for_another_machine_or_damaged_is_refused_before_anything_is_written() {
     let here = Here::new("touch BOOT/../written");
+    let staged = here.folder.path().join(crate::store::FOLDER).join("staged");
+    let nothing_is_staged = || fs::read_dir(&staged).map_or(0, Iterator::count) == 0;
     let stranger = SignerKey::generate("stranger.example").unwrap();
     let text = release(Version::new(1, 1, 0), &PARTS.map(|role| (role, CONTENT))).to_toml().unwrap();
+    // Signed by whom the box trusts, and wrong all the same.
+    let signed = |from: &str, to: &str| {
+        assert!(text.contains(from), "{text}");
+        json!({ "release": sign(&text.replace(from, to), &[&here.key]).unwrap() })
+    };
+    let small = format!("size = {}", CONTENT.len());
     for (body, why) in [
+        (signed("x86-64", "arm64"), "arm64"),
+        (signed("product = \"postkeep\"", "product = \"other\""), "other"),
+        (signed(&small, "size = 99999999999"), "99999999999"),
         (json!({ "release": sign(&text, &[&stranger]).unwrap() }), "signed"),
         (json!({ "release": text }), "it is unsigned"),
         (here.note("0.9.0"), "roll back"),
@@ -178,6 +189,7 @@ async fn what_is_unsigned_older_or_damaged_is_refused_before_anything_is_written
             let (code, answer) = here.post(path, &body).await;
             assert_eq!(code, 422, "{answer}");
             assert!(answer["detail"].as_str().unwrap().contains(why), "{why}: {answer}");
+            assert!(nothing_is_staged(), "{why}");
         }
     }
     let (code, _) = here.post("/v1/update/stage", &here.note("1.1.0")).await;
@@ -187,6 +199,8 @@ async fn what_is_unsigned_older_or_damaged_is_refused_before_anything_is_written
     let (code, answer) = here.ask(Method::PUT, "/v1/update/files/postkeep_1.1.0.root", cut).await;
     assert_eq!(code, 422);
     assert!(answer["detail"].as_str().unwrap().contains("cut off"), "{answer}");
+    let (code, answer) = here.post("/v1/update/apply", &json!({ "version": "1.1.0", "restart": true })).await;
+    assert!(code == 409 && answer["detail"].as_str().unwrap().contains("files of the release are missing"), "{answer}");
     let (code, answer) = here.ask(Method::PUT, "/v1/update/files/passwd", CONTENT.to_vec()).await;
     assert_eq!(code, 422, "{answer}");
     let mut older = here.note("0.9.0");

@@ -108,6 +108,15 @@ async fn an_engine_that_is_well_finds_everything_well_and_leaves_nothing_in_its_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_suppression_list_that_cannot_be_written_makes_it_unwell_and_is_named() {
+    let house = House::open("");
+    house.engine.0.suppression.close();
+    let checks = house.engine.examine().await;
+    let unwell: Vec<&str> = checks.iter().filter(|check| !check.well).map(|check| &*check.name).collect();
+    assert_eq!(unwell, ["suppression"], "{checks:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pause_of_other_mail_does_not_excuse_a_message_that_no_sink_took() {
     let (house, _deaf) = House::with_a_deaf_sink("[stream.news]\n").await;
     let unrelated = [
