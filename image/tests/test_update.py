@@ -75,6 +75,8 @@ class Updates(unittest.TestCase):
             sent += self.end_message(half, half_sent)
             second = (RELEASES / "next/version").read_text()
             machine.console.expect(f"this start of {second} is good", within=2 * BOOT, refuse=["is not well"])
+            # The machine's watchdog runs: systemd hands it on when the machine starts again.
+            self.assertIn("watchdog: watchdog0: watchdog did not stop!", machine.console.text)
             self.assertEqual(self.status()["running"], second)
             self.arrive(sent)
             self.ask("suppression", "add", "person-7@gmail.test", "--reason", "manual")
