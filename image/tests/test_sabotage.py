@@ -93,6 +93,20 @@ class Sabotage(unittest.TestCase):
         boot.put(boot.file)
         self.refused_by_firmware(machine)
 
+    def test_a_command_line_that_lies_beside_the_boot_file_is_not_taken(self):
+        machine, disk, folder = self.machine("beside")
+        boot = Boot(disk, folder)
+        entry, loader = folder / "beside.conf", folder / "loader.conf"
+        entry.write_text(f"title What lies beside\nefi {boot.name.removeprefix('::')}\noptions systemd.unit=emergency.target\n")
+        loader.write_text("default beside.conf\ntimeout 3\n")
+        subprocess.run(["mmd", "-D", "s", "-i", boot.place, "::/loader/entries"], capture_output=True)
+        run("mcopy", "-o", "-i", boot.place, entry, "::/loader/entries/beside.conf")
+        run("mcopy", "-o", "-i", boot.place, loader, "::/loader/loader.conf")
+        machine.start()
+        # The boot loader would; the boot file takes its own only.
+        machine.console.expect("What lies beside", within=120)
+        machine.console.expect("Mounted Data volume", within=240, refuse=["mergency"])
+
     def test_a_boot_file_that_somebody_else_has_signed_is_refused_by_the_firmware(self):
         machine, disk, folder = self.machine("foreign")
         boot = Boot(disk, folder)
