@@ -52,15 +52,20 @@ def names(folder, version):
             "hash-tree": stem.with_name(stem.name + ".root-x86-64-verity.raw")}
 
 
+def root_hash(boot_file, measured):
+    """Of the root that the boot file starts: what its command line says."""
+    line = section(boot_file, measured, ".cmdline").decode().strip("\0 ")
+    return next(word.removeprefix("roothash=") for word in line.split() if word.startswith("roothash="))
+
+
 def sums(folder, version, firmware):
     """Name → sum, in the order above."""
     files = names(folder, version)
     measured = measure(firmware, files["boot-file"])
-    line = section(files["boot-file"], measured, ".cmdline").decode().strip("\0 ")
     sections = {one["name"]: one["sha256"] for one in measured["sections"]}
     unsigned = "".join(f"{name} {digest}\n" for name, digest in sections.items() if name != ".pcrsig")
     return {
-        "root-hash": next(word.removeprefix("roothash=") for word in line.split() if word.startswith("roothash=")),
+        "root-hash": root_hash(files["boot-file"], measured),
         "root": of_file(files["root"]),
         "hash-tree": of_file(files["hash-tree"]),
         "kernel": sections[".linux"],
