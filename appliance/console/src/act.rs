@@ -216,7 +216,6 @@ impl Act {
         let mut changing = self.changing.lock().await;
         match changing.guard.judge(challenge, answer, self.identity, &owner, self.start.elapsed()) {
             Err(refusal) => {
-                say(&format!("an answer at the console was refused: {refusal}"));
                 CONSOLE_REFUSED.tell(format_args!("an answer at the console was refused: {refusal}"), [&refusal]);
                 Reply::Refused(refusal.to_string())
             }
@@ -235,7 +234,6 @@ impl Act {
                         Reply::Done(said)
                     }
                     Err(why) => {
-                        say(&why);
                         CONSOLE_FAILED.tell(
                             format_args!("allowed by {name} at the console, and not done: {what}: {why}"),
                             [&name, &what, &why],
