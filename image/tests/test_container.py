@@ -39,7 +39,6 @@ ROOT_NEVERTHELESS = {
     "postkeep-array.service": ("CAP_MKNOD CAP_SYS_ADMIN", "mdadm makes a node for the array, and puts it together by ioctls"),
     "postkeep-boot-changed.service": ("", "systemd obeys root"),
     "postkeep-boot-copy.service": ("CAP_SYS_ADMIN", "mounts the boot partition of the other disk"),
-    "postkeep-disks-watch.service": ("", "nobody else may tell how the disks are: what it writes is in a folder of root's"),
     "postkeep-disks.service": ("CAP_SYS_ADMIN", "mounts the boot partition of the other disk"),
     "postkeep-first-boot.service": ("", "the boot partition is root's"),
     "postkeep-folders.service": ("CAP_CHOWN CAP_FOWNER CAP_FSETID", "gives each folder to its owner"),
@@ -48,13 +47,13 @@ ROOT_NEVERTHELESS = {
     "postkeep-history.service": ("", "the mail core may not change what is remembered: its folder is root's"),
     "postkeep-install@.service": ("CAP_SYS_ADMIN", "the installer: writes disks, and reads their tables anew"),
     "postkeep-journal.service": ("", "journald moves its files for root only"),
+    "postkeep-names.service": ("", "systemd obeys root"),
     "postkeep-network-settled.service": ("CAP_DAC_READ_SEARCH", "what networkd reads is root's; the seed lies in a folder of the mail core's user"),
     "postkeep-network.service": ("", "the boot partition is root's, and so is what networkd reads"),
     "postkeep-partitions-passphrase.service": ("CAP_SYS_ADMIN", "writes partition tables, and makes a volume by device-mapper"),
     "postkeep-partitions.service": ("CAP_SYS_ADMIN", "writes partition tables, and makes a volume by device-mapper"),
     "postkeep-passphrase.service": ("", "what was typed is left in root's keyring"),
     "postkeep-posture.service": ("", "what the firmware has measured is told to root only"),
-    "postkeep-resolver.service": ("", "nobody else may tell where names are asked for: what it writes is in a folder of root's"),
     "postkeep-root.service": ("CAP_SYS_ADMIN", "the initrd: makes the device that the root is read from, by device-mapper"),
     "postkeep-screens.service": ("", "systemd obeys root"),
     "postkeep-trial-failed.service": ("", "systemd obeys root"),
@@ -231,7 +230,7 @@ class WhatRuns(unittest.TestCase):
         self.box.run("systemctl", "start", "postkeep-act.service", "postkeep-update.service")
         listed = self.box.run("systemctl", "list-units", "postkeep*.service", "--state=running", "--plain", "--no-legend", "--no-pager").stdout
         running = {line.split()[0] for line in listed.splitlines()}
-        self.assertLessEqual({"postkeepd.service", "postkeep-act.service", "postkeep-update.service"}, running)
+        self.assertLessEqual({"postkeepd.service", "postkeep-act.service", "postkeep-update.service", "postkeep-resolver.service"}, running)
         users = {line.split(":")[0]: line.split(":")[2] for line in self.box.inside("etc/passwd").read_text().splitlines()}
         self.assertEqual(users["postkeep"], "990")
         numbers = dict(line.split() for line in run("systemd-analyze", "--no-pager", "capability").splitlines() if line.startswith("cap_"))
@@ -294,14 +293,21 @@ class WhatRuns(unittest.TestCase):
         # As the console changes it.
         [file] = [file for file in self.box.inside("run/systemd/network").iterdir() if "DNS=" in file.read_text()]
         text = file.read_text()
-        file.write_text(text.replace(f"DNS={HERE}", "DNS=10.0.0.99"))
-        self.box.run("systemctl", "restart", "systemd-networkd.service")
-        deadline = time.monotonic() + 30
-        while "nameserver 10.0.0.99\n" not in known.read_text():
-            self.assertLess(time.monotonic(), deadline, known.read_text())
-            time.sleep(0.2)
-        file.write_text(text)
-        self.box.run("systemctl", "restart", "systemd-networkd.service")
+        self.addCleanup(self.box.run, "systemctl", "restart", "systemd-networkd.service")
+        self.addCleanup(file.write_text, text)
+        chrony_anew = lambda: self.box.run("systemctl", "show", "--property=ExecMainStartTimestampMonotonic", "--value", "postkeep-names.service").stdout
+        before = chrony_anew()
+        for line, seen in (("DNS=10.0.0.99", lambda: "nameserver 10.0.0.99\n" in known.read_text()),
+                           ("", lambda: "nameserver" not in known.read_text()),
+                           # The first after there was none: chrony, which has given up on names, is started anew.
+                           (f"DNS={HERE}", lambda: f"nameserver {HERE}\n" in known.read_text() and chrony_anew() != before)):
+            file.write_text(text.replace(f"DNS={HERE}", line))
+            self.box.run("systemctl", "restart", "systemd-networkd.service")
+            deadline = time.monotonic() + 30
+            while not seen():
+                self.assertLess(time.monotonic(), deadline, (line, known.read_text()))
+                time.sleep(0.2)
+            self.assertEqual(self.box.run("systemctl", "is-failed", "postkeep-names.service", "postkeep-names.path", check=False).stdout.split().count("failed"), 0)
 
     def test_nobody_else_may_connect_out(self):
         # As another user in its network, to a port that the mail core uses.

@@ -38,7 +38,7 @@ struct Arguments {
     #[arg(long, value_name = "FILE", default_value = "/run/postkeep-posture/posture.json", global = true)]
     posture: PathBuf,
     /// Where it stands how the disks are.
-    #[arg(long, value_name = "FILE", default_value = "/run/postkeep-disks/status.json", global = true)]
+    #[arg(long, value_name = "FILE", default_value = "/run/postkeep-disks-watch/status.json", global = true)]
     disks: PathBuf,
     /// Where the worst posture of all starts stands.
     #[arg(long, value_name = "FILE", default_value = "/run/postkeep-posture/history.json", global = true)]

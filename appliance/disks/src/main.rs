@@ -73,7 +73,7 @@ enum Verb {
     /// Tells how the disks are, now and whenever that changes.
     Watch {
         /// Where it is written for others.
-        #[arg(long, value_name = "FILE", default_value = "/run/postkeep-disks/status.json")]
+        #[arg(long, value_name = "FILE", default_value = "/run/postkeep-disks-watch/status.json")]
         status: PathBuf,
     },
 }

@@ -1,7 +1,8 @@
 //! The partitions that there are, as the kernel and udev tell of them.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::BOOT_LABEL;
@@ -120,8 +121,12 @@ impl Own {
     /// The folder.
     pub fn leave_word(&self, root: &Path) -> io::Result<()> {
         let path = root.join(BOOT_WORD);
-        fs::create_dir_all(path.parent().unwrap_or(root))?;
-        fs::write(path, format!("{} {} {}\n", self.boot.name, self.boot.disk, self.boot.uuid))
+        let folder = path.parent().unwrap_or(root);
+        fs::create_dir_all(folder)?;
+        fs::write(&path, format!("{} {} {}\n", self.boot.name, self.boot.disk, self.boot.uuid))?;
+        // Whoever tells how the disks are is not root.
+        fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+        fs::set_permissions(path, Permissions::from_mode(0o644))
     }
 
     /// Whether the disk that this start came from is there.

@@ -12,7 +12,7 @@ use crate::array::Facts;
 use crate::partition::{Own, serial, small};
 
 /// Where it is written, by whoever watches.
-pub const FILE: &str = "run/postkeep-disks/status.json";
+pub const FILE: &str = "run/postkeep-disks-watch/status.json";
 
 /// The disks of a box.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

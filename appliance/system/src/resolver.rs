@@ -5,7 +5,6 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -15,6 +14,8 @@ use crate::{Failure, say};
 const MOST: usize = 8;
 /// What networkd tells is a few lines.
 const LONGEST_STATE: u64 = 64 * 1024;
+/// Written beside it when the first server is known: `postkeep-names.path` waits for that.
+const FIRST: &str = "first";
 /// Between two looks: systemd could start a program at each change, but would miss those that come while it runs.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -27,10 +28,8 @@ pub(crate) fn follow(state: &Path, target: &Path) -> Result<Vec<String>, Failure
             servers.write(target).map_err(|error| format!("cannot write {}: {error}", target.display()))?;
             servers.told().iter().for_each(|line| say(line));
             if !servers.asked.is_empty() && known.is_some_and(|known| known.asked.is_empty()) {
-                // chrony has given up on the names of its servers, and would try again in minutes, later in hours.
-                let started = Command::new("systemctl").args(["--no-block", "try-restart", "chrony.service"]).status();
-                if !started.is_ok_and(|status| status.success()) {
-                    say("chrony cannot be started anew; it finds its servers later");
+                if let Err(error) = fs::write(target.with_file_name(FIRST), "") {
+                    say(&format!("chrony is not started anew ({error}); it finds its servers later"));
                 }
             }
             known = Some(servers);
