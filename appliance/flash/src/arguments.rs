@@ -7,15 +7,16 @@ use clap::{Args, Parser, Subcommand};
 const EXAMPLES: &str = "\
 Examples, in a rescue system:
   postkeep-flash inventory
-  postkeep-flash plan  --image postkeep.raw.zst --release release.note --release-key release.key \\
-                       --disk /dev/nvme0n1 --disk /dev/nvme1n1 --seed box.seed
-  postkeep-flash write --image postkeep.raw.zst --release release.note --release-key release.key \\
-                       --disk /dev/nvme0n1 --disk /dev/nvme1n1 --seed box.seed
+  postkeep-flash plan  --image postkeep.raw.zst --release release.note --release-key release.pub \\
+                       --disk /dev/nvme0n1 --disk /dev/nvme1n1 --seed box.seed --owner-key owner.pub
+  postkeep-flash write --image postkeep.raw.zst --release release.note --release-key release.pub \\
+                       --disk /dev/nvme0n1 --disk /dev/nvme1n1 --seed box.seed --owner-key owner.pub
   postkeep-flash replace --left /dev/nvme0n1 --disk /dev/nvme1n1
 
 Examples, at the operator's desk:
-  postkeep-flash key generate --name example.com/owner --out owner.pem
-  postkeep-flash seed make --from box.toml --key owner.pem --out box.seed
+  postkeep-flash key generate --name example.com/owner --out owner.pem >owner.pub
+  postkeep config check --no-files postkeep.toml
+  postkeep-flash seed make --from seed.toml --key owner.pem --mail postkeep.toml --out box.seed
   postkeep-flash seed check box.seed
 
 Exit status:
@@ -106,7 +107,7 @@ pub(crate) struct Work {
     /// The signed manifest of the release.
     #[arg(long, value_name = "FILE")]
     pub(crate) release: PathBuf,
-    /// The public key that releases are signed with, or a file that holds it; more than one may be believed.
+    /// The public key that releases are signed with, or a file with one on each line; more than one may be believed.
     #[arg(long, value_name = "KEY", required = true)]
     pub(crate) release_key: Vec<String>,
     /// The disk; two of them: the box is mirrored, and runs on with either.
@@ -143,6 +144,20 @@ pub(crate) enum SeedCommand {
         #[arg(long, value_name = "FILE")]
         mail: Option<PathBuf>,
         /// The seed.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Adds a signature: a box changes hands with the signatures of both owners.
+    Sign {
+        /// The seed, signed by the owner that it names.
+        file: PathBuf,
+        /// The private key of the other.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Whose key it is, where the file does not say so.
+        #[arg(long)]
+        name: Option<String>,
+        /// The seed with both signatures.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::path::Path;
 
 use jiff::Timestamp;
 use postkeep_notes::SignerKey;
-use postkeep_seed::{Mail, Seed, networkd_files};
+use postkeep_seed::{Seed, SeedError, networkd_files};
 use serde_json::json;
 
 use crate::arguments::{KeyCommand, SeedCommand};
@@ -30,21 +31,20 @@ pub(crate) fn seed(command: SeedCommand) -> Result<Outcome, Failure> {
         SeedCommand::Make { from, key, name, mail, out } => {
             let key = SignerKey::read(&key, name.as_deref()).map_err(bad)?;
             let named = |why: String| bad(format!("{}: {why}", from.display()));
-            let text = String::from_utf8(read(&from)?).map_err(|_| named("it is not a text (UTF-8)".to_owned()))?;
-            let mut seed =
-                Seed::draft(&text, key.verifier(), Timestamp::now()).map_err(|error| named(error.to_string()))?;
-            if let Some(path) = mail {
-                let configuration = String::from_utf8(read(&path)?)
-                    .map_err(|_| bad(format!("{}: it is not a text (UTF-8)", path.display())))?;
-                seed.mail = Some(Mail { files: Vec::new(), configuration });
-            }
+            let text = text_of(&from)?;
+            let configuration = mail.map(|path| text_of(&path)).transpose()?;
+            let seed = Seed::draft_with(&text, configuration, key.verifier(), Timestamp::now())
+                .map_err(|error| named(error.to_string()))?;
             let note = seed.sign(&key).map_err(|error| named(error.to_string()))?;
-            OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(&out)
-                .and_then(|mut file| file.write_all(note.as_bytes()).and_then(|()| file.sync_all()))
-                .map_err(|error| bad(format!("cannot write {}: {error}; name a new file", out.display())))?;
+            write(&out, &note)?;
+            Ok(described(&seed))
+        }
+        SeedCommand::Sign { file, key, name, out } => {
+            let key = SignerKey::read(&key, name.as_deref()).map_err(bad)?;
+            let named = |why: SeedError| bad(format!("{}: {why}", file.display()));
+            let note = Seed::countersign(&read(&file)?, &key, Timestamp::now()).map_err(named)?;
+            let seed = Seed::open(note.as_bytes(), Some(key.verifier()), Timestamp::now()).map_err(named)?;
+            write(&out, &note)?;
             Ok(described(&seed))
         }
         SeedCommand::Check { file, owner_key } => {
@@ -54,6 +54,20 @@ pub(crate) fn seed(command: SeedCommand) -> Result<Outcome, Failure> {
             Ok(described(&seed))
         }
     }
+}
+
+fn text_of(path: &Path) -> Result<String, Failure> {
+    String::from_utf8(read(path)?).map_err(|_| bad(format!("{}: it is not a text (UTF-8)", path.display())))
+}
+
+/// Nothing is overwritten: a seed may be out already.
+fn write(out: &Path, note: &str) -> Result<(), Failure> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(out)
+        .and_then(|mut file| file.write_all(note.as_bytes()).and_then(|()| file.sync_all()))
+        .map_err(|error| bad(format!("cannot write {}: {error}; name a new file", out.display())))
 }
 
 fn described(seed: &Seed) -> Outcome {
@@ -78,8 +92,12 @@ fn described(seed: &Seed) -> Outcome {
             machine.mac.iter().for_each(|mac| line("machine", format!("network card {mac}")));
         }
     }
+    for file in seed.mail.iter().flat_map(|mail| &mail.files) {
+        line("file", format!("{}, {} octets", file.name, file.content.len()));
+    }
     seed.custodians.iter().for_each(|custodian| line("custodian", custodian.clone()));
     seed.api.iter().flat_map(|api| &api.clients).for_each(|client| line("client", client.clone()));
+    seed.api.iter().flat_map(|api| &api.readers).for_each(|reader| line("reader", reader.clone()));
     let mail = seed
         .mail
         .as_ref()

@@ -61,8 +61,15 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 
 /// The public key that `given` is, or that the file of that name holds.
 pub(crate) fn public_key(given: &str) -> Result<VerifierKey, Failure> {
+    <[VerifierKey; 1]>::try_from(public_keys(given)?)
+        .map(|[key]| key)
+        .map_err(|keys| bad(format!("{given} holds {} keys, and one is wanted", keys.len())))
+}
+
+/// The public key that `given` is, or those that the file of that name holds, one on each line.
+pub(crate) fn public_keys(given: &str) -> Result<Vec<VerifierKey>, Failure> {
     let wrong = match given.parse() {
-        Ok(key) => return Ok(key),
+        Ok(key) => return Ok(vec![key]),
         Err(error) => error,
     };
     let path = Path::new(given);
@@ -70,6 +77,9 @@ pub(crate) fn public_key(given: &str) -> Result<VerifierKey, Failure> {
         return Err(bad(format!("{wrong}; there is no file of that name either")));
     }
     let octets = read(path)?;
-    let text = String::from_utf8_lossy(&octets);
-    text.trim().parse().map_err(|error| bad(format!("{}: {error}", path.display())))
+    match VerifierKey::of_lines(&String::from_utf8_lossy(&octets)) {
+        Ok(keys) if keys.is_empty() => Err(bad(format!("{}: there is no key in it", path.display()))),
+        Ok(keys) => Ok(keys),
+        Err(error) => Err(bad(format!("{}: {error}", path.display()))),
+    }
 }

@@ -18,7 +18,7 @@ use postkeep_seed::Seed;
 use serde_json::json;
 
 use crate::arguments::Work;
-use crate::outcome::{Failure, Outcome, bad, failed, public_key, read, refused};
+use crate::outcome::{Failure, Outcome, bad, failed, public_key, public_keys, read, refused};
 
 /// A flash that was checked in all its parts.
 pub(crate) struct Prepared {
@@ -31,7 +31,7 @@ pub(crate) struct Prepared {
 
 /// Looks at the machine, and verifies the release, the seed, the disks and the image, in the order of what it costs.
 pub(crate) fn prepare(root: &Path, options: &Work, quiet: bool) -> Result<Prepared, Failure> {
-    let trusted = options.release_key.iter().map(|key| public_key(key)).collect::<Result<Vec<_>, _>>()?;
+    let trusted = options.release_key.iter().map(|key| public_keys(key)).collect::<Result<Vec<_>, _>>()?.concat();
     let owner = options.owner_key.as_deref().map(public_key).transpose()?;
     let named = |path: &Path, why: String| bad(format!("{}: {why}", path.display()));
     let release = Release::open(&read(&options.release)?, &trusted)
@@ -138,6 +138,13 @@ pub(crate) fn write(
         name.push(".flash-state");
         image.with_file_name(name)
     });
+    // What cannot be written is found out before a disk is.
+    let record_file = record_path
+        .map(|path| {
+            let opened = File::create(&path).map_err(|error| bad(format!("cannot write {}: {error}", path.display())));
+            opened.map(|file| (path, file))
+        })
+        .transpose()?;
     let state = State::begin(source.sha256(), disks.iter()).resume(&state_path).map_err(bad)?;
     let targets = disks.into_iter().map(Disk::open).collect::<Result<Vec<_>, _>>().map_err(refused)?;
     let job = Job { source: &source, targets: &targets, seed: &seed, state_path: &state_path, sync_every };
@@ -162,15 +169,11 @@ pub(crate) fn write(
     record.written = true;
     record.at = Timestamp::now();
     let outcome = Outcome::of_record(&record);
-    if let Some(path) = record_path
-        && let Err(error) = std::fs::write(&path, format!("{:#}\n", outcome.json))
+    if let Some((path, mut file)) = record_file
+        && let Err(error) = file.write_all(format!("{:#}\n", outcome.json).as_bytes())
     {
-        // The disks are done; the record must not be lost with a file that cannot be written.
-        let _ = write!(std::io::stderr().lock(), "{}", outcome.text);
-        return Err(failed(format!(
-            "the disks are written, and the record cannot be, into {}: {error}",
-            path.display()
-        )));
+        // The disks are done, and to go on would erase them: this is no failure of the flash.
+        let _ = writeln!(std::io::stderr().lock(), "postkeep-flash: keep what is printed; {}: {error}", path.display());
     }
     Ok(outcome)
 }

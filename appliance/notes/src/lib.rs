@@ -9,4 +9,4 @@ mod note;
 
 pub use self::error::{KeyError, NoteError};
 pub use self::key::{SignerKey, VerifierKey};
-pub use self::note::{LARGEST_NOTE, MOST_SIGNATURES, Note, Signature, Verified, open, sign};
+pub use self::note::{LARGEST_NOTE, MOST_SIGNATURES, Note, Signature, Verified, countersign, open, sign};

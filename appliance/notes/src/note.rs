@@ -65,15 +65,22 @@ pub fn sign(text: &str, signers: &[&SignerKey]) -> Result<String, NoteError> {
     control_free(text)?;
     let mut note = format!("{text}\n");
     for signer in signers {
-        let key = signer.verifier();
-        let signature = signer.sign(text.as_bytes()).ok_or_else(|| NoteError::CannotSign { key: key.to_string() })?;
-        let named = [&key.id()[..], &signature].concat();
-        note.push_str(&format!("{DASH}{} {}\n", key.name(), BASE64_STANDARD.encode(named)));
+        note.push_str(&signed_line(text, signer)?);
     }
-    match note.len() {
-        octets if octets > LARGEST_NOTE => Err(NoteError::TooLarge { octets, limit: LARGEST_NOTE }),
-        _ => Ok(note),
+    not_too_large(note)
+}
+
+/// The note in `octets` with a signature of `signer` after those that it has. Nothing is verified by that.
+///
+/// # Errors
+/// It is no note, or has as many signatures as a note can have.
+pub fn countersign(octets: &[u8], signer: &SignerKey) -> Result<String, NoteError> {
+    let note = Note::parse(octets)?;
+    if note.signatures.len() == MOST_SIGNATURES {
+        return Err(NoteError::TooManySignatures);
     }
+    let line = signed_line(note.text, signer)?;
+    not_too_large(String::from_utf8_lossy(octets).into_owned() + &line)
 }
 
 impl<'a> Note<'a> {
@@ -163,6 +170,21 @@ impl<'a> Signature<'a> {
             Some((id, octets)) if !octets.is_empty() => Ok(Self { name, id: *id, octets: octets.to_vec() }),
             _ => Err("it is too short"),
         }
+    }
+}
+
+/// What `signer` says to `text`.
+fn signed_line(text: &str, signer: &SignerKey) -> Result<String, NoteError> {
+    let key = signer.verifier();
+    let signature = signer.sign(text.as_bytes()).ok_or_else(|| NoteError::CannotSign { key: key.to_string() })?;
+    let named = [&key.id()[..], &signature].concat();
+    Ok(format!("{DASH}{} {}\n", key.name(), BASE64_STANDARD.encode(named)))
+}
+
+fn not_too_large(note: String) -> Result<String, NoteError> {
+    match note.len() {
+        octets if octets > LARGEST_NOTE => Err(NoteError::TooLarge { octets, limit: LARGEST_NOTE }),
+        _ => Ok(note),
     }
 }
 

@@ -177,7 +177,30 @@ impl Seed {
     /// # Errors
     /// It is no seed.
     pub fn draft(text: &str, owner: &VerifierKey, issued: Timestamp) -> Result<Self, SeedError> {
+        Self::draft_with(text, None, owner, issued)
+    }
+
+    /// The same, with `configuration` as its configuration of mail.
+    ///
+    /// # Errors
+    /// It is no seed, or has a configuration of its own.
+    pub fn draft_with(
+        text: &str,
+        configuration: Option<String>,
+        owner: &VerifierKey,
+        issued: Timestamp,
+    ) -> Result<Self, SeedError> {
         let mut fields: toml::Table = toml::from_str(text).map_err(syntax)?;
+        if let Some(configuration) = configuration {
+            let mail = fields.entry("mail").or_insert_with(|| toml::Table::new().into());
+            let before =
+                mail.as_table_mut().and_then(|mail| mail.insert("configuration".to_owned(), configuration.into()));
+            if before.is_some() {
+                return Err(SeedError::Content(
+                    "it has a configuration of mail in it and another one beside it".to_owned(),
+                ));
+            }
+        }
         let mut absent = |name: &str, value: toml::Value| {
             fields.entry(name.to_owned()).or_insert(value);
         };
@@ -217,11 +240,16 @@ impl Seed {
             let (named, signer) = (self.owner.to_string(), owner.verifier().to_string());
             return Err(SeedError::OtherSigner { named, signer });
         }
-        let note = postkeep_notes::sign(&self.to_toml()?, &[owner])?;
-        match note.len() {
-            octets if octets > LARGEST_SEED => Err(NoteError::TooLarge { octets, limit: LARGEST_SEED }.into()),
-            _ => Ok(note),
-        }
+        not_too_large(postkeep_notes::sign(&self.to_toml()?, &[owner])?)
+    }
+
+    /// The seed in `octets` with the signature of `signer` too: a box changes hands with those of both owners.
+    ///
+    /// # Errors
+    /// It is no seed that a box without an owner would take, or is too large.
+    pub fn countersign(octets: &[u8], signer: &SignerKey, now: Timestamp) -> Result<String, SeedError> {
+        Self::open(octets, None, now)?;
+        not_too_large(postkeep_notes::countersign(octets, signer)?)
     }
 
     /// Whether the seed is for the machine `found`.
@@ -316,6 +344,13 @@ struct Claim {
     owner: VerifierKey,
 }
 
+fn not_too_large(note: String) -> Result<String, SeedError> {
+    match note.len() {
+        octets if octets > LARGEST_SEED => Err(NoteError::TooLarge { octets, limit: LARGEST_SEED }.into()),
+        _ => Ok(note),
+    }
+}
+
 fn syntax(error: toml::de::Error) -> SeedError {
     SeedError::Syntax(error.to_string().trim_end().to_owned())
 }
@@ -390,7 +425,7 @@ mod tests {
         // Named as the owner, and has not signed: nobody can give a box to a key that nobody has.
         let given = postkeep_notes::sign(&text, &[&owner()]).unwrap();
         assert!(matches!(Seed::open(given.as_bytes(), Some(owner().verifier()), now()), Err(SeedError::Note(_))));
-        let handed = postkeep_notes::sign(&text, &[&owner(), &thief]).unwrap();
+        let handed = Seed::countersign(note.as_bytes(), &owner(), now()).unwrap();
         assert_eq!(Seed::open(handed.as_bytes(), Some(owner().verifier()), now()).unwrap(), theirs);
     }
 

@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use postkeep_flash::writing::{Job, Stage, WriteError, write};
 use postkeep_flash::{Disk, Source, State};
+use postkeep_notes::SignerKey;
 use serde_json::Value;
 
 use crate::bench::{Bench, IMAGE, MIB, run};
@@ -18,10 +19,17 @@ fn two_disks_get_the_same_image_and_a_third_is_not_touched() {
     let (one, two) = (bench.disk("one", 64 * MIB), bench.disk("two", 64 * MIB));
     let other = bench.disk("other", 2 * MIB);
     let record = bench.path("record.json");
-    let (code, said) = run(bench
-        .write("postkeep.raw.zst", &["one", "two"], &["--json", "--provider-netboot"])
-        .arg("--record")
-        .arg(&record));
+    // Keys that are believed come in a file too, one on each line.
+    let keys = bench.path("release.pub");
+    let another = SignerKey::generate("other.example").unwrap();
+    fs::write(&keys, format!("# ours\n{}\n{}\n", another.verifier(), bench.release_key.verifier())).unwrap();
+    let write = |record: &Path| {
+        let mut command = bench.write("postkeep.raw.zst", &["one", "two"], &["--json", "--provider-netboot"]);
+        run(command.arg("--release-key").arg(&keys).arg("--record").arg(record))
+    };
+    let (code, said) = write(&bench.path("nowhere/record.json"));
+    assert_eq!((code, fs::read(&one).unwrap()[..16].to_vec()), (2, vec![0xa5; 16]), "{said}");
+    let (code, said) = write(&record);
     assert_eq!(code, 0, "{said}");
     let (one, two) = (fs::read(one).unwrap(), fs::read(two).unwrap());
     bench.assert_flashed(&one);
