@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 
+from glass import Glass
 from heard import Heard, TimeUp
 from screen import Screen
 
@@ -147,14 +148,24 @@ class Machine:
 
     def pull_out(self, number):
         """Takes a disk out of the running machine."""
+        self.ask("device_del", id=f"blk{number}")
+
+    def look(self):
+        """What stands on the screen of a machine with a `VGA` among its devices."""
+        picture = self.state / "screen.ppm"
+        self.ask("screendump", filename=str(picture))
+        return Glass(picture.read_bytes())
+
+    def ask(self, command, **arguments):
+        """QEMU, of the machine that runs."""
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(30)
             line.connect(str(self.state / "qmp.socket"))
             with line.makefile("rw") as words:
                 # The greeting; then what it says to each command.
                 words.readline()
-                for command in ({"execute": "qmp_capabilities"}, {"execute": "device_del", "arguments": {"id": f"blk{number}"}}):
-                    words.write(json.dumps(command) + "\n")
+                for one in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
+                    words.write(json.dumps(one) + "\n")
                     words.flush()
                     while "return" not in (said := json.loads(words.readline())):
                         assert "error" not in said, said

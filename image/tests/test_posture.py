@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import time
 import unittest
 
 from heard import TimeUp
@@ -52,7 +53,7 @@ class WithoutSecureBoot(unittest.TestCase):
         machine.off()
 
         # A machine that never had it: mail goes, and nobody is told that it is more than it is.
-        other = self.machine("other", secure_boot=False)
+        other = self.machine("other", secure_boot=False, devices=["-device", "VGA"])
         write_seed(other.insert(BUILD / "image.raw"), self.owner.seed())
         other.start()
         other.console.expect(TAKES_MAIL, within=240, refuse=["UEFI Secure Boot is enabled"])
@@ -61,6 +62,11 @@ class WithoutSecureBoot(unittest.TestCase):
         self.assertEqual(posture["grade"], "D")
         self.assertIn("Secure Boot", posture["sentences"][0]["seen"])
         other.screen.see("Posture   D:", within=120)
+        # The same on a screen, for who has no serial port.
+        deadline = time.monotonic() + 120
+        while not other.look().shows("Posture   D:", "Machine   ", "State     open", "Network   ", "Mail ", "Owner ", "Secure Boot"):
+            self.assertLess(time.monotonic(), deadline, f"the picture is {other.state}/screen.ppm")
+            time.sleep(5)
 
 
 if __name__ == "__main__":
