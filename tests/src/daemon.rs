@@ -333,7 +333,7 @@ impl Daemon {
     pub fn postkeep(&self, arguments: &[&str]) -> Said {
         let mut command = Command::new(tools::program("postkeep"));
         command.args(arguments);
-        if matches!(arguments.first(), Some(&("events" | "health" | "queue" | "reload" | "suppression" | "update"))) {
+        if matches!(arguments.first(), Some(&("events" | "health" | "queue" | "reload" | "suppression" | "system" | "update"))) {
             command.arg("--socket").arg(&self.socket);
         }
         run(&mut command)

@@ -44,6 +44,7 @@ fn text(system: &System) -> String {
         lines.push(format!("worst of all starts: {}, first at {since}: {reason}", worst.grade));
     }
     lines.extend(system.disks.as_ref().map(ToString::to_string));
+    lines.extend(system.publish.iter().map(|record| format!("publish {} TXT {}", record.name, record.text)));
     let forms: Vec<&str> = system.sbom.iter().map(|form| form.as_str()).collect();
     lines.push(format!("bill of materials: {}", if forms.is_empty() { "none".to_owned() } else { forms.join(", ") }));
     lines.extend(system.unknown.iter().cloned());

@@ -24,5 +24,5 @@ pub use managers::Managers;
 pub use postkeep_suppression::{SuppressionAddition, SuppressionView};
 pub use profile::{BoxProfile, PORT, ProfileError};
 pub use server::{Control, ControlError, ReloadAnswer, Reloader};
-pub use system::{BillFormat, Places, System};
+pub use system::{BillFormat, Places, System, TextRecord};
 pub use update::{Fetching, MirrorRequest};

@@ -61,10 +61,23 @@ pub struct System {
     pub history: Option<History>,
     /// How the disks are; absent: nobody watches over them.
     pub disks: Option<Status>,
+    /// What DNS must say so that others can verify what the mail core signs.
+    #[serde(default)]
+    pub publish: Vec<TextRecord>,
     /// Forms in which there is a bill of materials.
     pub sbom: Vec<BillFormat>,
     /// What could not be read, and why. Nothing is better than unknown because of it.
     pub unknown: Vec<String>,
+}
+
+/// A TXT record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TextRecord {
+    /// Its name, without a dot at the end.
+    pub name: String,
+    /// Its text as a whole: a zone file splits it into strings of 255 octets at most.
+    pub text: String,
 }
 
 /// Form of a bill of materials.
@@ -98,7 +111,8 @@ impl BillFormat {
 
 pub(crate) async fn show(State(shared): State<Shared>) -> Result<Json<System>, Refusal> {
     let places = shared.places.clone();
-    blocking(move || Ok(look(&places))).await.map(Json)
+    let records = shared.engine.dkim_records().into_iter().map(|(name, text)| TextRecord { name, text }).collect();
+    blocking(move || Ok(System { publish: records, ..look(&places) })).await.map(Json)
 }
 
 #[derive(Debug, Deserialize)]
@@ -142,6 +156,7 @@ fn look(places: &Places) -> System {
         posture,
         history,
         disks,
+        publish: Vec::new(),
         sbom: BillFormat::ALL.into_iter().filter(|format| bill_file(places, *format).is_some()).collect(),
         unknown,
     }

@@ -34,6 +34,17 @@ fn a_daemon_that_is_well_says_so_and_its_message_bears_the_signature_of_the_conf
         }
         assert!(said.out.contains("signed,"), "{}", said.out);
     }
+    // What to publish for it, by OpenSSL's word.
+    let public = std::process::Command::new("openssl")
+        .args(["pkey", "-pubout", "-in"])
+        .arg(&key)
+        .output()
+        .expect("openssl tells the public half");
+    let base64: String =
+        std::str::from_utf8(&public.stdout).unwrap().lines().filter(|line| !line.starts_with("--")).collect();
+    let told = daemon.postkeep(&["system", "show"]).done().out;
+    let record = format!("publish s1._domainkey.example.test TXT v=DKIM1; k=rsa; p={base64}\n");
+    assert!(!base64.is_empty() && told.contains(&record), "{told}");
     let said = daemon.postkeep(&["health", "--json"]);
     let used = "1 keys for signing and 1 for TLS do their work".to_owned();
     assert_eq!((said.status, check(&said, "keys")), (0, (true, used)));

@@ -114,6 +114,11 @@ impl Signer {
         self.keys.iter().find(|key| key.domain() == domain && key.selector() == selector)
     }
 
+    /// All keys, in the order of the configuration.
+    pub fn keys(&self) -> &[Arc<Key>] {
+        &self.keys
+    }
+
     /// The keys for mail from this domain in this stream: those of the most specific domain that is
     /// the From domain or above it and has keys for the stream. For each algorithm, keys that name the
     /// stream sign instead of those that name none.

@@ -147,6 +147,12 @@ pub struct QueueStatus {
 }
 
 impl Engine {
+    /// Name and text of each TXT record that verifiers of our signatures look for.
+    #[must_use]
+    pub fn dkim_records(&self) -> Vec<(String, String)> {
+        self.0.signer.load().keys().iter().map(|key| (key.dns_name(), key.dns_record())).collect()
+    }
+
     /// The part of the queue and of the lanes that `selector` names.
     pub fn status(&self, selector: &Selector) -> QueueStatus {
         let now = clock::now();
