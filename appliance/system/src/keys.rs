@@ -8,7 +8,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postkeep_configuration::{Configuration, DkimAlgorithm};
 use postkeep_journal::KEY_MADE;
-use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, PublicKeyData};
+use rcgen::{
+    Certificate, CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256,
+    PublicKeyData,
+};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
@@ -42,18 +45,10 @@ pub(crate) fn make_missing(configuration: &Configuration, folder: &Path) -> Resu
     let http = configuration.http.iter().map(|door| (&door.certificate, &door.key));
     for (certificate, key) in listeners.chain(http) {
         let (Some(certificate), Some(key)) = (certificate, key) else { continue };
-        if certificate.exists() || key.exists() || !certificate.starts_with(folder) || !key.starts_with(folder) {
+        let hostname = || vec![configuration.hostname.clone()];
+        if certify(certificate, key, folder, &configuration.hostname, hostname())?.is_none() {
             continue;
         }
-        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut parameters = CertificateParams::new(vec![configuration.hostname.clone()])?;
-        parameters.distinguished_name.push(DnType::CommonName, configuration.hostname.clone());
-        let made = parameters.self_signed(&pair)?;
-        make_folder_of(key)?;
-        make_folder_of(certificate)?;
-        // The certificate last: what is there whole has its key.
-        postkeep_files::replace(key, pair.serialize_pem().as_bytes())?;
-        postkeep_files::replace(certificate, made.pem().as_bytes())?;
         said.push(format!("made a certificate of its own for {} in {}", configuration.hostname, certificate.display()));
         KEY_MADE.tell(
             format_args!("made a certificate for {}", configuration.hostname),
@@ -67,23 +62,46 @@ pub(crate) fn make_missing(configuration: &Configuration, folder: &Path) -> Resu
 /// The key by which clients know the box at its door for management. Its fingerprint is what they pin.
 fn make_api(configuration: &Configuration, folder: &Path) -> Result<Vec<String>, crate::Failure> {
     let Some(api) = &configuration.api else { return Ok(Vec::new()) };
-    let (certificate, key) = (&api.certificate, &api.key);
-    if certificate.exists() || key.exists() || !certificate.starts_with(folder) || !key.starts_with(folder) {
-        return Ok(Vec::new());
-    }
-    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     // Whoever connects is shown it before they have shown theirs: it says nothing about the box.
-    let mut parameters = CertificateParams::new(Vec::<String>::new())?;
-    parameters.distinguished_name.push(DnType::CommonName, "box");
+    let Some(made) = certify(&api.certificate, &api.key, folder, "box", Vec::new())? else { return Ok(Vec::new()) };
+    let sum = fingerprint(made.der());
+    KEY_MADE.tell(
+        format_args!("made the box's key for its door for management: {sum}"),
+        [&"api", &sum, &api.key.display()],
+    );
+    Ok(vec![format!("publish box-fingerprint {sum}")])
+}
+
+/// A certificate for `name` that is missing below `folder`, with its key where that is missing too.
+fn certify(
+    certificate: &Path,
+    key: &Path,
+    folder: &Path,
+    name: &str,
+    hosts: Vec<String>,
+) -> Result<Option<Certificate>, crate::Failure> {
+    if certificate.exists() || !certificate.starts_with(folder) || !key.starts_with(folder) {
+        return Ok(None);
+    }
+    // A key without a certificate is of a start that was cut short in between.
+    let pair = if key.exists() {
+        KeyPair::from_pem(&std::fs::read_to_string(key)?).map_err(|error| {
+            format!("{} is missing, and {} cannot sign it: {error}", certificate.display(), key.display())
+        })?
+    } else {
+        KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?
+    };
+    let mut parameters = CertificateParams::new(hosts)?;
+    parameters.distinguished_name.push(DnType::CommonName, name);
     let made = parameters.self_signed(&pair)?;
     make_folder_of(key)?;
     make_folder_of(certificate)?;
-    postkeep_files::replace(key, pair.serialize_pem().as_bytes())?;
+    if !key.exists() {
+        postkeep_files::replace(key, pair.serialize_pem().as_bytes())?;
+    }
+    // Last: what is there whole has its key.
     postkeep_files::replace(certificate, made.pem().as_bytes())?;
-    let sum = fingerprint(made.der());
-    KEY_MADE
-        .tell(format_args!("made the box's key for its door for management: {sum}"), [&"api", &sum, &key.display()]);
-    Ok(vec![format!("publish box-fingerprint {sum}")])
+    Ok(Some(made))
 }
 
 /// The fingerprint of the box at its door for management, where it has one.

@@ -77,13 +77,13 @@ enum Verb {
         #[arg(long, value_name = "FILE", default_value = "/run/postkeep-passphrase/passphrase")]
         into: PathBuf,
         /// The data volume; where it is there, nothing is asked.
-        #[arg(long, value_name = "PATH", default_value = "/dev/disk/by-partlabel/postkeep-data")]
+        #[arg(long, value_name = "PATH", default_value = "/dev/postkeep-data")]
         volume: PathBuf,
     },
     /// Opens the data volume; on a machine with a TPM only one that the TPM opens.
     Volume {
         /// The data volume.
-        #[arg(long, value_name = "PATH", default_value = "/dev/disk/by-partlabel/postkeep-data")]
+        #[arg(long, value_name = "PATH", default_value = "/dev/postkeep-data")]
         volume: PathBuf,
         /// The TPM.
         #[arg(long, value_name = "PATH", default_value = "/dev/tpmrm0")]

@@ -9,7 +9,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use postkeep_seed::{MachineFacts, Seed, SeedError, networkd_files};
+use postkeep_seed::{LARGEST_SEED, MachineFacts, Seed, SeedError, networkd_files};
+
+/// Of a seed, in octets: one more than it may have, so that whoever opens it sees that it is too large.
+pub(crate) const MOST_READ: u64 = LARGEST_SEED as u64 + 1;
 
 /// Why the network was not set up.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +46,7 @@ pub(crate) struct Place<'a> {
 /// Writes what the seed says about the network below `run`; says what it did.
 pub(crate) fn apply(place: &Place<'_>) -> Result<Vec<String>, crate::Failure> {
     let Place { seed, run, sys, time_servers, instead_of } = *place;
-    let octets = match fs::read(seed) {
+    let octets = match postkeep_files::beginning(seed, MOST_READ) {
         Ok(octets) => octets,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(vec![
@@ -55,7 +58,8 @@ pub(crate) fn apply(place: &Place<'_>) -> Result<Vec<String>, crate::Failure> {
     // That it has expired since it was taken over must not cost the box its network; whoever takes it over asks.
     let parsed = Seed::open(&octets, None, Timestamp::MIN).map_err(NetworkError::from)?;
     if let Some(other) = instead_of {
-        let other = fs::read(other).ok().and_then(|other| Seed::open(&other, Some(&parsed.owner), Timestamp::MIN).ok());
+        let other = postkeep_files::beginning(other, MOST_READ).ok();
+        let other = other.and_then(|other| Seed::open(&other, Some(&parsed.owner), Timestamp::MIN).ok());
         // The owner's newer one stays, also where something else in it could not be taken over: the box may stand elsewhere now.
         if other.is_some_and(|other| other.issued >= parsed.issued) {
             return Ok(Vec::new());
@@ -161,6 +165,14 @@ mod tests {
         fs::create_dir_all(&card).unwrap();
         fs::write(card.join("address"), format!("{mac}\n")).unwrap();
         (folder, path, now)
+    }
+
+    #[test]
+    fn a_seed_without_end_is_not_read_to_its_end() {
+        let (folder, path, _) = place("52:54:00:12:34:56");
+        fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = of(&folder, &path, &folder.path().join("run"), apply).unwrap_err().to_string();
+        assert!(error.contains(&(LARGEST_SEED + 1).to_string()), "{error}");
     }
 
     #[test]

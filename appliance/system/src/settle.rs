@@ -19,6 +19,7 @@ use postkeep_seed::{Api, Seed};
 
 use crate::Failure;
 use crate::keys::{box_fingerprint, make_missing};
+use crate::network::MOST_READ;
 
 /// The seed that was taken over last, as it was signed.
 const TAKEN: &str = "seed";
@@ -41,23 +42,18 @@ pub(crate) fn settle(seed: &Path, folder: &Path, fingerprint: &Path, now: Timest
                 SEED_REFUSED.tell(format_args!("the seed on the boot partition is not taken: {why}"), [&why]);
                 said.push(format!("the seed on the boot partition is not taken: {why}"));
             }
-            Ok(new) => {
-                take(&new, folder, &mut said)?;
+            Ok(new) => match take(&new, folder, &mut said)
                 // Last: a seed that was taken half is taken again.
-                postkeep_files::replace(&folder.join(TAKEN), &octets)?;
-                let owner = new.owner.name();
-                SEED_TAKEN
-                    .tell(format_args!("seed of {owner} issued at {} taken over", new.issued), [&owner, &new.issued]);
-            }
-            // The box goes on with what its owner said before.
-            Err(error) if taken.is_some() => {
-                SEED_REFUSED.tell(format_args!("the seed on the boot partition is not taken: {error}"), [&error]);
-                said.push(format!("the seed on the boot partition is not taken: {error}"));
-            }
-            Err(error) => {
-                SEED_REFUSED.tell(format_args!("the first seed is not taken: {error}"), [&error]);
-                return Err(error.into());
-            }
+                .and_then(|()| Ok(postkeep_files::replace(&folder.join(TAKEN), &octets)?))
+            {
+                Ok(()) => {
+                    let owner = new.owner.name();
+                    let news = format_args!("seed of {owner} issued at {} taken over", new.issued);
+                    SEED_TAKEN.tell(news, [&owner, &new.issued]);
+                }
+                Err(error) => refuse(error, taken.is_some(), &mut said)?,
+            },
+            Err(error) => refuse(error.into(), taken.is_some(), &mut said)?,
         }
     }
     let configuration = folder.join(CONFIGURATION);
@@ -68,7 +64,7 @@ pub(crate) fn settle(seed: &Path, folder: &Path, fingerprint: &Path, now: Timest
         let records: Vec<&str> = made.iter().filter_map(|line| line.strip_prefix("publish ")).collect();
         if !records.is_empty() {
             let path = folder.join("publish.txt");
-            let before = read(&path)?.unwrap_or_default();
+            let before = if path.exists() { fs::read(&path)? } else { Vec::new() };
             let text = String::from_utf8_lossy(&before).into_owned() + &records.join("\n") + "\n";
             postkeep_files::replace(&path, text.as_bytes())?;
         }
@@ -89,9 +85,20 @@ pub(crate) fn settle(seed: &Path, folder: &Path, fingerprint: &Path, now: Timest
     Ok(said)
 }
 
+/// Tells why the seed is not taken. A box that has one goes on with what its owner said before.
+fn refuse(error: Failure, has_one: bool, said: &mut Vec<String>) -> Result<(), Failure> {
+    if has_one {
+        SEED_REFUSED.tell(format_args!("the seed on the boot partition is not taken: {error}"), [&error]);
+        said.push(format!("the seed on the boot partition is not taken: {error}"));
+        return Ok(());
+    }
+    SEED_REFUSED.tell(format_args!("the first seed is not taken: {error}"), [&error]);
+    Err(error)
+}
+
 fn take(seed: &Seed, folder: &Path, said: &mut Vec<String>) -> Result<(), Failure> {
     let path = folder.join(CONFIGURATION);
-    let before = read(&path)?;
+    let before = if path.exists() { Some(fs::read(&path)?) } else { None };
     let standing = before.as_ref().map(|octets| String::from_utf8_lossy(octets).into_owned());
     let (standing, standing_api) = match standing.as_deref().map(|text| text.split_once(MARK).unwrap_or((text, ""))) {
         Some((text, api)) => (Some(text.to_owned()), api.to_owned()),
@@ -166,7 +173,7 @@ fn whose(octets: &[u8]) -> Result<Taken, Failure> {
 }
 
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match postkeep_files::beginning(path, MOST_READ) {
         Ok(octets) => Ok(Some(octets)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()))),
@@ -280,12 +287,40 @@ mod tests {
     fn a_bad_configuration_leaves_the_one_in_place() {
         let here = Box::new();
         here.settle("a.example.test", "2026-11-02T00:00:00Z", &key(1)).unwrap();
-        let error = here.settle("not a host name", "2026-11-03T00:00:00Z", &key(1)).unwrap_err();
-        assert!(error.contains("hostname"), "{error}");
+        fs::remove_file(here.etc().join("dkim/s1.pem")).unwrap();
+        let said = here.settle("not a host name", "2026-11-03T00:00:00Z", &key(1)).unwrap().join("\n");
+        assert!(said.contains("is not taken") && said.contains("hostname"), "{said}");
+        assert!(said.contains("publish s1._domainkey"), "the box goes on as it did: {said}");
         assert_eq!(here.hostname(), "hostname = \"a.example.test\"");
         let named = fs::read_to_string(here.etc().join("extra/roots.pem")).unwrap();
         assert_eq!(named, "of a.example.test", "files that the configuration names stay with it");
     }
+
+    #[test]
+    fn the_first_seed_with_a_bad_configuration_is_an_error() {
+        let here = Box::new();
+        let error = here.settle("not a host name", "2026-11-03T00:00:00Z", &key(1)).unwrap_err();
+        assert!(error.contains("hostname"), "{error}");
+        assert!(!here.etc().join("seed").exists());
+    }
+
+    #[test]
+    fn a_certificate_that_a_power_cut_left_out_is_made_for_the_key_that_is_there() {
+        let here = Box::new();
+        here.settle("a.example.test", "2026-11-02T00:00:00Z", &key(1)).unwrap();
+        let (certificate, private) = (here.etc().join("tls/a.pem"), here.etc().join("tls/a.key"));
+        let before = fs::read(&private).unwrap();
+        fs::remove_file(&certificate).unwrap();
+        here.settle("a.example.test", "2026-11-02T00:00:00Z", &key(1)).unwrap();
+        assert_eq!(fs::read(&private).unwrap(), before);
+        // They fit: postkeepd's own check, with files.
+        postkeep_configuration::load_with(
+            here.etc().join("postkeep.toml"),
+            &postkeep_configuration::Options::default(),
+        )
+        .unwrap();
+    }
+
     fn clients(folder: &Path) -> Vec<(String, String)> {
         // As postkeepd would, with files: the key of the door has been made by then.
         let loaded = postkeep_configuration::load_with(
@@ -323,8 +358,8 @@ mod tests {
         let own = own.replace("FF", &"0c".repeat(32));
         let mail = here.mail("b.example.test").replacen("'''\n[[mail.file]]", &format!("{own}'''\n[[mail.file]]"), 1);
         let both = format!("{mail}[api]\nclients = [\"{}\"]\n", "0a".repeat(32));
-        let error = here.settle_with(&both, "2026-11-02T00:00:00Z", &key(1)).unwrap_err();
-        assert!(error.contains("twice"), "{error}");
+        let said = here.settle_with(&both, "2026-11-02T00:00:00Z", &key(1)).unwrap().join("\n");
+        assert!(said.contains("twice"), "{said}");
         assert_eq!(here.hostname(), "hostname = \"a.example.test\"");
         here.settle_with(&mail, "2026-11-02T00:00:00Z", &key(1)).unwrap();
         assert_eq!(clients(&here.etc()), [("me".to_owned(), "0c0c".to_owned())]);
