@@ -72,6 +72,16 @@ pub enum Refusal {
         /// What to do.
         remedy: &'static str,
     },
+    /// The image fits, and what the box makes behind it does not.
+    #[error(
+        "a box needs a disk of {needed} octets, for both slots and its data, and this one has {room}; take a larger one"
+    )]
+    SmallDisk {
+        /// How many octets it takes.
+        needed: u64,
+        /// How many the disk has.
+        room: u64,
+    },
     /// The mail that is on the disk would be unreadable.
     #[error(
         "the data on this machine has format {found} and the release reads {reads}; install a version between them \
@@ -147,7 +157,10 @@ fn refusal(running: Option<Version>, release: &Release, machine: &MachineFacts) 
             return Some(Refusal::TooLarge { role, needed: file.content_size(), room, remedy });
         }
     }
-    None
+    match (machine.disk, release.smallest_disk) {
+        (Some(room), Some(needed)) if room < needed => Some(Refusal::SmallDisk { needed, room }),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -233,6 +246,12 @@ mod tests {
         let small_disk = MachineFacts { disk: Some(3999), ..machine() };
         let refusal = refused(None, &release(), &small_disk);
         assert!(refusal.to_string().contains("larger disk"), "{refusal}");
+        let mut whole = release();
+        whole.smallest_disk = Some(9000);
+        let refusal = refused(None, &whole, &MachineFacts { disk: Some(8999), ..machine() });
+        assert!(refusal.to_string().contains("a disk of 9000 octets, for both slots and its data"), "{refusal}");
+        assert_eq!(decide(None, &whole, &MachineFacts { disk: Some(9000), ..machine() }), Decision::Accept);
+        assert_eq!(decide(None, &whole, &MachineFacts { disk: None, ..machine() }), Decision::Accept, "an update");
         let small_slot = MachineFacts { slots: vec![(Role::Root, 999)], ..machine() };
         assert!(refused(None, &release(), &small_slot).to_string().contains("flash the machine anew"));
         let no_file = MachineFacts { slots: vec![(Role::Uki, 999)], ..machine() };

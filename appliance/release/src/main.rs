@@ -62,6 +62,9 @@ struct Making {
     /// The certificate that the boot file is signed with, in DER
     #[arg(long, value_name = "FILE")]
     certificate: PathBuf,
+    /// The smallest disk that it is flashed onto, in octets
+    #[arg(long, value_name = "OCTETS")]
+    smallest_disk: Option<u64>,
     /// What PCR 11 holds in a phase of the boot; several times
     #[arg(long = "pcr-11", value_name = "PHASE=SUM", value_parser = phase)]
     pcr_11: Vec<(String, Sha256)>,
@@ -130,6 +133,7 @@ fn make(making: &Making) -> Result<String, Failure> {
     let issued = making.issued.unwrap_or_else(Timestamp::now);
     let mut release =
         Release::new(making.version, issued, making.root_hash, Sha256::of(&certificate), DataFormat::ours());
+    release.smallest_disk = making.smallest_disk;
     release.pcr_11.extend(making.pcr_11.iter().cloned());
     fs::create_dir_all(&making.output).map_err(|error| named(&making.output, error))?;
     for part in &making.parts {

@@ -40,6 +40,9 @@ pub struct Release {
     pub secure_boot_certificate: Sha256,
     /// How it keeps data.
     pub data_format: DataFormat,
+    /// The smallest disk of a box, in octets: both slots, and data with room for an update; none: as large as the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smallest_disk: Option<u64>,
     /// What PCR 11 holds in each phase of the boot, for whoever checks quotes.
     #[serde(default, rename = "pcr-11", skip_serializing_if = "BTreeMap::is_empty")]
     pub pcr_11: BTreeMap<String, Sha256>,
@@ -126,6 +129,7 @@ impl Release {
             root_hash,
             secure_boot_certificate,
             data_format,
+            smallest_disk: None,
             pcr_11: BTreeMap::new(),
             files: Vec::new(),
         }
