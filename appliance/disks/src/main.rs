@@ -27,6 +27,8 @@ const ROOT_APPEARS: Duration = Duration::from_secs(60);
 const OTHER_APPEARS: Duration = Duration::from_secs(15);
 /// The boot partition that the box was started from, by a rule for udev that `root` writes.
 const BOOT: &str = "postkeep-boot";
+/// The link to the data volume below `/dev`; on two disks image/root/etc/udev/rules.d makes it.
+const DATA: &str = "postkeep-data";
 const LOCK: &str = "/run/postkeep-disks/lock";
 const RULE: &str = "/run/udev/rules.d/65-postkeep-boot.rules";
 /// The partition that systemd-boot was read from: four octets of attributes, then a UUID in UTF-16.
@@ -135,12 +137,8 @@ fn lay_root() -> Result<(), Failure> {
     }
     own.leave_word(Path::new("/"))?;
     fs::create_dir_all(Path::new(RULE).parent().unwrap_or(Path::new("/")))?;
-    let rule = format!(
-        "# Written by postkeep-disks: the boot partition that this start came from.\n\
-         SUBSYSTEM==\"block\", KERNEL==\"{}\", ENV{{ID_PART_ENTRY_UUID}}==\"{}\", SYMLINK+=\"{BOOT}\"\n",
-        own.boot.name, own.boot.uuid
-    );
-    fs::write(RULE, rule)?;
+    let numbers = fs::read_to_string(Path::new("/sys/class/block").join(&own.boot.disk).join("dev"))?;
+    fs::write(RULE, rules(&own.boot, numbers.trim()))?;
     Ok(())
 }
 
@@ -161,6 +159,18 @@ fn own_disks(seen: &[Partition], wanted: &Wanted, loader: Option<&str>) -> Optio
     let boot = boot.or_else(|| by_loader.first())?;
     let own = Own::of(seen, boot);
     (!root::legs(&own.partitions, wanted).is_empty()).then_some(own)
+}
+
+/// Links by which the rest of the system finds the boot partition and, on one disk, the data volume: labels say nothing about whose
+/// a disk is. `numbers` are the kernel's of the boot partition's disk, `254:0`.
+fn rules(boot: &Partition, numbers: &str) -> String {
+    format!(
+        "# Written by postkeep-disks: the boot partition that this start came from, and the data volume beside it.\n\
+         SUBSYSTEM==\"block\", KERNEL==\"{}\", ENV{{ID_PART_ENTRY_UUID}}==\"{}\", SYMLINK+=\"{BOOT}\"\n\
+         SUBSYSTEM==\"block\", ENV{{ID_PART_ENTRY_NAME}}==\"{DATA_LABEL}\", ENV{{ID_PART_ENTRY_DISK}}==\"{numbers}\", \
+         SYMLINK+=\"{DATA}\"\n",
+        boot.name, boot.uuid
+    )
 }
 
 fn loader_uuid(variable: &[u8]) -> String {
