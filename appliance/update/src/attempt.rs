@@ -22,6 +22,9 @@ pub struct Attempt {
     pub since: Timestamp,
     /// How far it is.
     pub stage: Stage,
+    /// What had proved itself when it began, but for what ran: the way back, as long as its slot is whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spared: Vec<Version>,
     /// What the new version found wrong with itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unwell: Option<String>,
@@ -157,7 +160,7 @@ mod tests {
     const B: Version = Version::new(1, 1, 0);
 
     fn attempt(stage: Stage) -> Attempt {
-        Attempt { from: A, to: B, since: Timestamp::UNIX_EPOCH, stage, unwell: None }
+        Attempt { from: A, to: B, since: Timestamp::UNIX_EPOCH, stage, spared: Vec::new(), unwell: None }
     }
 
     fn ended(meaning: Meaning) -> Event {

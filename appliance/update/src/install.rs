@@ -9,6 +9,7 @@ use postkeep_disks::boot::{self, BootError};
 use postkeep_disks::run::{RunError, run};
 use postkeep_release::{PRODUCT, Release, Role, Version};
 
+use crate::attempt::Attempt;
 use crate::boot_file::{BootFile, Standing};
 use crate::place::{Disk, Place, PlaceError};
 use crate::transfer::{Definition, definitions};
@@ -83,14 +84,25 @@ pub fn install(
     let told = if disks.len() > 1 && !others.is_empty() { copy_boot(programs) } else { Ok(()) };
     let written = told.and_then(|()| write_slots(place, programs, release, running, staged, disks));
     if written.is_err() {
-        // A version whose slot is whole still is the way back. That something else has failed is what is told.
-        let is_whole = |version| place.disks().is_ok_and(|disks| disks.iter().all(|disk| has_root(disk, version)));
-        for file in others.iter().filter(|file| file.standing() == Standing::Good && is_whole(file.version)) {
-            let _ = rename(place, file.version, |file| BootFile::good(file.version));
-        }
+        // That something else has failed is what is told.
+        let good = others.iter().filter(|file| file.standing() == Standing::Good).map(|file| file.version);
+        let _ = restore(place, &good.collect::<Vec<_>>());
     }
     written?;
     rename(place, release.version, BootFile::renewed)
+}
+
+/// Makes good again what had proved itself before something else was to come into its slot, where the slot is whole still.
+///
+/// # Errors
+/// The disks cannot be read, or the boot partition.
+pub fn restore(place: &Place, versions: &[Version]) -> Result<(), InstallError> {
+    let disks = place.disks()?;
+    let is_whole = |version: &&Version| disks.iter().all(|disk| has_root(disk, **version));
+    versions
+        .iter()
+        .filter(is_whole)
+        .try_for_each(|version| rename(place, *version, |file| BootFile::good(file.version)))
 }
 
 /// Whether a slot of the disk is labelled with that version.
@@ -163,6 +175,48 @@ pub fn way_back(place: &Place, running: Version) -> Result<Option<Version>, Plac
     Ok(good.map(|file| file.version))
 }
 
+/// The same for a version on trial that is not well: also the newer one that it came in the place of, as its owner wanted. That one
+/// is not to be started for as long, and its slot is whole.
+///
+/// # Errors
+/// The boot partition cannot be read.
+pub fn way_back_from_trial(
+    place: &Place,
+    running: Version,
+    attempt: Option<&Attempt>,
+) -> Result<Option<Version>, PlaceError> {
+    let newer = attempt.map(|attempt| attempt.from).filter(|from| *from > running);
+    Ok(way_back(place, running)?.or(newer.filter(|newer| place.standing(*newer).is_ok_and(|found| found.is_some()))))
+}
+
+/// The versions that have proved themselves, but for `running`.
+///
+/// # Errors
+/// The boot partition cannot be read.
+pub fn proven(place: &Place, running: Version) -> Result<Vec<Version>, PlaceError> {
+    let others = place.boot_files()?.into_iter().filter(|file| file.version != running);
+    Ok(others.filter(|file| file.standing() == Standing::Good).map(|file| file.version).collect())
+}
+
+/// Whether another start of `running`, which has not proved itself, is of use: it has tries left, or the boot loader would now
+/// take another version. It takes good ones first, then those on trial, then bad ones, and of each the newest.
+///
+/// # Errors
+/// The boot partition cannot be read.
+pub fn is_worth_a_start(place: &Place, running: Version) -> Result<bool, PlaceError> {
+    match place.standing(running)? {
+        Some(Standing::OnTrial { .. }) => Ok(true),
+        // Also on its last try: the boot loader has counted it.
+        Some(Standing::Bad) => {
+            let goes_before = |file: &BootFile| file.standing() != Standing::Bad || file.version > running;
+            Ok(place.boot_files()?.iter().any(|file| file.version != running && goes_before(file)))
+        }
+        Some(Standing::Good) => Ok(false),
+        // The boot partition cannot be looked at; the boot loader counts.
+        None => Ok(true),
+    }
+}
+
 /// Stops the mail core in order (doors close, transactions under way end), makes the boot partitions of two disks the same,
 /// then starts the machine again.
 ///
@@ -172,9 +226,27 @@ pub fn drain_and_restart(programs: &Programs) -> Result<(), InstallError> {
     // It may have failed already; the machine starts again all the same.
     let stopped = run(Command::new(&programs.systemctl).args(["stop", "postkeepd.service"]));
     let copied = copy_boot(programs);
-    run(Command::new(&programs.systemctl).args(["--no-block", "reboot"]))?;
+    restart(programs)?;
     stopped?;
     copied
+}
+
+/// Starts the machine again.
+///
+/// # Errors
+/// systemd does not do it.
+pub fn restart(programs: &Programs) -> Result<(), InstallError> {
+    run(Command::new(&programs.systemctl).args(["--no-block", "reboot"]))?;
+    Ok(())
+}
+
+/// What systemd calls the state of a unit: `active`, `activating`, `failed`, `inactive`.
+///
+/// # Errors
+/// systemd does not say.
+pub fn state(programs: &Programs, unit: &str) -> Result<String, InstallError> {
+    let told = run(Command::new(&programs.systemctl).args(["show", "--property=ActiveState", "--value", unit]))?;
+    Ok(told.trim().to_owned())
 }
 
 /// Makes the boot partition of the other disk the same, on a box with two.
@@ -231,10 +303,79 @@ mod tests {
         }
         let (running, old) = (Version::new(1, 1, 0), Version::new(1, 0, 0));
         assert_eq!(way_back(&place, running).unwrap(), Some(old), "neither a bad one nor one on trial");
+        assert_eq!(proven(&place, running).unwrap(), [old]);
         rename(&place, running, BootFile::condemned).unwrap();
         assert_eq!(place.standing(running).unwrap(), Some(Standing::Bad));
         rename(&place, running, BootFile::renewed).unwrap();
         assert_eq!(place.standing(running).unwrap(), Some(Standing::OnTrial { left: 3, done: 0 }));
         assert!(matches!(rename(&place, Version::new(3, 0, 0), BootFile::renewed), Err(InstallError::NoBootFile(_))));
+    }
+
+    #[test]
+    fn what_has_not_proved_itself_is_started_again_as_long_as_that_leads_somewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        lay(folder.path(), "1.1.0", SignerKey::generate("release.example").unwrap().verifier());
+        let place = Place::new(folder.path());
+        let boot = folder.path().join("efi/EFI/Linux");
+        let is_of_use = |own: &str, other: Option<&str>| {
+            for entry in fs::read_dir(&boot).unwrap() {
+                fs::remove_file(entry.unwrap().path()).unwrap();
+            }
+            for name in [Some(own), other].into_iter().flatten() {
+                fs::write(boot.join(name), name).unwrap();
+            }
+            is_worth_a_start(&place, Version::new(1, 1, 0)).unwrap()
+        };
+        assert!(is_of_use("postkeep_1.1.0+2-1.efi", None));
+        assert!(is_of_use("postkeep_1.1.0+0-3.efi", Some("postkeep_1.0.0.efi")), "the way back");
+        assert!(is_of_use("postkeep_1.1.0+0-3.efi", Some("postkeep_1.0.0+3-0.efi")));
+        // An older one came in the place of a newer one, and is no better.
+        assert!(is_of_use("postkeep_1.1.0+0-3.efi", Some("postkeep_1.2.0+0-1.efi")));
+        assert!(!is_of_use("postkeep_1.1.0+0-3.efi", Some("postkeep_1.0.0+0-1.efi")), "for ever");
+        assert!(!is_of_use("postkeep_1.1.0+0-3.efi", None));
+        assert!(!is_of_use("postkeep_1.1.0.efi", Some("postkeep_1.0.0.efi")), "it has proved itself before");
+    }
+
+    #[test]
+    fn an_older_version_on_trial_goes_back_to_the_newer_one_that_it_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        lay(folder.path(), "1.1.0", SignerKey::generate("release.example").unwrap().verifier());
+        let place = Place::new(folder.path());
+        let (old, newer) = (Version::new(1, 0, 0), Version::new(1, 1, 0));
+        fs::write(folder.path().join("efi/EFI/Linux/postkeep_1.0.0+2-1.efi"), "").unwrap();
+        rename(&place, newer, BootFile::condemned).unwrap();
+        let attempt = |from, to| Attempt {
+            from,
+            to,
+            since: jiff::Timestamp::UNIX_EPOCH,
+            stage: crate::attempt::Stage::Restarting,
+            spared: Vec::new(),
+            unwell: None,
+        };
+        assert_eq!(way_back_from_trial(&place, old, Some(&attempt(newer, old))).unwrap(), Some(newer));
+        assert_eq!(way_back_from_trial(&place, old, None).unwrap(), None);
+        let gone = Version::new(1, 2, 0);
+        assert_eq!(way_back_from_trial(&place, old, Some(&attempt(gone, old))).unwrap(), None, "it has no boot file");
+        assert_eq!(
+            way_back_from_trial(&place, gone, Some(&attempt(newer, gone))).unwrap(),
+            None,
+            "it did not prove itself"
+        );
+    }
+
+    #[test]
+    fn what_was_good_before_an_update_that_was_cut_short_is_good_again_where_its_slot_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        lay(folder.path(), "1.1.0", SignerKey::generate("release.example").unwrap().verifier());
+        let place = Place::new(folder.path());
+        let boot = folder.path().join("efi/EFI/Linux");
+        fs::write(boot.join("postkeep_1.0.0+0-1.efi"), "").unwrap();
+        // Its slot has been taken already.
+        let (gone, there) = (Version::new(1, 0, 0), Version::new(1, 1, 0));
+        restore(&place, &[gone]).unwrap();
+        assert_eq!(place.standing(gone).unwrap(), Some(Standing::Bad));
+        rename(&place, there, BootFile::condemned).unwrap();
+        restore(&place, &[there]).unwrap();
+        assert_eq!(place.standing(there).unwrap(), Some(Standing::Good));
     }
 }

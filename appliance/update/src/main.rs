@@ -57,6 +57,8 @@ enum Verb {
         #[arg(long, value_name = "FILE", default_value = "/var/lib/postkeep/etc/postkeep.toml")]
         configuration: PathBuf,
     },
+    /// Starts the machine again, where its version has not proved itself and another start leads somewhere.
+    Again,
 }
 
 fn main() -> ExitCode {
@@ -91,7 +93,24 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Verb::Gate { control, configuration } => gate(&place, &store, &control, &configuration).await,
+        Verb::Again => again(&place, &Programs::default()),
     }
+}
+
+fn again(place: &Place, programs: &Programs) -> Result<ExitCode, Failure> {
+    // The gate is at work, and knows how long it may take; or it has found this start good.
+    if let state @ ("active" | "activating") = &*install::state(programs, "postkeep-gate.service")? {
+        say(&format!("this start is judged by its gate, which is {state}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let running = place.running()?;
+    if install::is_worth_a_start(place, running)? {
+        say(&format!("{running} has not proved itself; the machine starts again"));
+        install::restart(programs)?;
+    } else {
+        say(&format!("{running} has not proved itself, and no other version would be started"));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn gate(place: &Place, store: &Store, control: &Path, configuration: &Path) -> Result<ExitCode, Failure> {
@@ -102,6 +121,11 @@ async fn gate(place: &Place, store: &Store, control: &Path, configuration: &Path
         && let Meaning::Ended(event) = reconcile(open, running, place.standing(open.to)?)
     {
         say(&event.to_string());
+        if open.stage == Stage::Writing
+            && let Err(error) = install::restore(place, &open.spared)
+        {
+            say(&format!("what was good before is not made good again: {error}"));
+        }
         store.end(event, Timestamp::now())?;
         attempt = None;
     }
@@ -139,7 +163,7 @@ fn send_back(
     attempt: Option<Attempt>,
     why: String,
 ) -> Result<(), Failure> {
-    let Some(back) = install::way_back(place, running)? else {
+    let Some(back) = install::way_back_from_trial(place, running, attempt.as_ref())? else {
         say(&format!("{running} is not well, and there is no other version to go back to: {why}"));
         return Ok(());
     };
@@ -149,11 +173,13 @@ fn send_back(
         to: running,
         since: Timestamp::now(),
         stage: Stage::Restarting,
+        spared: Vec::new(),
         unwell: None,
     });
     attempt.unwell = Some(why);
     // First why, then the deed: the one that comes back tells.
     store.begin(&attempt)?;
+    install::rename(place, back, |file| BootFile::good(file.version))?;
     install::rename(place, running, BootFile::condemned)?;
     install::drain_and_restart(programs)?;
     Ok(())

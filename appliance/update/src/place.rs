@@ -187,8 +187,8 @@ impl Place {
             (Ok(true), Ok(holders)) if holders.iter().any(|holder| holder.owner == secure_boot::Owner::Own) => Ok(()),
             (Ok(true), Ok(_)) => Err(format!(
                 "the boot file of the release is signed with the certificate {certificate}, which is not in this machine's \
-                 Secure Boot db: it would not start. Enrol the new key first (docs/operate/secure-boot.md), and update \
-                 after the next start"
+                 Secure Boot db: it would not start. Have the release signed with a key that is: to enrol \
+                 another one would close the data volume for good (docs/operate/secure-boot.md)"
             )),
             (Ok(true), Err(error)) => Err(format!("cannot tell whether the machine would start the release: {error}")),
         }

@@ -154,8 +154,9 @@ impl Updater {
         let running = self.place.running().map_err(|error| words(&error))?;
         let disks = self.place.disks().map_err(|error| words(&error))?;
         let now = Timestamp::now();
+        let spared = install::proven(&self.place, running).map_err(|error| words(&error))?;
         let mut attempt =
-            Attempt { from: running, to: release.version, since: now, stage: Stage::Writing, unwell: None };
+            Attempt { from: running, to: release.version, since: now, stage: Stage::Writing, spared, unwell: None };
         self.store.begin(&attempt).map_err(|error| words(&error))?;
         let done = install::install(&self.place, &self.programs, release, running, self.staging.folder(), &disks);
         if let Err(error) = done {
