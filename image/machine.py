@@ -24,13 +24,13 @@ OWNER = "a3f0c1de-6f0b-4c51-9c3b-6f6f73746b70"
 class Machine:
     """One machine. Its disks, firmware variables and TPM live in a folder, so that it can be booted again."""
 
-    def __init__(self, state, keys, *, secure_boot=True, tpm=True, network=None, memory=2048, echo=False, devices=(), forgetful=False):
+    def __init__(self, state, keys, *, secure_boot=True, tpm=True, network=None, memory=2048, echo=False, devices=(), forgetful=False, first="disk.raw"):
         """Without `secure_boot` the firmware knows none. `forgetful`: what the machine has not flushed to its disks is lost when its power is cut, as on a disk with a cache of
-        its own."""
+        its own. The firmware looks at the disk `first` before all others."""
         self.state = pathlib.Path(state)
         self.keys = pathlib.Path(keys)
         self.secure_boot, self.tpm, self.network, self.memory, self.echo, self.devices = secure_boot, tpm, network, memory, echo, devices
-        self.forgetful, self.caches = forgetful, []
+        self.forgetful, self.caches, self.first = forgetful, [], first
         self.computer = self.chip = self.console = self.screen = None
         self.state.mkdir(parents=True, exist_ok=True)
 
@@ -123,11 +123,13 @@ class Machine:
             "-drive", f"if=pflash,format=raw,unit=1,file={self.firmware()}",
             "-device", "virtio-rng-pci", *self.devices,
         ]
-        for number, disk in enumerate(self.disks()):
+        disks = self.disks()
+        order = sorted(disks, key=lambda disk: disk.name != self.first)
+        for number, disk in enumerate(disks):
             # Each in a slot of its own, so that it can be pulled out.
             command += ["-drive", f"if=none,id=disk{number},cache=none,discard=unmap,{self.drive(number, disk)}",
                         "-device", f"pcie-root-port,id=slot{number},chassis={number + 1},slot={number + 1}",
-                        "-device", f"virtio-blk-pci,bus=slot{number},drive=disk{number},id=blk{number},serial={disk.stem},bootindex={number + 1}"]
+                        "-device", f"virtio-blk-pci,bus=slot{number},drive=disk{number},id=blk{number},serial={disk.stem},bootindex={order.index(disk) + 1}"]
         if self.network:
             command += ["-netdev", f"tap,id=net,ifname={self.network},script=no,downscript=no",
                         "-device", "virtio-net-pci,netdev=net,mac=52:54:00:70:6b:01,romfile="]

@@ -16,7 +16,7 @@ import time
 import unittest
 
 from container import Container
-from stage import BOX, BOX_END, HERE, TAP, Owner, network, run
+from stage import BOX, BOX_END, HERE, MAC, TAP, Owner, network, run
 from unpacked import unpack
 
 BUILD = pathlib.Path("/build")
@@ -73,6 +73,10 @@ NO_FIRMWARE = {
 OUTSIDE_OF_SANDBOX = {
     # Only root may signal through systemd; a signal that reaches the main process alone.
     ("postkeepd.service", "+systemctl kill --signal=HUP --kill-whom=main postkeepd.service"),
+}
+# Programs of ours in units that are systemd's, and so outside of the sandbox of ours, and why.
+IN_UNITS_OF_OTHERS = {
+    ("systemd-cryptsetup@.service", "postkeep-system volume"): "becomes systemd-cryptsetup, which needs the rights of root; it looks at the volume's header first",
 }
 Rights = collections.namedtuple("Rights", "user bounding ambient outside")
 
@@ -205,6 +209,18 @@ class WhatIsInIt(unittest.TestCase):
         self.assertEqual({(name, command) for name, one in units.items() for command in one.outside}, OUTSIDE_OF_SANDBOX)
 
 
+    def test_units_of_others_run_nothing_of_ours_or_it_is_said_why(self):
+        found = set()
+        for tree in self.trees:
+            for folder in ("etc/systemd/system", UNITS):
+                for file in (tree / folder).rglob("*"):
+                    unit = file.parent.name.removesuffix(".d") if file.parent.name.endswith(".d") else file.name
+                    if unit.startswith("postkeep") or not file.is_file():
+                        continue
+                    found |= {(unit, command) for command in re.findall(r"^Exec\w*=[-@:+!|]*((?:/usr/s?bin/)?postkeep\S*.*)$", file.read_text(), re.M)}
+        self.assertEqual(found, IN_UNITS_OF_OTHERS.keys())
+
+
 class WhatRuns(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -274,6 +290,38 @@ class WhatRuns(unittest.TestCase):
             self.assertEqual(heard(ears), UNDOCUMENTED)
             knock(address, range(1, 65536))
             self.assertEqual(heard(ears), set())
+
+    def test_who_asks_for_its_groups_is_answered(self):
+        """A switch that listens to memberships of IPv6 (RFC 4541) asks, and forgets who does not answer."""
+        self.addresses()
+        index = socket.if_nametoindex(TAP)
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))
+        ask = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+        self.addCleanup(wire.close)
+        self.addCleanup(ask.close)
+        wire.bind((TAP, 0))
+        box = bytes.fromhex(MAC.replace(":", ""))
+
+        def told(within):
+            """Whether a report (RFC 3810 §5.2, behind the option that all routers look at) comes from the box."""
+            deadline = time.monotonic() + within
+            while (left := deadline - time.monotonic()) > 0:
+                if select.select([wire], [], [], left)[0]:
+                    frame = wire.recv(2048)
+                    if frame[6:12] == box and frame[20] == 0 and frame[54] == 58 and frame[62] == 143:
+                        return True
+            return False
+
+        # What it says without being asked, as after an address was set, is over.
+        deadline = time.monotonic() + 60
+        while told(4):
+            self.assertLess(time.monotonic(), deadline)
+        # A general query (§5.1): answer within a second. Router alert (RFC 2711), from an address of the link, one hop.
+        ask.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_HOPOPTS, bytes.fromhex("0000050200000100"))
+        ask.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)
+        ask.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        ask.sendto(bytes.fromhex("82000000" "03e80000") + bytes(16) + bytes.fromhex("02010000"), ("ff02::1", 0, 0, index))
+        self.assertTrue(told(10))
 
     def test_rules_are_loaded_before_the_first_address(self):
         rules = self.box.run_ours("nft", "list", "ruleset").stdout

@@ -333,7 +333,10 @@ impl Daemon {
     pub fn postkeep(&self, arguments: &[&str]) -> Said {
         let mut command = Command::new(tools::program("postkeep"));
         command.args(arguments);
-        if matches!(arguments.first(), Some(&("events" | "health" | "queue" | "reload" | "suppression" | "system" | "update"))) {
+        if matches!(
+            arguments.first(),
+            Some(&("events" | "health" | "queue" | "reload" | "suppression" | "system" | "update"))
+        ) {
             command.arg("--socket").arg(&self.socket);
         }
         run(&mut command)

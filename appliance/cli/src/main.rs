@@ -131,7 +131,17 @@ fn client(arguments: &Arguments) -> Result<Client, Outcome> {
     // What needs no daemon must not fail for want of one.
     let needs_none = matches!(
         arguments.command,
-        Command::Api(_) | Command::Rehearse(_) | Command::Config(_) | Command::Flash { .. }
+        Command::Api(_)
+            | Command::Bounce(_)
+            | Command::Config(_)
+            | Command::Console(_)
+            | Command::Credential(_)
+            | Command::Flash { .. }
+            | Command::Rehearse(_)
+            | Command::Reply(_)
+            | Command::Spool(_)
+            | Command::TlsReport(_)
+            | Command::Token(_)
     );
     let Some(named) = named.filter(|_| !needs_none) else { return Ok(Client::new(&arguments.socket)) };
     let profile = BoxProfile::find(&named, arguments.identity.as_deref(), arguments.box_fingerprint)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Report, files};
+use super::{Report, files, http};
 use crate::load::Options;
 use crate::name::shown;
 use crate::path::KeyPath;
@@ -20,9 +20,7 @@ pub(super) fn check(configuration: &Configuration, options: &Options, report: &m
     let path = root.key("api");
     report.within(path.key("connections"), api.connections, 1, 10_000);
     report.within(path.key("connections-per-address"), api.connections_per_address, 1, 10_000);
-    let is_taken = configuration.listener.iter().any(|listener| listener.address == api.address)
-        || configuration.http.iter().any(|door| door.address == api.address)
-        || configuration.metrics.as_ref().is_some_and(|metrics| metrics.address == api.address);
+    let is_taken = http::is_taken(configuration, api.address, configuration.http.iter().map(|door| door.address));
     if api.address.port() == 0 {
         report.port_0(path.key("address"), api.address, "8443, which the image lets through");
     } else if is_taken {

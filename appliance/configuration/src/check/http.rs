@@ -1,7 +1,7 @@
 //! The HTTP doors and who may use them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{Report, doors, files};
 use crate::load::Options;
@@ -12,17 +12,35 @@ use crate::types::{Configuration, Service};
 /// What a token's hash begins with.
 const HASH_PREFIX: &str = "sha256:";
 
+/// Whether a door for HTTP at `address` would stand where another one does: a listener of SMTP, the metrics, or one of `others`.
+///
+/// A door for HTTP at `[::]` takes IPv4 too; a listener of SMTP there does not.
+pub(super) fn is_taken(
+    configuration: &Configuration,
+    address: SocketAddr,
+    others: impl Iterator<Item = SocketAddr>,
+) -> bool {
+    let covers = |all: SocketAddr, takes_both: bool, one: SocketAddr| {
+        all.port() == one.port()
+            && (all.ip() == one.ip()
+                || all.ip().is_unspecified() && (all.is_ipv6() == one.is_ipv6() || all.is_ipv6() && takes_both))
+    };
+    let is_smtp = |smtp: SocketAddr| covers(address, true, smtp) || covers(smtp, false, address);
+    let is_http = |http: SocketAddr| covers(address, true, http) || covers(http, true, address);
+    configuration.listener.iter().any(|listener| is_smtp(listener.address))
+        || others.chain(configuration.metrics.as_ref().map(|metrics| metrics.address)).any(is_http)
+}
+
 pub(super) fn check(configuration: &Configuration, options: &Options, report: &mut Report) {
-    let mut seen = BTreeMap::new();
     for (index, door) in configuration.http.iter().enumerate() {
         let path = KeyPath::root().key("http").at(index);
         report.within(path.key("connections"), door.connections, 1, 100_000);
         report.within(path.key("connections-per-address"), door.connections_per_address, 1, 100_000);
-        let is_taken = configuration.listener.iter().any(|listener| listener.address == door.address)
-            || configuration.metrics.as_ref().is_some_and(|metrics| metrics.address == door.address);
+        let earlier = configuration.http.iter().take(index).map(|earlier| earlier.address);
+        let is_taken = is_taken(configuration, door.address, earlier);
         if door.address.port() == 0 {
             report.port_0(path.key("address"), door.address, "443, or one such as 8025");
-        } else if seen.insert(door.address, index).is_some() || is_taken {
+        } else if is_taken {
             report.error(
                 path.key("address"),
                 format!("{} is the address of another door too", door.address),

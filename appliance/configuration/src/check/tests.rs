@@ -391,5 +391,14 @@ fn the_door_for_management_needs_clients_that_can_be_told_apart() {
     says(&appended(&format!("{door}{client}{}", client.replace("\"me\"", "\"you\""))), "another client has this");
     says(&appended(&format!("{door}{client}{}", client.replace("0a0a", "0b0b"))), "another client \"me\"");
     says(&appended(&format!("{}{client}", door.replace("0.0.0.0:8443", "127.0.0.1:25"))), "another door too");
+    // [::] takes IPv4 too, but for listeners of SMTP; 0.0.0.0 takes every address of IPv4.
+    let metrics = |address: &str| format!("[metrics]\naddress = \"{address}\"\n{client}");
+    let both = door.replace("0.0.0.0", "[::]");
+    for (door, taken) in [(door, "127.0.0.1:8443"), (&*both, "127.0.0.1:8443"), (&*both, "[::1]:8443")] {
+        says(&appended(&format!("{door}{}", metrics(taken))), "another door too");
+    }
+    for (door, free) in [(door, "[::1]:8443"), (&*both, "127.0.0.1:9925")] {
+        assert_eq!(findings(&format!("{GOOD}{door}{}", metrics(free))), Vec::<String>::new(), "{door} {free}");
+    }
     says(&appended(&format!("{door}connections = 0\n{client}")), "api.connections");
 }
