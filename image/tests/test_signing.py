@@ -75,6 +75,13 @@ class Signing(unittest.TestCase):
         partition = (SCRATCH / "output/postkeep_0.1.0.root-x86-64-verity-sig.raw").read_bytes().rstrip(b"\0")
         verity = ssl.PEM_cert_to_DER_cert((self.keys / "verity.crt").read_text())
         self.assertEqual(json.loads(partition)["certificateFingerprint"], hashlib.sha256(verity).hexdigest())
+        # What its owner enrols, by systemd-boot or in the setup screen of the firmware, lies on the boot partition.
+        boot_partition = "/build/scratch/signing/output/postkeep_0.1.0.esp.raw"
+        for name in ("PK", "KEK", "db"):
+            for end, wanted in (("auth", (self.keys / f"{name}.auth").read_bytes()), ("cer", ssl.PEM_cert_to_DER_cert((self.keys / f"{name}.crt").read_text()))):
+                run(IMAGE / "enter", TREE, WORK, "mcopy", "-n", "-i", boot_partition, f"::/loader/keys/auto/{name}.{end}", "/build/scratch/signing/enrolled")
+                self.assertEqual((SCRATCH / "enrolled").read_bytes(), wanted, f"{name}.{end}")
+                (SCRATCH / "enrolled").unlink()
         self.assertEqual([str(file) for file in (WORK / "mkosi").glob("**/*.key") if "mkosi.cache" not in file.parts], [])
 
     def test_nothing_is_made_in_a_folder_that_was_named(self):

@@ -137,6 +137,15 @@ class Updates(unittest.TestCase):
             self.arrive(sent)
             self.owner.close_internet()
 
+    def test_a_version_on_which_something_hangs_is_started_again(self):
+        with self.box("update-hang") as (_, machine):
+            self.ask("update", "apply", RELEASES / "hang/release.note")
+            machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
+            machine.console.expect("has not proved itself; the machine starts again", within=2 * BOOT, refuse=["Postkeep takes mail", "Dependency failed"])
+            # Where its tries lead is what the tests above are about.
+            machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
+            self.owner.close_internet()
+
     def from_a_mirror(self, folder):
         """Over HTTPS, by name; not where the certificate is of another name."""
         with mirror(self.owner, folder, RELEASES / "crash") as (url, asked):

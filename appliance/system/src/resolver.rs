@@ -27,10 +27,11 @@ pub(crate) fn follow(state: &Path, target: &Path) -> Result<Vec<String>, Failure
         if known.as_ref() != Some(&servers) {
             servers.write(target).map_err(|error| format!("cannot write {}: {error}", target.display()))?;
             servers.told().iter().for_each(|line| say(line));
-            if !servers.asked.is_empty() && known.is_some_and(|known| known.asked.is_empty()) {
-                if let Err(error) = fs::write(target.with_file_name(FIRST), "") {
-                    say(&format!("chrony is not started anew ({error}); it finds its servers later"));
-                }
+            if !servers.asked.is_empty()
+                && known.is_some_and(|known| known.asked.is_empty())
+                && let Err(error) = fs::write(target.with_file_name(FIRST), "")
+            {
+                say(&format!("chrony is not started anew ({error}); it finds its servers later"));
             }
             known = Some(servers);
         }
