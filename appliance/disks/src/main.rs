@@ -126,7 +126,16 @@ fn lay_root() -> Result<(), Failure> {
     if complete.is_none() {
         say("the other disk does not appear; the box starts with one");
     }
-    let own = own_disks(&partitions(Path::new("/"))?).ok_or("the disk with the root has vanished")?;
+    let seen = partitions(Path::new("/"))?;
+    let own = own_disks(&seen).ok_or("the disk with the root has vanished")?;
+    if let Some(copy) = copy_in_use(&seen, &own.boot) {
+        return Err(format!(
+            "{} and {copy} are copies of one disk, and only one of them has what was accepted last: nothing says which. Take \
+             the other one out",
+            own.boot.disk
+        )
+        .into());
+    }
     let legs = root::legs(&own.partitions, &wanted);
     let data = legs.iter().map(|leg| leg.data).collect();
     let hashes = legs.iter().map(|leg| leg.hashes).collect();
@@ -159,6 +168,14 @@ fn own_disks(seen: &[Partition], wanted: &Wanted, loader: Option<&str>) -> Optio
     let boot = boot.or_else(|| by_loader.first())?;
     let own = Own::of(seen, boot);
     (!root::legs(&own.partitions, wanted).is_empty()).then_some(own)
+}
+
+/// A disk whose boot partition is `boot` octet for octet, as far as names go, and that has data too.
+fn copy_in_use<'a>(seen: &'a [Partition], boot: &Partition) -> Option<&'a str> {
+    let has_data =
+        |disk: &str| seen.iter().any(|part| part.disk == disk && [DATA_LABEL, MIRROR_LABEL].contains(&&*part.label));
+    let is_copy = |one: &&Partition| one.label == BOOT_LABEL && one.uuid == boot.uuid && one.disk != boot.disk;
+    seen.iter().find(|one| is_copy(one) && has_data(&one.disk)).map(|one| &*one.disk)
 }
 
 /// Links by which the rest of the system finds the boot partition and, on one disk, the data volume: labels say nothing about whose
@@ -296,6 +313,43 @@ fn say(line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn partition(disk: &str, label: &str, uuid: &str) -> Partition {
+        let name = format!("{disk}-{label}");
+        let kind = String::new();
+        let (numbers, array) = ("254:1".to_owned(), None);
+        Partition {
+            name,
+            disk: disk.to_owned(),
+            numbers,
+            label: label.to_owned(),
+            kind,
+            uuid: uuid.to_owned(),
+            size: 0,
+            array,
+        }
+    }
+
+    #[test]
+    fn a_copy_of_the_disk_that_has_data_too_is_found_and_a_fresh_image_or_the_other_half_is_none() {
+        let disk = |name: &str, uuid: &str, data: &str| [partition(name, BOOT_LABEL, uuid), partition(name, data, "2")];
+        let found = |other: [Partition; 2]| {
+            let seen = [disk("vda", "1", DATA_LABEL), other].concat();
+            copy_in_use(&seen, &seen[0]).map(str::to_owned)
+        };
+        assert_eq!(found(disk("vdb", "1", DATA_LABEL)).as_deref(), Some("vdb"));
+        assert_eq!(found(disk("vdb", "1", MIRROR_LABEL)).as_deref(), Some("vdb"));
+        assert_eq!(found(disk("vdb", "1", "")), None, "an image that nobody has used");
+        assert_eq!(found(disk("vdb", "1-b", MIRROR_LABEL)), None);
+    }
+
+    #[test]
+    fn what_the_system_finds_its_partitions_by_names_the_disk() {
+        let rules = rules(&partition("vda", BOOT_LABEL, "ab-1"), "254:0");
+        assert!(rules.contains("ENV{ID_PART_ENTRY_UUID}==\"ab-1\", SYMLINK+=\"postkeep-boot\"\n"), "{rules}");
+        let data = "ENV{ID_PART_ENTRY_NAME}==\"postkeep-data\", ENV{ID_PART_ENTRY_DISK}==\"254:0\", SYMLINK+=\"postkeep-data\"\n";
+        assert!(rules.contains(data), "{rules}");
+    }
 
     #[test]
     fn the_boot_loader_s_word_is_read_in_small_letters() {
