@@ -226,12 +226,16 @@ def cached(disk, line):
     return server
 
 
+def partitions(disk):
+    """Those of a disk, as sfdisk tells of them, in sectors of 512 octets."""
+    return json.loads(subprocess.run(["sfdisk", "--json", disk], check=True, capture_output=True).stdout)["partitiontable"]["partitions"]
+
+
 def volume_header(disk):
     """What the LUKS2 header of the data volume says in JSON, read from the disk."""
-    table = json.loads(subprocess.run(["sfdisk", "--json", disk], check=True, capture_output=True).stdout)["partitiontable"]
-    part = next(one for one in table["partitions"] if one.get("name") == "postkeep-data")
+    part = next(one for one in partitions(disk) if one.get("name") == "postkeep-data")
     with open(disk, "rb") as file:
-        file.seek(part["start"] * table["sectorsize"])
+        file.seek(part["start"] * 512)
         octets = file.read(1 << 20)
     # LUKS2 On-Disk Format Specification 1.1.1, 2.1: the size stands after magic and version, JSON after 4096 octets.
     assert octets[:8] == b"LUKS\xba\xbe\0\2", octets[:8]

@@ -7,7 +7,7 @@ import subprocess
 import unittest
 
 from heard import TimeUp
-from machine import Machine
+from machine import Machine, partitions
 from stage import TAP, Owner, network, write_seed
 
 BUILD = pathlib.Path("/build")
@@ -24,10 +24,6 @@ STARTED = ("UEFI Secure Boot is enabled", "Welcome to", "Mounted Data volume")
 
 def run(*command, **more):
     return subprocess.run(command, check=True, capture_output=True, **more)
-
-
-def partitions(disk):
-    return json.loads(run("sfdisk", "--json", disk).stdout)["partitiontable"]["partitions"]
 
 
 def flip(disk, at):

@@ -6,7 +6,7 @@ import shutil
 import unittest
 
 import nts
-from machine import Machine, volume_header
+from machine import Machine, partitions, volume_header
 from stage import TAP, Owner, network, write_seed
 
 BUILD = pathlib.Path("/build")
@@ -41,6 +41,7 @@ class TrustedBoot(unittest.TestCase):
                 self.assertEqual({one["from"] for one in arrived} - {"10.1.0.1", "10.1.0.2"}, set())
             finally:
                 owner.close_internet()
+            self.gives_the_disk_to_the_data(disk)
             self.sealed_to_the_tpm(disk)
             self.tells_what_it_is(owner)
             # Its clock asks the server that the seed names, by the name server that the seed names, and believes no stranger.
@@ -63,6 +64,13 @@ class TrustedBoot(unittest.TestCase):
                 owner.wait_for(left, within=180)
             finally:
                 owner.close_internet()
+
+    def gives_the_disk_to_the_data(self, disk):
+        """All partitions have their size, and what is left is the data's: 2 GiB to boot from, and two slots."""
+        sizes = [one["size"] * 512 for one in partitions(disk)]
+        slot = [2 << 30, 128 << 20, 16 << 10]
+        self.assertEqual(sizes[:-1], [2 << 30, *slot, *slot])
+        self.assertLess(disk.stat().st_size - sum(sizes), 4 << 20)
 
     def sealed_to_the_tpm(self, disk):
         """The data volume opens for these Secure Boot keys, our signed kernel, and before a volume was opened; nothing else."""
