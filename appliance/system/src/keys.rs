@@ -45,8 +45,8 @@ pub(crate) fn make_missing(configuration: &Configuration, folder: &Path) -> Resu
     let http = configuration.http.iter().map(|door| (&door.certificate, &door.key));
     for (certificate, key) in listeners.chain(http) {
         let (Some(certificate), Some(key)) = (certificate, key) else { continue };
-        let hostname = || vec![configuration.hostname.clone()];
-        if certify(certificate, key, folder, &configuration.hostname, hostname())?.is_none() {
+        let hosts = vec![configuration.hostname.clone()];
+        if certify(certificate, key, folder, &configuration.hostname, hosts)?.is_none() {
             continue;
         }
         said.push(format!("made a certificate of its own for {} in {}", configuration.hostname, certificate.display()));

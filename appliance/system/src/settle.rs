@@ -31,10 +31,10 @@ const MARK: &str = "# What follows is of the seed's [api]; the box writes it.\n"
 /// Takes the seed over, when it is news; makes keys that are missing in any case.
 pub(crate) fn settle(seed: &Path, folder: &Path, fingerprint: &Path, now: Timestamp) -> Result<Vec<String>, Failure> {
     let mut said = Vec::new();
-    let standing = read(&folder.join(TAKEN))?;
+    let standing = read(&folder.join(TAKEN), MOST_READ)?;
     let taken = standing.as_deref().map(whose).transpose()?;
     // The one that is in place is no news, also when it has expired since.
-    if let Some(octets) = read(seed)?.filter(|octets| standing.as_ref() != Some(octets)) {
+    if let Some(octets) = read(seed, MOST_READ)?.filter(|octets| standing.as_ref() != Some(octets)) {
         let owner = taken.as_ref().map(|taken| &taken.owner);
         match Seed::open(&octets, owner, now) {
             Ok(new) if taken.as_ref().is_some_and(|taken| new.issued <= taken.issued) => {
@@ -64,7 +64,7 @@ pub(crate) fn settle(seed: &Path, folder: &Path, fingerprint: &Path, now: Timest
         let records: Vec<&str> = made.iter().filter_map(|line| line.strip_prefix("publish ")).collect();
         if !records.is_empty() {
             let path = folder.join("publish.txt");
-            let before = if path.exists() { fs::read(&path)? } else { Vec::new() };
+            let before = read(&path, u64::MAX)?.unwrap_or_default();
             let text = String::from_utf8_lossy(&before).into_owned() + &records.join("\n") + "\n";
             postkeep_files::replace(&path, text.as_bytes())?;
         }
@@ -98,7 +98,7 @@ fn refuse(error: Failure, has_one: bool, said: &mut Vec<String>) -> Result<(), F
 
 fn take(seed: &Seed, folder: &Path, said: &mut Vec<String>) -> Result<(), Failure> {
     let path = folder.join(CONFIGURATION);
-    let before = if path.exists() { Some(fs::read(&path)?) } else { None };
+    let before = read(&path, u64::MAX)?;
     let standing = before.as_ref().map(|octets| String::from_utf8_lossy(octets).into_owned());
     let (standing, standing_api) = match standing.as_deref().map(|text| text.split_once(MARK).unwrap_or((text, ""))) {
         Some((text, api)) => (Some(text.to_owned()), api.to_owned()),
@@ -172,8 +172,9 @@ fn whose(octets: &[u8]) -> Result<Taken, Failure> {
     Ok(Taken { owner: seed.owner, issued: seed.issued })
 }
 
-fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match postkeep_files::beginning(path, MOST_READ) {
+/// What is there, `most` octets of it at most.
+fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    match postkeep_files::beginning(path, most) {
         Ok(octets) => Ok(Some(octets)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()))),

@@ -77,6 +77,7 @@ pub fn install(
     disks: &[Disk],
 ) -> Result<(), InstallError> {
     // The slot that is written may belong to any other version: nobody shall start it, or go back to it, with half of it gone.
+    let spared = proven(place, running)?;
     let others: Vec<BootFile> = place.boot_files()?.into_iter().filter(|file| file.version != running).collect();
     for file in &others {
         rename(place, file.version, BootFile::condemned)?;
@@ -85,8 +86,7 @@ pub fn install(
     let written = told.and_then(|()| write_slots(place, programs, release, running, staged, disks));
     if written.is_err() {
         // That something else has failed is what is told.
-        let good = others.iter().filter(|file| file.standing() == Standing::Good).map(|file| file.version);
-        let _ = restore(place, &good.collect::<Vec<_>>());
+        let _ = restore(place, &spared);
     }
     written?;
     rename(place, release.version, BootFile::renewed)
@@ -170,9 +170,7 @@ pub fn rename(place: &Place, version: Version, how: fn(BootFile) -> BootFile) ->
 /// # Errors
 /// The boot partition cannot be read.
 pub fn way_back(place: &Place, running: Version) -> Result<Option<Version>, PlaceError> {
-    let files = place.boot_files()?;
-    let good = files.iter().rev().find(|file| file.version != running && file.standing() == Standing::Good);
-    Ok(good.map(|file| file.version))
+    Ok(proven(place, running)?.pop())
 }
 
 /// The same for a version on trial that is not well: also the newer one that it came in the place of, as its owner wanted. That one
@@ -189,7 +187,7 @@ pub fn way_back_from_trial(
     Ok(way_back(place, running)?.or(newer.filter(|newer| place.standing(*newer).is_ok_and(|found| found.is_some()))))
 }
 
-/// The versions that have proved themselves, but for `running`.
+/// The versions that have proved themselves, but for `running`; the newest last.
 ///
 /// # Errors
 /// The boot partition cannot be read.
@@ -292,11 +290,17 @@ mod tests {
     use super::*;
     use crate::place::tests::lay;
 
-    #[test]
-    fn boot_files_are_condemned_and_renewed_and_the_way_back_is_one_that_has_proved_itself() {
+    /// A box that runs 1.1.0, which has proved itself.
+    fn with_1_1_0() -> (tempfile::TempDir, Place) {
         let folder = tempfile::tempdir().unwrap();
         lay(folder.path(), "1.1.0", SignerKey::generate("release.example").unwrap().verifier());
         let place = Place::new(folder.path());
+        (folder, place)
+    }
+
+    #[test]
+    fn boot_files_are_condemned_and_renewed_and_the_way_back_is_one_that_has_proved_itself() {
+        let (folder, place) = with_1_1_0();
         let boot = folder.path().join("efi/EFI/Linux");
         for name in ["postkeep_1.0.0.efi", "postkeep_0.9.0+0-3.efi", "postkeep_1.2.0+3-0.efi"] {
             fs::write(boot.join(name), name).unwrap();
@@ -313,9 +317,7 @@ mod tests {
 
     #[test]
     fn what_has_not_proved_itself_is_started_again_as_long_as_that_leads_somewhere() {
-        let folder = tempfile::tempdir().unwrap();
-        lay(folder.path(), "1.1.0", SignerKey::generate("release.example").unwrap().verifier());
-        let place = Place::new(folder.path());
+        let (folder, place) = with_1_1_0();
         let boot = folder.path().join("efi/EFI/Linux");
         let is_of_use = |own: &str, other: Option<&str>| {
             for entry in fs::read_dir(&boot).unwrap() {
@@ -338,9 +340,7 @@ mod tests {
 
     #[test]
     fn an_older_version_on_trial_goes_back_to_the_newer_one_that_it_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        lay(folder.path(), "1.1.0", SignerKey::generate("release.example").unwrap().verifier());
-        let place = Place::new(folder.path());
+        let (folder, place) = with_1_1_0();
         let (old, newer) = (Version::new(1, 0, 0), Version::new(1, 1, 0));
         fs::write(folder.path().join("efi/EFI/Linux/postkeep_1.0.0+2-1.efi"), "").unwrap();
         rename(&place, newer, BootFile::condemned).unwrap();
@@ -365,9 +365,7 @@ mod tests {
 
     #[test]
     fn what_was_good_before_an_update_that_was_cut_short_is_good_again_where_its_slot_is_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        lay(folder.path(), "1.1.0", SignerKey::generate("release.example").unwrap().verifier());
-        let place = Place::new(folder.path());
+        let (folder, place) = with_1_1_0();
         let boot = folder.path().join("efi/EFI/Linux");
         fs::write(boot.join("postkeep_1.0.0+0-1.efi"), "").unwrap();
         // Its slot has been taken already.
