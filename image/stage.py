@@ -118,6 +118,14 @@ class Owner:
         done = self.manage("update", "status", "--json", check=False)
         return json.loads(done.stdout)["running"] if done.returncode == 0 else None
 
+    def proven(self):
+        """The same, once it has proved itself."""
+        done = self.manage("update", "status", "--json", check=False)
+        if done.returncode != 0:
+            return None
+        versions = json.loads(done.stdout)["versions"]
+        return next((one["version"] for one in versions if one["running"] and one["standing"] == "good"), None)
+
     # -- the internet at the other end of the wire
 
     def open_internet(self):

@@ -20,6 +20,8 @@ REFUSED = "Passphrase incorrect"
 TAKES_MAIL = "Reached target Postkeep takes mail"
 # The end of each question: what is typed earlier would be seen on the screen.
 READY = "(press TAB for no echo)"
+# systemd puts the question, then sees to it that what is typed is not shown. A person needs longer to begin.
+BEGINS = 2
 MENU = "[f] fingerprint"
 
 
@@ -36,6 +38,11 @@ class WithoutTpm(unittest.TestCase):
         answer = run(f"{BUILD}/bin/postkeep", "console", "answer", "--key", self.owner.key, "--yes", machine.screen.challenge())
         machine.screen.press(answer.strip() + "\r")
 
+    def answer(self, machine, text):
+        machine.console.expect(READY, within=60)
+        time.sleep(BEGINS)
+        machine.type(text + "\r")
+
     def test_it_is_chosen_at_the_first_start_and_asked_for_at_the_others(self):
         with Machine(f"{SCRATCH}/machine", f"{BUILD}/keys", tpm=False, network=TAP) as machine:
             disk = machine.insert(f"{BUILD}/image.raw")
@@ -44,11 +51,9 @@ class WithoutTpm(unittest.TestCase):
             machine.console.expect("UEFI Secure Boot is enabled", within=120)
             # Chosen, with slips; each is told.
             machine.console.expect(CHOOSE, within=240, refuse=[ASKED])
-            machine.console.expect(READY, within=60)
-            machine.type("too short\r")
+            self.answer(machine, "too short")
             machine.console.expect("That was too short (9 characters).", CHOOSE, within=60)
-            machine.console.expect(READY, within=60)
-            machine.type(PASSPHRASE + "\r")
+            self.answer(machine, PASSPHRASE)
             machine.console.expect(AGAIN, within=60)
             machine.console.expect(READY, within=60)
             machine.type(PASSPHRASE + "!\r")
@@ -56,11 +61,9 @@ class WithoutTpm(unittest.TestCase):
             # systemd waits 90 seconds for a disk; a person who thinks for longer must not end up with a box without one.
             # Nothing is said meanwhile: systemd is silent as long as somebody is asked.
             time.sleep(100)
-            machine.console.expect(READY, within=60)
-            machine.type(PASSPHRASE + "\r")
+            self.answer(machine, PASSPHRASE)
             machine.console.expect(AGAIN, within=60)
-            machine.console.expect(READY, within=60)
-            machine.type(PASSPHRASE + "\r")
+            self.answer(machine, PASSPHRASE)
             machine.console.expect(TAKES_MAIL, within=300)
             self.assertNotIn(PASSPHRASE, machine.console.text)
             machine.screen.see(MENU, "box.owner.example", "OPEN", "Posture   C: nothing can be proved from afar. There is no TPM 2.0.", "Failed    nothing", without=["Not read"])
@@ -75,12 +78,10 @@ class WithoutTpm(unittest.TestCase):
 
             machine.start()
             machine.console.expect(ASKED, within=240, refuse=[CHOOSE])
-            machine.console.expect(READY, within=60)
-            machine.type("a wrong one, well typed\r")
+            self.answer(machine, "a wrong one, well typed")
             machine.console.expect(REFUSED, within=120)
             machine.console.expect(ASKED, within=60)
-            machine.console.expect(READY, within=60)
-            machine.type(PASSPHRASE + "\r")
+            self.answer(machine, PASSPHRASE)
             machine.console.expect(TAKES_MAIL, within=300, refuse=[REFUSED, CHOOSE, "publish "])
             self.assertNotIn("well typed", machine.console.text)
             self.owner.open_internet()

@@ -85,10 +85,13 @@ class Updates(unittest.TestCase):
             self.assertEqual([one["event"] for one in self.status()["history"]], ["installed", "taken"])
 
             sent = self.in_flight()
-            self.ask("update", "rollback")
+            self.assertIn(f"the machine starts again, with {first}", self.ask("update", "rollback"))
             machine.console.expect(f"this start of {first} is good", within=2 * BOOT)
-            self.assertEqual(self.status()["running"], first)
             self.arrive(sent)
+            self.assertEqual(self.status()["running"], first)
+            standing = {one["version"]: one["standing"] for one in self.status()["versions"]}
+            self.assertEqual(standing, {first: "good", second: "bad"}, "what it went back to has proved itself too")
+            self.assertEqual(self.status()["history"][-1]["event"], "rolled-back")
             self.assertIn("manual", self.ask("suppression", "show", "person-7@gmail.test"))
             with self.assertRaises(smtplib.SMTPRecipientsRefused) as refused:
                 self.owner.submit(self.number + 50, recipient="person-7@gmail.test")
@@ -117,7 +120,7 @@ class Updates(unittest.TestCase):
             for _ in range(3):
                 machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
                 machine.console.expect("Postkeep ends this machine", within=BOOT, refuse=["Postkeep takes mail"])
-            machine.console.expect(f"this start of {first} is good", within=2 * BOOT)
+            machine.console.expect(f"this start of {first} is good", within=2 * BOOT, refuse=["Postkeep ends this machine"])
             last = self.status()
             self.assertEqual((last["running"], last["history"][-1]["event"]), (first, "fell-back"))
             self.arrive(sent)
@@ -131,7 +134,7 @@ class Updates(unittest.TestCase):
             for _ in range(3):
                 machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
                 machine.console.expect("Dependency failed for Whether this start is a good one", within=BOOT, refuse=["Mounted Data volume"])
-            machine.console.expect(f"this start of {first} is good", within=2 * BOOT)
+            machine.console.expect(f"this start of {first} is good", within=2 * BOOT, refuse=["Dependency failed for Whether"])
             last = self.status()
             self.assertEqual((last["running"], last["history"][-1]["event"]), (first, "fell-back"))
             self.arrive(sent)

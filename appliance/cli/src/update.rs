@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use postkeep_configuration::command::Outcome;
@@ -17,6 +17,8 @@ use crate::{BAD_INPUT, FAILED, client_failure, failure, show};
 
 /// Between two looks at what the box does.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// So long a box may be silent before it is given up. Where all is well it says in time that it goes down.
+const SILENCE: Duration = Duration::from_secs(60);
 /// A manifest has some kilobytes.
 const LARGEST_MANIFEST: u64 = postkeep_release::LARGEST_MANIFEST as u64;
 
@@ -52,8 +54,12 @@ pub(crate) async fn run(client: &Client, command: UpdateCommand, json: bool) -> 
         },
         UpdateCommand::Rollback { to } => match client.update_rollback(&RollbackRequest { to }).await {
             Ok(status) => show::value(&status, json, |status| {
-                let newest = status.history.last().map_or_else(String::new, |dated| dated.event.to_string());
-                format!("{newest}; the machine starts again\n")
+                let to = status.attempt.as_ref().map_or_else(String::new, |attempt| attempt.to.to_string());
+                format!(
+                    "the machine starts again, with {to}. `postkeep update status` says whether it has proved itself; \
+                     if it does not, {} comes back\n",
+                    status.running
+                )
             }),
             Err(error) => client_failure(&error),
         },
@@ -162,15 +168,28 @@ async fn fetched(client: &Client) -> Result<(), Outcome> {
     }
 }
 
-/// Waits until the slot is written. A box that is gone is on its way down, as it should be.
+/// Waits until the slot is written: until the box says so.
 async fn installed(client: &Client, version: Version) -> Result<(), Outcome> {
+    let unknown = |why: &str| {
+        failure(FAILED, &format!("whether {version} was installed is not known: {why}; see `postkeep update status`"))
+    };
+    let mut silent_since = None;
     let spinner = ProgressBar::new_spinner().with_message(format!("the box writes {version} into the other slot"));
     spinner.enable_steady_tick(LOOK_AGAIN);
     loop {
-        match client.update_status().await.map(|status| status.activity) {
-            Ok(Activity::Installed { .. } | Activity::Restarting { .. }) | Err(ClientError::Unreachable(_)) => {
-                return Ok(());
+        let status = client.update_status().await.map(|status| status.activity);
+        if status.is_ok() {
+            silent_since = None;
+        }
+        match status {
+            Ok(Activity::Installed { .. } | Activity::Restarting { .. }) => return Ok(()),
+            Err(ClientError::Unreachable(why)) => {
+                if silent_since.get_or_insert_with(Instant::now).elapsed() >= SILENCE {
+                    return Err(unknown(&why));
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
+            Ok(Activity::Idle) => return Err(unknown("the box has started again meanwhile")),
             Ok(Activity::Failed { reason }) => {
                 return Err(failure(FAILED, &format!("{version} was not installed: {reason}")));
             }

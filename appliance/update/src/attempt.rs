@@ -22,6 +22,9 @@ pub struct Attempt {
     pub since: Timestamp,
     /// How far it is.
     pub stage: Stage,
+    /// Its owner wants a version again that had proved itself; nothing is installed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub back: bool,
     /// What had proved itself when it began, but for what ran: the way back, as long as its slot is whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spared: Vec<Version>,
@@ -78,7 +81,7 @@ pub enum Event {
     },
     /// It was begun and came to nothing; what ran still runs.
     Abandoned {
-        /// What was to be installed.
+        /// What was to run.
         to: Version,
         /// Why not.
         reason: String,
@@ -107,8 +110,17 @@ impl fmt::Display for Event {
                 write!(out, "{from} did not prove itself, {to} runs again: {reason}")
             }
             Self::RolledBack { from, to } => write!(out, "back from {from} to {to}, as its owner wanted"),
-            Self::Abandoned { to, reason } => write!(out, "{to} was not installed: {reason}"),
+            Self::Abandoned { to, reason } => write!(out, "nothing became of {to}: {reason}"),
         }
+    }
+}
+
+impl Attempt {
+    /// How it has ended when [`Self::to`] has proved itself.
+    #[must_use]
+    pub const fn proven(&self) -> Event {
+        let Self { from, to, .. } = *self;
+        if self.back { Event::RolledBack { from, to } } else { Event::Taken { from, to } }
     }
 }
 
@@ -125,11 +137,11 @@ pub enum Meaning {
 /// not there).
 #[must_use]
 pub fn reconcile(attempt: &Attempt, running: Version, wanted: Option<Standing>) -> Meaning {
-    let (from, to) = (attempt.from, attempt.to);
+    let to = attempt.to;
     if running == to {
         return match wanted {
             // Blessed; the power may have gone before that was written down.
-            Some(Standing::Good) => Meaning::Ended(Event::Taken { from, to }),
+            Some(Standing::Good) => Meaning::Ended(attempt.proven()),
             // A boot partition where what runs has no file was changed by hand: the gate decides.
             _ => Meaning::Open,
         };
@@ -146,6 +158,10 @@ pub fn reconcile(attempt: &Attempt, running: Version, wanted: Option<Standing>) 
              those starts, if they had one, is the last before this one"
                 .to_owned(),
         ),
+        (_, Some(Standing::Good), None) if attempt.back => Meaning::Ended(Event::Abandoned {
+            to,
+            reason: "the machine stopped before it was made the next to start; ask for it again".to_owned(),
+        }),
         (_, None, None) => fell("its boot file is not there any more".to_owned()),
         // The firmware or a person at the screen chose the old one; it is still to be started.
         (Stage::Written | Stage::Restarting, Some(_), None) => Meaning::Open,
@@ -160,7 +176,7 @@ mod tests {
     const B: Version = Version::new(1, 1, 0);
 
     fn attempt(stage: Stage) -> Attempt {
-        Attempt { from: A, to: B, since: Timestamp::UNIX_EPOCH, stage, spared: Vec::new(), unwell: None }
+        Attempt { from: A, to: B, since: Timestamp::UNIX_EPOCH, stage, back: false, spared: Vec::new(), unwell: None }
     }
 
     fn ended(meaning: Meaning) -> Event {
@@ -198,5 +214,16 @@ mod tests {
         let started = Some(Standing::OnTrial { left: 3, done: 0 });
         assert_eq!(reconcile(&attempt(Stage::Written), A, started), Meaning::Open);
         assert!(matches!(ended(reconcile(&attempt(Stage::Written), A, None)), Event::FellBack { .. }));
+    }
+
+    #[test]
+    fn a_way_back_has_ended_when_the_older_one_has_proved_itself() {
+        let here = Attempt { from: B, to: A, back: true, ..attempt(Stage::Restarting) };
+        assert_eq!(reconcile(&here, A, Some(Standing::OnTrial { left: 2, done: 1 })), Meaning::Open);
+        assert_eq!(ended(reconcile(&here, A, Some(Standing::Good))), Event::RolledBack { from: B, to: A });
+        let event = ended(reconcile(&here, B, Some(Standing::Bad)));
+        assert!(matches!(event, Event::FellBack { from: A, to: B, .. }), "{event}");
+        // The power went before a boot file was renamed.
+        assert!(matches!(ended(reconcile(&here, B, Some(Standing::Good))), Event::Abandoned { to: A, .. }));
     }
 }

@@ -68,12 +68,20 @@ impl BootFile {
     /// The same version, not to be tried again.
     #[must_use]
     pub const fn condemned(self) -> Self {
-        // At least one, so that no reader takes 0-0 for a file that never counted.
+        // At least one, so that no reader takes 0-0 for a file that never counted. And one more than it had on trial: under the
+        // same number systemd-bless-boot would find it, and a look of the gate that is under way would make it good again.
         let done = match self.counter {
-            Some((_, done)) if done > 0 => done,
-            _ => 1,
+            Some((0, done)) if done > 0 => done,
+            Some((_, done)) => done.saturating_add(1),
+            None => 1,
         };
         Self { version: self.version, counter: Some((0, done)) }
+    }
+
+    /// Whether it had lost all its tries already when the boot loader started it under this name: that one counts on.
+    #[must_use]
+    pub const fn was_bad_before(self) -> bool {
+        matches!(self.counter, Some((0, done)) if done > TRIES)
     }
 
     /// What its name says.
@@ -141,7 +149,8 @@ mod tests {
     #[test]
     fn a_file_is_condemned_and_renewed_without_losing_its_version() {
         let file: BootFile = "postkeep_1.2.0+2-1.efi".parse().unwrap();
-        assert_eq!(file.condemned().to_string(), "postkeep_1.2.0+0-1.efi");
+        assert_eq!(file.condemned().to_string(), "postkeep_1.2.0+0-2.efi");
+        assert_eq!(file.condemned().condemned(), file.condemned());
         assert_eq!(BootFile::good(file.version).condemned().to_string(), "postkeep_1.2.0+0-1.efi");
         assert_eq!(file.condemned().renewed().to_string(), "postkeep_1.2.0+3-0.efi");
     }

@@ -7,11 +7,12 @@ use std::process::Command;
 
 use postkeep_disks::boot::{self, BootError};
 use postkeep_disks::run::{RunError, run};
-use postkeep_release::{PRODUCT, Release, Role, Version};
+use postkeep_release::{Release, Role, Version};
 
 use crate::attempt::Attempt;
 use crate::boot_file::{BootFile, Standing};
 use crate::place::{Disk, Place, PlaceError};
+use crate::slot::{self, SlotError};
 use crate::transfer::{Definition, definitions};
 
 /// Why the box could not be changed.
@@ -37,6 +38,9 @@ pub enum InstallError {
     /// The boot partition.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// The slot.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
     /// Nothing to rename.
     #[error("there is no boot file of {0} in the boot partition")]
     NoBootFile(Version),
@@ -49,6 +53,8 @@ pub struct Programs {
     pub sysupdate: PathBuf,
     /// systemctl.
     pub systemctl: PathBuf,
+    /// udevadm.
+    pub udevadm: PathBuf,
     /// Where definitions are written, below `/run`.
     pub definitions: PathBuf,
 }
@@ -58,16 +64,17 @@ impl Default for Programs {
         Self {
             sysupdate: "/usr/lib/systemd/systemd-sysupdate".into(),
             systemctl: "/usr/bin/systemctl".into(),
+            udevadm: "/usr/bin/udevadm".into(),
             definitions: "/run/postkeep-update".into(),
         }
     }
 }
 
-/// Writes a staged release into the slot that does not run, on each disk; the boot file last. A boot file of the same
-/// version that had lost its tries gets them again.
+/// Writes a staged release into the slot that does not run, on each disk; the boot file last, which makes it the one that starts
+/// next. A boot file of the same version that had lost its tries gets them again.
 ///
 /// # Errors
-/// A disk or systemd-sysupdate; what runs is whole in any case.
+/// A disk or systemd-sysupdate; what runs is whole in any case, and starts next.
 pub fn install(
     place: &Place,
     programs: &Programs,
@@ -76,6 +83,8 @@ pub fn install(
     staged: &Path,
     disks: &[Disk],
 ) -> Result<(), InstallError> {
+    // It runs, and is the way back from what comes, also if it once did not prove itself or an older one was to take its place.
+    make_good(place, running)?;
     // The slot that is written may belong to any other version: nobody shall start it, or go back to it, with half of it gone.
     let spared = proven(place, running)?;
     let others: Vec<BootFile> = place.boot_files()?.into_iter().filter(|file| file.version != running).collect();
@@ -83,32 +92,61 @@ pub fn install(
         rename(place, file.version, BootFile::condemned)?;
     }
     let told = if disks.len() > 1 && !others.is_empty() { copy_boot(programs) } else { Ok(()) };
-    let written = told.and_then(|()| write_slots(place, programs, release, running, staged, disks));
-    if written.is_err() {
+    let done = told
+        .and_then(|()| write_slots(place, programs, release, running, staged, disks))
+        .and_then(|()| rename(place, release.version, BootFile::renewed))
+        // An older version is started only when the one that runs is not: of good ones and those on trial the newest is.
+        .and_then(|()| if release.version < running { rename(place, running, BootFile::condemned) } else { Ok(()) });
+    if done.is_err() {
         // That something else has failed is what is told.
-        let _ = restore(place, &spared);
+        let _ = undo(place, programs, release.version, running, &spared);
     }
-    written?;
-    rename(place, release.version, BootFile::renewed)
+    done
 }
 
-/// Makes good again what had proved itself before something else was to come into its slot, where the slot is whole still.
+/// Makes `running` start next again instead of `wanted`, and what is whole of what had proved itself the way back.
+///
+/// # Errors
+/// The boot partition, or the disks.
+pub fn undo(
+    place: &Place,
+    programs: &Programs,
+    wanted: Version,
+    running: Version,
+    spared: &[Version],
+) -> Result<(), InstallError> {
+    if place.standing(wanted)?.is_some() {
+        rename(place, wanted, BootFile::condemned)?;
+    }
+    make_good(place, running)?;
+    restore(place, programs, spared)
+}
+
+fn make_good(place: &Place, running: Version) -> Result<(), InstallError> {
+    match place.standing(running)? {
+        Some(Standing::Bad) => rename(place, running, |file| BootFile::good(file.version)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes good again what had proved itself before something else was to come into its slot, where the slot is whole still on the
+/// disk that the box was started from: it is written last, and another one does not start what it has not (`copy_boot`).
 ///
 /// # Errors
 /// The disks cannot be read, or the boot partition.
-pub fn restore(place: &Place, versions: &[Version]) -> Result<(), InstallError> {
+pub fn restore(place: &Place, programs: &Programs, versions: &[Version]) -> Result<(), InstallError> {
+    settle(programs);
     let disks = place.disks()?;
-    let is_whole = |version: &&Version| disks.iter().all(|disk| has_root(disk, **version));
+    let is_whole = |version: &&Version| disks.first().is_some_and(|disk| disk.part(Role::Root, **version).is_some());
     versions
         .iter()
         .filter(is_whole)
         .try_for_each(|version| rename(place, *version, |file| BootFile::good(file.version)))
 }
 
-/// Whether a slot of the disk is labelled with that version.
-fn has_root(disk: &Disk, version: Version) -> bool {
-    let label = format!("{PRODUCT}_{version}");
-    disk.slots.iter().any(|slot| slot.role == Role::Root && slot.label == label)
+/// udev hears of new labels a moment after they are written. If it does not answer, what it has heard has to do.
+fn settle(programs: &Programs) {
+    let _ = run(Command::new(&programs.udevadm).args(["settle", "--timeout=30"]));
 }
 
 /// Writes the slot that does not run on each disk, and the boot file.
@@ -121,6 +159,11 @@ fn write_slots(
     disks: &[Disk],
 ) -> Result<(), InstallError> {
     let folder = place.boot_files_folder();
+    if let Some(entry) = release.file(Role::Uki) {
+        for file in place.boot_files()?.into_iter().filter(|file| file.version == release.version) {
+            slot::hold_boot_file(&folder.join(file.to_string()), entry)?;
+        }
+    }
     // The first disk last: its boot partition is the one that is mounted, and the boot file makes the slot count.
     for (number, disk) in disks.iter().enumerate().rev() {
         let target = programs.definitions.join(number.to_string());
@@ -135,6 +178,14 @@ fn write_slots(
         let definitions = format!("--definitions={}", target.display());
         let version = release.version.to_string();
         run(Command::new(&programs.sysupdate).args([&*definitions, "update", &*version]))?;
+        settle(programs);
+        let written = place.disks()?.into_iter().find(|found| found.device == disk.device);
+        for device in slot::hold(release, staged, written.as_ref().unwrap_or(disk))? {
+            say(&format!(
+                "{} held something else under the label of {version}, and was written again",
+                device.display()
+            ));
+        }
     }
     Ok(())
 }
@@ -197,7 +248,7 @@ pub fn proven(place: &Place, running: Version) -> Result<Vec<Version>, PlaceErro
 }
 
 /// Whether another start of `running`, which has not proved itself, is of use: it has tries left, or the boot loader would now
-/// take another version. It takes good ones first, then those on trial, then bad ones, and of each the newest.
+/// take another version. It takes the newest of those that are good or on trial, and only where there is none, of the bad ones.
 ///
 /// # Errors
 /// The boot partition cannot be read.
@@ -210,8 +261,8 @@ pub fn is_worth_a_start(place: &Place, running: Version) -> Result<bool, PlaceEr
             Ok(place.boot_files()?.iter().any(|file| file.version != running && goes_before(file)))
         }
         Some(Standing::Good) => Ok(false),
-        // The boot partition cannot be looked at; the boot loader counts.
-        None => Ok(true),
+        // The boot partition cannot be looked at; the boot loader has said what it has counted, and knows the others.
+        None => Ok(place.started().is_some_and(|file| !file.was_bad_before())),
     }
 }
 
@@ -247,6 +298,25 @@ pub fn state(programs: &Programs, unit: &str) -> Result<String, InstallError> {
     Ok(told.trim().to_owned())
 }
 
+/// Whether a unit has been active since the machine was started, also if it is not any more.
+///
+/// # Errors
+/// systemd does not say.
+pub fn has_been_active(programs: &Programs, unit: &str) -> Result<bool, InstallError> {
+    let asked = ["show", "--property=ActiveEnterTimestampMonotonic", "--value", unit];
+    let told = run(Command::new(&programs.systemctl).args(asked))?;
+    Ok(!matches!(told.trim(), "" | "0"))
+}
+
+/// Stops a unit; does not wait for it.
+///
+/// # Errors
+/// systemd does not do it.
+pub fn stop(programs: &Programs, unit: &str) -> Result<(), InstallError> {
+    run(Command::new(&programs.systemctl).args(["--no-block", "stop", unit]))?;
+    Ok(())
+}
+
 /// Makes the boot partition of the other disk the same, on a box with two.
 ///
 /// # Errors
@@ -272,6 +342,11 @@ pub fn failed(programs: &Programs) -> Option<String> {
     }
     (starts >= MOST_STARTS && value("ActiveState") != "active")
         .then(|| format!("it has ended {starts} times since the start ({}); see the journal", value("Result")))
+}
+
+/// The journal and the console read standard error.
+fn say(line: &str) {
+    eprintln!("postkeep: {line}");
 }
 
 fn clear(folder: &Path) -> Result<(), InstallError> {
@@ -336,6 +411,22 @@ mod tests {
         assert!(!is_of_use("postkeep_1.1.0+0-3.efi", Some("postkeep_1.0.0+0-1.efi")), "for ever");
         assert!(!is_of_use("postkeep_1.1.0+0-3.efi", None));
         assert!(!is_of_use("postkeep_1.1.0.efi", Some("postkeep_1.0.0.efi")), "it has proved itself before");
+
+        // Where the boot partition is gone, the boot loader's own word is left.
+        fs::remove_dir_all(&boot).unwrap();
+        let said =
+            folder.path().join("sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f");
+        fs::create_dir_all(said.parent().unwrap()).unwrap();
+        for (name, leads_somewhere) in
+            [("postkeep_1.1.0+2-1.efi", true), ("postkeep_1.1.0+0-3.efi", true), ("postkeep_1.1.0+0-4.efi", false)]
+        {
+            let path = format!("\\EFI\\Linux\\{name}\0");
+            let octets: Vec<u8> = [6, 0].into_iter().chain(path.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+            fs::write(&said, octets).unwrap();
+            assert_eq!(is_worth_a_start(&place, Version::new(1, 1, 0)).unwrap(), leads_somewhere, "{name}");
+        }
+        fs::remove_file(&said).unwrap();
+        assert!(!is_worth_a_start(&place, Version::new(1, 1, 0)).unwrap(), "no boot file that counts was started");
     }
 
     #[test]
@@ -349,6 +440,7 @@ mod tests {
             to,
             since: jiff::Timestamp::UNIX_EPOCH,
             stage: crate::attempt::Stage::Restarting,
+            back: false,
             spared: Vec::new(),
             unwell: None,
         };
@@ -370,10 +462,11 @@ mod tests {
         fs::write(boot.join("postkeep_1.0.0+0-1.efi"), "").unwrap();
         // Its slot has been taken already.
         let (gone, there) = (Version::new(1, 0, 0), Version::new(1, 1, 0));
-        restore(&place, &[gone]).unwrap();
+        let programs = Programs { udevadm: "true".into(), ..Programs::default() };
+        restore(&place, &programs, &[gone]).unwrap();
         assert_eq!(place.standing(gone).unwrap(), Some(Standing::Bad));
         rename(&place, there, BootFile::condemned).unwrap();
-        restore(&place, &[there]).unwrap();
+        restore(&place, &programs, &[there]).unwrap();
         assert_eq!(place.standing(there).unwrap(), Some(Standing::Good));
     }
 }

@@ -1,7 +1,7 @@
 //! Puts a signed release into the slot that does not run, and lets a new version prove itself before it stays.
 //!
 //! Promises. Nothing of a release touches a slot before all of it was checked against its signed manifest. What runs is
-//! never written to, and stays there to go back to. A new version has three tries to come up; one that comes up and is
+//! never written to, and stays there to go back to. What was written is read again. A new version has three tries to come up; one that comes up and is
 //! not well is not tried again. What happened, and why, is kept on the data volume.
 //!
 //! ```text
@@ -11,7 +11,7 @@
 //! ```
 //!
 //! What decides is pure: [`plan`], [`attempt::reconcile`], [`gate::judge`]. The edges are [`place`] (what the box is),
-//! [`staging`] (files that come in), [`install`] (systemd-sysupdate and boot files) and [`server`].
+//! [`staging`] (files that come in), [`install`] (systemd-sysupdate and boot files), [`slot`] (what was written) and [`server`].
 
 pub mod api;
 pub mod attempt;
@@ -21,6 +21,7 @@ pub mod install;
 pub mod place;
 pub mod plan;
 pub mod server;
+pub mod slot;
 pub mod staging;
 pub mod store;
 pub mod transfer;

@@ -11,7 +11,7 @@ use hyper::Request;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use postkeep_release::{DataFormat, Version};
-use postkeep_update::attempt::{Attempt, Event, Meaning, Stage, reconcile};
+use postkeep_update::attempt::{Attempt, Meaning, Stage, reconcile};
 use postkeep_update::boot_file::{BootFile, Standing};
 use postkeep_update::gate::{Check, Seen, Verdict, judge};
 use postkeep_update::install::{self, Programs};
@@ -25,6 +25,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(45);
 /// An examination has some lines.
 const LONGEST_ANSWER: usize = 256 * 1024;
+
+const GATE: &str = "postkeep-gate.service";
+const SEAL: &str = "postkeep-seal.target";
+/// Asks again and again whether a version on trial has been judged.
+const TIMER: &str = "postkeep-trial-failed.timer";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -98,10 +103,19 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn again(place: &Place, programs: &Programs) -> Result<ExitCode, Failure> {
-    // The gate is at work, and knows how long it may take; or it has found this start good.
-    if let state @ ("active" | "activating") = &*install::state(programs, "postkeep-gate.service")? {
-        say(&format!("this start is judged by its gate, which is {state}"));
+    // Also where the gate has been stopped since, with a disk that went. And a box that its owner has sealed stays so.
+    if install::has_been_active(programs, GATE)? || install::has_been_active(programs, SEAL)? {
+        install::stop(programs, TIMER)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    for (unit, why) in [
+        (GATE, "it is being judged"),
+        ("postkeepd.service", "the mail core is still starting, and knows how long it may take"),
+    ] {
+        if install::state(programs, unit)? == "activating" {
+            say(&format!("this start goes on: {why}"));
+            return Ok(ExitCode::SUCCESS);
+        }
     }
     let running = place.running()?;
     if install::is_worth_a_start(place, running)? {
@@ -122,7 +136,7 @@ async fn gate(place: &Place, store: &Store, control: &Path, configuration: &Path
     {
         say(&event.to_string());
         if open.stage == Stage::Writing
-            && let Err(error) = install::restore(place, &open.spared)
+            && let Err(error) = install::restore(place, &Programs::default(), &open.spared)
         {
             say(&format!("what was good before is not made good again: {error}"));
         }
@@ -143,8 +157,8 @@ async fn gate(place: &Place, store: &Store, control: &Path, configuration: &Path
     match examined {
         Ok(what) => {
             say(&format!("this start of {running} is good: {what}"));
-            if let Some(Attempt { from, to, .. }) = attempt.filter(|attempt| attempt.to == running) {
-                store.end(Event::Taken { from, to }, Timestamp::now())?;
+            if let Some(attempt) = attempt.filter(|attempt| attempt.to == running) {
+                store.end(attempt.proven(), Timestamp::now())?;
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -173,6 +187,7 @@ fn send_back(
         to: running,
         since: Timestamp::now(),
         stage: Stage::Restarting,
+        back: false,
         spared: Vec::new(),
         unwell: None,
     });

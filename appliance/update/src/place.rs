@@ -11,10 +11,12 @@ use postkeep_firmware::digest::Digest;
 use postkeep_firmware::facts::{self, Ours};
 use postkeep_firmware::secure_boot;
 use postkeep_notes::VerifierKey;
-use postkeep_release::{Role, Sha256, Version};
+use postkeep_release::{PRODUCT, Role, Sha256, Version};
 
 use crate::boot_file::{BootFile, Standing};
 use crate::transfer::partition_type;
+
+const BOOT_COUNT_PATH: &str = "sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
 /// Why the box is not understood.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,24 @@ pub struct Slot {
     pub label: String,
     /// Its UUID, in small letters.
     pub uuid: String,
+    /// Its device.
+    pub device: PathBuf,
+}
+
+/// The label of what a version has in a slot.
+#[must_use]
+pub fn label(version: Version) -> String {
+    format!("{PRODUCT}_{version}")
+}
+
+impl Disk {
+    /// The device that is labelled as that part of `version`.
+    #[must_use]
+    pub fn part(&self, role: Role, version: Version) -> Option<&Path> {
+        let label = label(version);
+        let slot = self.slots.iter().find(|slot| slot.role == role && slot.label == label)?;
+        Some(&slot.device)
+    }
 }
 
 impl Place {
@@ -144,6 +164,17 @@ impl Place {
         Ok(files)
     }
 
+    /// The boot file of ours that the machine was started with, under the name that the boot loader gave it then; none where
+    /// that does not count.
+    #[must_use]
+    pub fn started(&self) -> Option<BootFile> {
+        // `LoaderBootCountPath` of the boot loader interface: four octets of attributes, then UTF-16.
+        let octets = fs::read(self.path(BOOT_COUNT_PATH)).ok()?;
+        let units = octets.get(4..)?.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+        let path: String = char::decode_utf16(units.take_while(|unit| *unit != 0)).collect::<Result<_, _>>().ok()?;
+        path.rsplit('\\').next()?.parse().ok()
+    }
+
     /// What the boot file of `version` says; none when there is none. Of two (a rename that a loss of power cut in half)
     /// the worse counts.
     ///
@@ -204,14 +235,14 @@ impl Place {
             return Err(PlaceError::BootDiskGone);
         }
         let mut disks: BTreeMap<String, Vec<Slot>> = BTreeMap::new();
-        for Partition { disk, label, kind, uuid, size, .. } in own.partitions {
+        let at = |name: &str| self.path("dev").join(name);
+        for Partition { name, disk, label, kind, uuid, size, .. } in own.partitions {
             let slots = disks.entry(disk).or_default();
             let mut roles = [Role::Root, Role::RootVerity, Role::RootVeritySignature].into_iter();
             let role = roles.find(|role| partition_type(*role).is_some_and(|(_, uuid)| uuid == kind));
-            slots.extend(role.map(|role| Slot { role, size, label, uuid }));
+            slots.extend(role.map(|role| Slot { role, size, label, uuid, device: at(&name) }));
         }
-        let at = |name: String| self.path("dev").join(name);
-        let mut ours: Vec<Disk> = disks.into_iter().map(|(name, slots)| Disk { device: at(name), slots }).collect();
+        let mut ours: Vec<Disk> = disks.into_iter().map(|(name, slots)| Disk { device: at(&name), slots }).collect();
         ours.sort_by_key(|disk| !disk.device.ends_with(&own.boot.disk));
         Ok(ours)
     }

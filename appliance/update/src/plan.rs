@@ -145,7 +145,13 @@ pub(crate) mod tests {
     }
 
     fn here() -> BoxFacts {
-        let slot = |role, label: &str| Slot { role, size: 100, label: label.to_owned(), uuid: UUID.to_owned() };
+        let slot = |role, label: &str| Slot {
+            role,
+            size: 100,
+            label: label.to_owned(),
+            uuid: UUID.to_owned(),
+            device: "/dev/vda2".into(),
+        };
         let slots = [Role::Root, Role::RootVerity, Role::RootVeritySignature]
             .into_iter()
             .flat_map(|role| [slot(role, "postkeep_1.0.0"), slot(role, "_empty")])

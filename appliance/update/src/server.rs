@@ -32,8 +32,9 @@ use crate::store::Store;
 const PIECES_WAITING: usize = 16;
 /// A client that sends nothing for so long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
-/// The answer to a request is on its way before the mail core, through which it goes, is stopped.
-const BEFORE_RESTART: Duration = Duration::from_secs(2);
+/// The answer to a request is on its way before the mail core, through which it goes, is stopped, and whoever waits has heard that
+/// the slot is written.
+const BEFORE_RESTART: Duration = Duration::from_secs(5);
 
 /// The updater.
 pub struct Updater {
@@ -155,8 +156,15 @@ impl Updater {
         let disks = self.place.disks().map_err(|error| words(&error))?;
         let now = Timestamp::now();
         let spared = install::proven(&self.place, running).map_err(|error| words(&error))?;
-        let mut attempt =
-            Attempt { from: running, to: release.version, since: now, stage: Stage::Writing, spared, unwell: None };
+        let mut attempt = Attempt {
+            from: running,
+            to: release.version,
+            since: now,
+            stage: Stage::Writing,
+            back: false,
+            spared,
+            unwell: None,
+        };
         self.store.begin(&attempt).map_err(|error| words(&error))?;
         let done = install::install(&self.place, &self.programs, release, running, self.staging.folder(), &disks);
         if let Err(error) = done {
@@ -165,12 +173,12 @@ impl Updater {
             self.store.end(event, now).map_err(|error| words(&error))?;
             return Err(reason);
         }
-        // An older version is started only when the one that runs is not: the newest good one is.
-        if release.version < running {
-            install::rename(&self.place, running, BootFile::condemned).map_err(|error| words(&error))?;
-        }
         attempt.stage = Stage::Written;
-        self.store.begin(&attempt).map_err(|error| words(&error))?;
+        if let Err(error) = self.store.begin(&attempt) {
+            // What is not written down does not start.
+            let _ = install::undo(&self.place, &self.programs, release.version, running, &attempt.spared);
+            return Err(words(&error));
+        }
         if let Err(error) = install::copy_boot(&self.programs) {
             // What was installed is whole on the disk that the box was started from.
             say(&format!("the other disk still starts what it started before: {error}"));
@@ -180,6 +188,32 @@ impl Updater {
         // What is left is garbage; that it cannot be removed is no reason to fail.
         let _ = self.staging.clear();
         Ok(())
+    }
+
+    /// Makes `to` the version that starts next instead of `running`; what happened is told when it has proved itself.
+    fn go_back(&self, running: Version, to: Version) -> Result<(), String> {
+        let words = |error: &dyn std::fmt::Display| error.to_string();
+        let was_good = self.place.standing(running).map_err(|error| words(&error))? == Some(Standing::Good);
+        let now = Timestamp::now();
+        let stage = Stage::Restarting;
+        let attempt = Attempt { from: running, to, since: now, stage, back: true, spared: Vec::new(), unwell: None };
+        self.store.begin(&attempt).map_err(|error| words(&error))?;
+        // In this order the power may go between the two: `to` starts then, as what has proved itself.
+        let mut done = install::rename(&self.place, running, BootFile::condemned);
+        if was_good {
+            // What ran a moment ago works; what did so months ago, perhaps not any more. It has its tries, and the way back
+            // from it is what runs. From a version on trial there is no other way than this one.
+            done = done.and_then(|()| install::rename(&self.place, to, BootFile::renewed));
+        }
+        done.map_err(|error| {
+            let reason = words(&error);
+            let good = if was_good { &[running, to][..] } else { &[to] };
+            for version in good {
+                let _ = install::rename(&self.place, *version, |file| BootFile::good(file.version));
+            }
+            let _ = self.store.end(Event::Abandoned { to, reason: reason.clone() }, now);
+            reason
+        })
     }
 
     fn restart(&self, to: Version) {
@@ -344,8 +378,7 @@ async fn rollback(
                 "the data on this box has format {written}, which {to} cannot read; install a version that can"
             )));
         }
-        install::rename(&updater.place, running, BootFile::condemned).map_err(Refused::failed)?;
-        updater.store.end(Event::RolledBack { from: running, to }, Timestamp::now()).map_err(Refused::failed)?;
+        updater.go_back(running, to).map_err(Refused::failed)?;
         let status = updater.status()?;
         std::thread::spawn(move || {
             let _one_at_a_time = guard;

@@ -162,7 +162,8 @@ mod tests {
         assert_eq!((store.attempt().unwrap(), store.history().unwrap()), (None, Vec::new()));
         let (from, to) = (Version::new(1, 0, 0), Version::new(1, 1, 0));
         let now = Timestamp::UNIX_EPOCH;
-        let attempt = Attempt { from, to, since: now, stage: Stage::Writing, spared: Vec::new(), unwell: None };
+        let attempt =
+            Attempt { from, to, since: now, stage: Stage::Writing, back: false, spared: Vec::new(), unwell: None };
         store.begin(&attempt).unwrap();
         assert_eq!(store.attempt().unwrap(), Some(attempt.clone()));
         for _ in 0..2 {
