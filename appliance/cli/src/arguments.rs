@@ -580,7 +580,8 @@ pub(crate) enum UpdateCommand {
     },
     /// What runs, what could run, what is being done, and what happened.
     Status,
-    /// Go back to the version before, which is still in the other slot. The machine starts again.
+    /// Go back to the version before, which is still in the other slot. The machine starts again, and that version has to prove
+    /// itself; if it does not, what runs now comes back.
     Rollback {
         /// Go back to this version and to no other.
         #[arg(long, value_name = "VERSION")]
