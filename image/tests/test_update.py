@@ -103,13 +103,16 @@ class Updates(unittest.TestCase):
             machine.console.expect("is not well", within=2 * BOOT)
             machine.console.expect("did not prove itself", within=2 * BOOT)
             machine.console.expect(f"this start of {first} is good", within=BOOT)
-            last = self.status()
-            self.assertEqual((last["running"], last["history"][-1]["event"]), (first, "fell-back"))
-            self.assertIn("mail core does not run", last["history"][-1]["reason"])
-            self.arrive(sent)
+            self.assertIn("mail core does not run", self.fell_back_to(first, sent))
 
-            # One that ends the machine before anything could judge it: three starts, then the one before. The box fetches it itself
-            # (the internet is still open: it asks for names), and its power is cut before anybody has restarted it.
+    def test_a_version_that_ends_the_machine_goes_by_itself(self):
+        """Before anything could judge it: three starts, then the one before. The box fetches it itself, and its power is cut before
+        anybody has restarted it."""
+        with self.box("update-crash") as (folder, machine):
+            first = self.status()["running"]
+            machine.console.expect(f"this start of {first} is good", within=BOOT)
+            # It asks for the mirror's name.
+            self.owner.open_internet()
             try:
                 self.from_a_mirror(folder)
             finally:
@@ -120,11 +123,9 @@ class Updates(unittest.TestCase):
             for _ in range(3):
                 machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
                 machine.console.expect("Postkeep ends this machine", within=BOOT, refuse=["Postkeep takes mail"])
-            machine.console.expect(f"this start of {first} is good", within=2 * BOOT, refuse=["Postkeep ends this machine"])
-            last = self.status()
-            self.assertEqual((last["running"], last["history"][-1]["event"]), (first, "fell-back"))
-            self.arrive(sent)
-            self.owner.close_internet()
+            machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
+            machine.console.expect(f"this start of {first} is good", within=BOOT, refuse=["Postkeep ends this machine"])
+            self.fell_back_to(first, sent)
 
     def test_a_version_that_does_not_open_the_data_volume_goes_by_itself(self):
         with self.box("update-shut") as (_, machine):
@@ -134,11 +135,9 @@ class Updates(unittest.TestCase):
             for _ in range(3):
                 machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
                 machine.console.expect("Dependency failed for Whether this start is a good one", within=BOOT, refuse=["Mounted Data volume"])
-            machine.console.expect(f"this start of {first} is good", within=2 * BOOT, refuse=["Dependency failed for Whether"])
-            last = self.status()
-            self.assertEqual((last["running"], last["history"][-1]["event"]), (first, "fell-back"))
-            self.arrive(sent)
-            self.owner.close_internet()
+            machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
+            machine.console.expect(f"this start of {first} is good", within=BOOT, refuse=["Dependency failed for Whether"])
+            self.fell_back_to(first, sent)
 
     def test_a_version_on_which_something_hangs_is_started_again(self):
         with self.box("update-hang") as (_, machine):
@@ -148,6 +147,14 @@ class Updates(unittest.TestCase):
             # Where its tries lead is what the tests above are about.
             machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
             self.owner.close_internet()
+
+    def fell_back_to(self, first, sent):
+        """The version before runs, says so, and sends what was accepted meanwhile. Why it runs."""
+        last = self.status()
+        self.assertEqual((last["running"], last["history"][-1]["event"]), (first, "fell-back"))
+        self.arrive(sent)
+        self.owner.close_internet()
+        return last["history"][-1]["reason"]
 
     def from_a_mirror(self, folder):
         """Over HTTPS, by name; not where the certificate is of another name."""
