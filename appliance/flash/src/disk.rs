@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,11 @@ pub struct Disk {
     pub model: Option<String>,
     /// Its serial number.
     pub serial: Option<String>,
+    /// The name that it has in all the world, whichever way leads to it.
+    pub wwid: Option<String>,
+    /// What has to be typed before it is erased: its serial number, with its name where another disk tells the same one (the
+    /// namespaces of an NVMe drive do), or its name alone.
+    pub identity: String,
     /// It turns.
     pub rotational: bool,
     /// It can be pulled out: often a stick.
@@ -88,6 +94,9 @@ pub enum DiskError {
     /// The same disk was named twice.
     #[error("{} was named twice; a mirror needs two disks", .0.display())]
     Twice(PathBuf),
+    /// Another one is there now.
+    #[error("{} is not the disk any more that was looked at and confirmed; nothing was written: look again (inventory)", .0.display())]
+    Changed(PathBuf),
 }
 
 impl Disk {
@@ -101,11 +110,13 @@ impl Disk {
         if found.is_file() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             return Ok(Self {
+                identity: name.clone(),
                 name,
                 path: path.to_owned(),
                 size: found.len(),
                 model: None,
                 serial: None,
+                wwid: None,
                 rotational: false,
                 removable: false,
                 read_only: found.permissions().readonly(),
@@ -121,8 +132,15 @@ impl Disk {
         if folder.join("partition").exists() {
             return Err(DiskError::NotADisk { path: path.to_owned(), what: "a partition" });
         }
+        if !names(&folder.join("slaves")).is_empty() {
+            return Err(DiskError::NotADisk { path: path.to_owned(), what: "put together from other disks" });
+        }
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { path: path.to_owned(), ..Self::of_folder(root, &folder, name) })
+        let mut disk = Self { path: path.to_owned(), ..Self::of_folder(root, &folder, name) };
+        if let Some(listed) = Self::all(root).into_iter().find(|other| other.name == disk.name) {
+            disk.identity = listed.identity;
+        }
+        Ok(disk)
     }
 
     /// The disks of the machine.
@@ -131,17 +149,19 @@ impl Disk {
         let mut disks: Vec<Self> = names(&root.join("sys/block"))
             .into_iter()
             .filter(|name| !made_up.iter().any(|kind| name.starts_with(kind)))
+            // The single paths of an NVMe drive with several have no node to open.
+            .filter(|name| text(&root.join("sys/block").join(name).join("hidden")).as_deref() != Some("1"))
             .map(|name| Self::of_folder(root, &root.join("sys/block").join(&name), name))
             .filter(|disk| disk.size > 0)
             .collect();
         disks.sort_by(|one, other| one.name.cmp(&other.name));
+        let told: Vec<String> = disks.iter().map(|disk| disk.identity.clone()).collect();
+        for disk in &mut disks {
+            if told.iter().filter(|other| **other == disk.identity).count() > 1 {
+                disk.identity = format!("{}/{}", disk.identity, disk.name);
+            }
+        }
         disks
-    }
-
-    /// What has to be typed before it is erased: its serial number, or its name where it tells none.
-    #[must_use]
-    pub fn identity(&self) -> &str {
-        self.serial.as_deref().unwrap_or(&self.name)
     }
 
     /// Whether it may be written at all.
@@ -165,13 +185,22 @@ impl Disk {
     /// Opens it, for nobody else to use in the meantime.
     ///
     /// # Errors
-    /// It cannot be opened; a disk that has come into use cannot.
-    pub fn open(self) -> Result<Target, DiskError> {
+    /// It cannot be opened; a disk that has come into use cannot. Its name leads to another disk since it was looked at.
+    pub fn open(self, root: &Path) -> Result<Target, DiskError> {
         self.check()?;
         let exclusive = rustix::fs::OFlags::EXCL.bits().cast_signed();
         let opened = OpenOptions::new().read(true).write(true).custom_flags(exclusive).open(&self.path);
         match opened {
-            Ok(file) => Ok(Target { disk: self, file }),
+            Ok(file) => {
+                let found = Self::at(root, Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))?;
+                let is_file = file.metadata().is_ok_and(|found| found.is_file());
+                let is_same = is_file || (&found.name, &found.identity) == (&self.name, &self.identity);
+                if !is_same || (found.size, found.logical_sector) != (self.size, self.logical_sector) {
+                    return Err(DiskError::Changed(self.path));
+                }
+                found.check()?;
+                Ok(Target { disk: self, file })
+            }
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                 Err(DiskError::InUse { path: self.path, by: vec!["the kernel says so".to_owned()] })
             }
@@ -187,7 +216,9 @@ impl Disk {
             // Always counted in 512, whatever the sectors are.
             size: number("size").unwrap_or_default().saturating_mul(512),
             model: text(&folder.join("device/model")),
+            identity: serial(folder).unwrap_or_else(|| name.clone()),
             serial: serial(folder),
+            wwid: text(&folder.join("wwid")).or_else(|| text(&folder.join("device/wwid"))),
             rotational: flag("queue/rotational"),
             removable: flag("removable"),
             read_only: flag("ro"),

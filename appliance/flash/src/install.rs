@@ -34,7 +34,9 @@ pub(crate) struct Medium {
 
 /// Asks, writes, and waits until the person has taken the medium out.
 pub(crate) fn install(root: &Path, medium: &Medium) -> Result<Outcome, Failure> {
-    let done = ask_and_write(root, medium);
+    // Until this program ends, and the machine with it, nobody at the other terminal begins.
+    let mut lock = None;
+    let done = ask_and_write(root, medium, &mut lock);
     match &done {
         Ok(outcome) => {
             say(&outcome.text);
@@ -48,7 +50,7 @@ pub(crate) fn install(root: &Path, medium: &Medium) -> Result<Outcome, Failure> 
     done
 }
 
-fn ask_and_write(root: &Path, medium: &Medium) -> Result<Outcome, Failure> {
+fn ask_and_write(root: &Path, medium: &Medium, held: &mut Option<File>) -> Result<Outcome, Failure> {
     let machine = Inventory::read(root, &addresses());
     say(&format!("\nPostkeep installer\n\n{machine}"));
     let grade = posture(&machine, false).map_err(refused)?;
@@ -64,7 +66,7 @@ fn ask_and_write(root: &Path, medium: &Medium) -> Result<Outcome, Failure> {
     say("\nDisks that can be written, by serial number:\n");
     for disk in &disks {
         let model = disk.model.as_deref().unwrap_or("unknown model");
-        say(&format!("  {}   {} ({model}, {} GB)\n", disk.identity(), disk.path.display(), disk.size / 1_000_000_000));
+        say(&format!("  {}   {} ({model}, {} GB)\n", disk.identity, disk.path.display(), disk.size / 1_000_000_000));
     }
     let chosen = choose(&disks)?;
     let options = Work {
@@ -80,14 +82,15 @@ fn ask_and_write(root: &Path, medium: &Medium) -> Result<Outcome, Failure> {
     let prepared = work::prepare(root, &options, false)?;
     say(&format!("\n{}\n", prepared.record));
     // What was typed above chose the disks; this confirms what is done with them, and for whom.
-    let erased = chosen.iter().map(Disk::identity).collect::<Vec<_>>().join(" ");
+    let erased = chosen.iter().map(|disk| &*disk.identity).collect::<Vec<_>>().join(" ");
     let typed = ask(&format!("Everything on {erased} will be lost. Type yes to go on: "))?;
     if typed != "yes" {
         return Err(refused("nobody said yes; nothing was written"));
     }
     // At the screen and at the serial port the same is asked.
     let lock = File::create(LOCK).map_err(|error| refused(format!("cannot open {LOCK}: {error}")))?;
-    lock.try_lock().map_err(|_| refused("somebody installs at the other terminal"))?;
+    lock.try_lock().map_err(|_| refused("somebody installs at the other terminal, or has done so"))?;
+    *held = Some(lock);
     // The medium cannot be written: the state lives in memory, and an interrupted work begins anew.
     match std::fs::remove_file(STATE) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -95,7 +98,7 @@ fn ask_and_write(root: &Path, medium: &Medium) -> Result<Outcome, Failure> {
         }
         _ => {}
     }
-    work::write(prepared, Some(STATE.into()), None, SYNC_EVERY, false)
+    work::write(root, prepared, Some(STATE.into()), None, SYNC_EVERY, false)
 }
 
 fn choose(disks: &[Disk]) -> Result<Vec<Disk>, Failure> {
@@ -111,12 +114,12 @@ fn choose(disks: &[Disk]) -> Result<Vec<Disk>, Failure> {
 
 /// The disks of one serial number, or of two with a space between; a serial number may have spaces in it.
 fn named(disks: &[Disk], typed: &str) -> Option<Vec<Disk>> {
-    let one = |typed: &str| disks.iter().find(|disk| disk.identity() == typed);
+    let one = |typed: &str| disks.iter().find(|disk| disk.identity == typed);
     if let Some(disk) = one(typed) {
         return Some(vec![disk.clone()]);
     }
     disks.iter().find_map(|first| {
-        let second = one(typed.strip_prefix(first.identity())?.strip_prefix(' ')?.trim_start())?;
+        let second = one(typed.strip_prefix(&first.identity)?.strip_prefix(' ')?.trim_start())?;
         Some(vec![first.clone(), second.clone()])
     })
 }
@@ -186,7 +189,7 @@ mod tests {
             .collect();
         let told = |typed: &str| {
             let named = named(&disks, typed)?;
-            Some(named.iter().map(|disk| disk.identity().to_owned()).collect::<Vec<_>>().join("+"))
+            Some(named.iter().map(|disk| disk.identity.to_owned()).collect::<Vec<_>>().join("+"))
         };
         assert_eq!(told("S1").as_deref(), Some("S1"));
         assert_eq!(told("WD 77 A").as_deref(), Some("WD 77 A"));

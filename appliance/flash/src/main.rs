@@ -60,9 +60,9 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
         }
         Command::Write { work: options, yes_erase, state, record, sync_every } => {
             let prepared = work::prepare(root, &options, arguments.json)?;
-            work::confirm(&prepared.disks, &yes_erase)
-                .map_err(|why| Failure { code: REFUSED, why })
-                .and_then(|()| work::write(prepared, state, record, sync_every.saturating_mul(1 << 20), arguments.json))
+            work::confirm(&prepared.disks, &yes_erase).map_err(|why| Failure { code: REFUSED, why }).and_then(|()| {
+                work::write(root, prepared, state, record, sync_every.saturating_mul(1 << 20), arguments.json)
+            })
         }
         Command::Replace { left, disk, yes_erase } => work::replace(root, &left, &disk, &yes_erase, arguments.json),
         Command::Install { medium, stick, release_keys } => {

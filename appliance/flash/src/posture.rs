@@ -63,7 +63,11 @@ pub fn posture(machine: &Inventory, netboot: bool) -> Result<Posture, Unfit> {
         None => lower(Grade::C, "there is no TPM, or it is turned off; ask the provider for fTPM or PTT"),
     }
     match (machine.secure_boot, machine.setup_mode) {
-        (None, _) => lower(Grade::D, "the firmware says nothing about Secure Boot; ask the provider whether it has it"),
+        (None, _) => lower(
+            Grade::D,
+            "nothing can be read about Secure Boot. Try `mount -t efivarfs efivarfs /sys/firmware/efi/efivars` and look again; if that is \
+             there already, ask the provider whether the machine has it",
+        ),
         (Some(_), Some(true)) => {}
         (Some(true), _) => lower(
             Grade::A,

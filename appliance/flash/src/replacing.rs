@@ -148,7 +148,10 @@ impl Survivor {
         }
         let table = own.fitted(target.disk.size / SECTOR).map_err(WriteError::from)?;
         put(target, table_at(target, &table), &table.tail)?;
-        arm(target, &self.head, &table)?;
+        if let Err(error) = arm(target, &self.head, &table) {
+            let _ = disarm(target);
+            return Err(error.into());
+        }
         Ok(())
     }
 

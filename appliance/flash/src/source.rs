@@ -23,6 +23,9 @@ pub enum SourceError {
     /// The release is not one that is flashed.
     #[error("the release has no disk-image among its files; fetch the release that is made for flashing")]
     NoImage,
+    /// It is read twice.
+    #[error("the image {} is no file: it is read twice, to be checked before a disk is touched; put it into a file", .0.display())]
+    NotAFile(PathBuf),
     /// The disk that it lies on.
     #[error("cannot read the image {}: {error}", path.display())]
     Read {
@@ -64,9 +67,12 @@ impl Source {
     /// Reads the whole file and compares it with the release; `seen` is told how many octets were read.
     ///
     /// # Errors
-    /// It is another file.
+    /// It is another file, or none.
     pub fn verify(&self, seen: impl FnMut(u64)) -> Result<(), SourceError> {
         let file = File::open(&self.path).map_err(|error| self.failed(error))?;
+        if !file.metadata().map_err(|error| self.failed(error))?.is_file() {
+            return Err(SourceError::NotAFile(self.path.clone()));
+        }
         self.entry.verify(file, seen).map_err(|error| SourceError::Other { path: self.path.clone(), error })
     }
 

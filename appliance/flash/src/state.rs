@@ -32,7 +32,7 @@ impl State {
     /// Nothing is written yet of `image` to `disks`.
     #[must_use]
     pub fn begin<'a>(image: Sha256, disks: impl Iterator<Item = &'a Disk>) -> Self {
-        let disks = disks.map(|disk| (disk.path.clone(), disk.identity().to_owned(), disk.size)).collect();
+        let disks = disks.map(|disk| (disk.path.clone(), disk.identity.clone(), disk.size)).collect();
         Self { image, written: 0, disks }
     }
 
@@ -53,7 +53,11 @@ impl State {
         Ok(found)
     }
 
-    pub(crate) fn save(&self, path: &Path) -> Result<(), StateError> {
+    /// Keeps it at `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// It cannot be written there.
+    pub fn save(&self, path: &Path) -> Result<(), StateError> {
         let saved =
             serde_json::to_vec(self).map_err(io::Error::from).and_then(|json| postkeep_files::replace(path, &json));
         saved.map_err(|error| StateError { path: path.to_owned(), why: error.to_string() })

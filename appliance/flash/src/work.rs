@@ -1,6 +1,6 @@
 //! `plan`, `write` and `replace`: everything is looked at and verified before anything is changed.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,15 @@ pub(crate) fn prepare(root: &Path, options: &Work, quiet: bool) -> Result<Prepar
     let source = Source::of(&release, &options.image).map_err(bad)?;
     let now = Timestamp::now();
     let note = read(&options.seed)?;
-    let seed = Seed::open(&note, owner.as_ref(), now).map_err(|error| named(&options.seed, error.to_string()))?;
+    let seed = Seed::open(&note, None, now).map_err(|error| named(&options.seed, error.to_string()))?;
+    // Who has countersigned a seed that makes a box somebody else's is not its owner.
+    if let Some(owner) = owner.filter(|owner| *owner != seed.owner) {
+        let why = format!(
+            "the seed makes the box one of {}, and --owner-key says {owner}; take the seed that names it",
+            seed.owner
+        );
+        return Err(named(&options.seed, why));
+    }
 
     let machine = Inventory::read(root, &addresses());
     let posture = posture(&machine, options.provider_netboot).map_err(refused)?;
@@ -88,8 +96,9 @@ fn chosen(root: &Path, paths: &[PathBuf]) -> Result<Vec<Disk>, Failure> {
     for (number, path) in paths.iter().enumerate() {
         let disk = Disk::at(root, path).map_err(refused)?;
         disk.check().map_err(refused)?;
-        // By what it is, since a disk has many names.
-        if paths.iter().take(number).any(|other| is_same(other, path)) {
+        // By what it is, since a disk has many names, and perhaps many paths to it.
+        let is_known = |other: &Disk| disk.wwid.is_some() && other.wwid == disk.wwid;
+        if paths.iter().take(number).any(|other| is_same(other, path)) || disks.iter().any(is_known) {
             return Err(bad(DiskError::Twice(path.clone())));
         }
         disks.push(disk);
@@ -99,14 +108,14 @@ fn chosen(root: &Path, paths: &[PathBuf]) -> Result<Vec<Disk>, Failure> {
 
 /// Has the serial number of each disk typed, unless it is among those that were told.
 pub(crate) fn confirm(disks: &[Disk], told: &[String]) -> Result<(), String> {
-    if let Some(stray) = told.iter().find(|serial| !disks.iter().any(|disk| disk.identity() == *serial)) {
+    if let Some(stray) = told.iter().find(|serial| !disks.iter().any(|disk| disk.identity == **serial)) {
         return Err(format!(
             "--yes-erase {stray} is the serial number of none of the disks that were named; \
                             nothing was written"
         ));
     }
-    for disk in disks.iter().filter(|disk| !told.iter().any(|serial| disk.identity() == serial)) {
-        let (path, identity) = (disk.path.display(), disk.identity());
+    for disk in disks.iter().filter(|disk| !told.iter().any(|serial| disk.identity == **serial)) {
+        let (path, identity) = (disk.path.display(), &disk.identity);
         let model = disk.model.as_deref().unwrap_or("unknown model");
         let mut terminal = std::io::stderr().lock();
         let _ = write!(
@@ -126,6 +135,7 @@ pub(crate) fn confirm(disks: &[Disk], told: &[String]) -> Result<(), String> {
 
 /// Erases the disks and puts the image and the seed onto them.
 pub(crate) fn write(
+    root: &Path,
     prepared: Prepared,
     state_path: Option<PathBuf>,
     record_path: Option<PathBuf>,
@@ -138,15 +148,17 @@ pub(crate) fn write(
         name.push(".flash-state");
         image.with_file_name(name)
     });
-    // What cannot be written is found out before a disk is.
+    // What cannot be written is found out before a disk is. What an earlier record says stays until there is another.
+    let state = State::begin(source.sha256(), disks.iter()).resume(&state_path).map_err(bad)?;
+    state.save(&state_path).map_err(bad)?;
     let record_file = record_path
         .map(|path| {
-            let opened = File::create(&path).map_err(|error| bad(format!("cannot write {}: {error}", path.display())));
+            let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+            let opened = opened.map_err(|error| bad(format!("cannot write {}: {error}", path.display())));
             opened.map(|file| (path, file))
         })
         .transpose()?;
-    let state = State::begin(source.sha256(), disks.iter()).resume(&state_path).map_err(bad)?;
-    let targets = disks.into_iter().map(Disk::open).collect::<Result<Vec<_>, _>>().map_err(refused)?;
+    let targets = disks.into_iter().map(|disk| disk.open(root)).collect::<Result<Vec<_>, _>>().map_err(refused)?;
     let job = Job { source: &source, targets: &targets, seed: &seed, state_path: &state_path, sync_every };
     let mut shown: Option<(Stage, ProgressBar)> = None;
     let written = write_disks(&job, state, |stage, done, total| {
@@ -170,7 +182,7 @@ pub(crate) fn write(
     record.at = Timestamp::now();
     let outcome = Outcome::of_record(&record);
     if let Some((path, mut file)) = record_file
-        && let Err(error) = file.write_all(format!("{:#}\n", outcome.json).as_bytes())
+        && let Err(error) = file.set_len(0).and_then(|()| file.write_all(format!("{:#}\n", outcome.json).as_bytes()))
     {
         // The disks are done, and to go on would erase them: this is no failure of the flash.
         let _ = writeln!(std::io::stderr().lock(), "postkeep-flash: keep what is printed; {}: {error}", path.display());
@@ -195,7 +207,7 @@ pub(crate) fn replace(
     survivor.fits(&new).map_err(refused)?;
     confirm(std::slice::from_ref(&new), yes_erase).map_err(refused)?;
     let named = RecordedDisk::of(&new);
-    let target = new.open().map_err(refused)?;
+    let target = new.open(root).map_err(refused)?;
     let bar = bar(0, "copying", quiet);
     let done = survivor.replace_with(&target, |done, total| {
         bar.set_length(total);

@@ -113,12 +113,18 @@ pub fn write(job: &Job<'_>, state: State, mut seen: impl FnMut(Stage, u64, u64))
         let table = layout.of_disk(of_box, chance(&of_box, target))?.fitted(target.disk.size / SECTOR)?;
         forget_inner_copy(job.source, target, &table)?;
         put(target, table_at(target, &table), &table.tail)?;
+        sync(target, 0)?;
         esp::place(&target.file, begin, length, job.seed, job.targets.len() > 1)?;
         fitted.push(table);
     }
-    for (target, table) in job.targets.iter().zip(&fitted) {
-        arm(target, &head, table)?;
+    let armed = job.targets.iter().zip(&fitted).try_for_each(|(target, table)| arm(target, &head, table));
+    if armed.is_err() {
+        // None of them may start: neither one of two, nor one that did not give back what was written.
+        for target in job.targets {
+            let _ = disarm(target);
+        }
     }
+    armed?;
     // The work is done; a state that stays is compared by the next one.
     let _ = std::fs::remove_file(job.state_path);
     Ok(())
@@ -128,7 +134,7 @@ pub fn write(job: &Job<'_>, state: State, mut seen: impl FnMut(Stage, u64, u64))
 fn of_box(job: &Job<'_>) -> [u8; 8] {
     let mut told = format!("{} {}", job.source.sha256(), Sha256::of(job.seed));
     for Target { disk, .. } in job.targets {
-        told += &format!(" {} {}", disk.identity(), disk.size);
+        told += &format!(" {} {}", disk.identity, disk.size);
     }
     let [a, b, c, d, e, f, g, h, ..] = Sha256::of(told.as_bytes()).0;
     [a, b, c, d, e, f, g, h]
@@ -137,7 +143,7 @@ fn of_box(job: &Job<'_>) -> [u8; 8] {
 /// What a disk has for itself.
 pub(crate) fn chance(of_box: &[u8; 8], target: &Target) -> [u8; 32] {
     Sha256::of(
-        format!("{of_box:?} {} {} {}", target.disk.path.display(), target.disk.identity(), target.disk.size).as_bytes(),
+        format!("{of_box:?} {} {} {}", target.disk.path.display(), target.disk.identity, target.disk.size).as_bytes(),
     )
     .0
 }

@@ -318,19 +318,27 @@ fn mail_fault(mail: &Mail) -> Option<String> {
     if mail.configuration.contains("PRIVATE KEY") {
         return Some(format!("mail.configuration: it {secret}"));
     }
-    for file in &mail.files {
+    for (at, file) in mail.files.iter().enumerate() {
         let plain = |part: &str| {
             !part.is_empty()
                 && !part.starts_with('.')
                 && part.chars().all(|character| character.is_ascii_alphanumeric() || "._-".contains(character))
         };
-        // What the box itself writes there is not the seed's.
-        let taken = ["seed", "postkeep.toml", "postkeep.toml.before", "publish.txt"].contains(&file.name.as_str());
+        // What the box itself writes there is not the seed's, also not as a folder.
+        let first = file.name.split('/').next().unwrap_or_default();
+        let taken = ["seed", "postkeep.toml", "postkeep.toml.before", "publish.txt"].contains(&first);
         if taken || file.name.len() > 200 || !file.name.split('/').all(plain) {
             return Some(format!("mail.file: {:?} is no name of a file below the box's configuration", file.name));
         }
         if file.content.contains("PRIVATE KEY") {
             return Some(format!("mail.file: {} {secret}", file.name));
+        }
+        let is_within = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
+        let clashes = |other: &&MailFile| {
+            other.name == file.name || is_within(&file.name, &other.name) || is_within(&other.name, &file.name)
+        };
+        if let Some(other) = mail.files[..at].iter().find(clashes) {
+            return Some(format!("mail.file: {} and {} cannot both be there", other.name, file.name));
         }
     }
     None
@@ -438,6 +446,18 @@ mod tests {
         assert!(matches!(opened(&note[..note.len() - 2]), SeedError::Note(NoteError::Damaged { .. })));
         assert!(matches!(opened(&seed().to_toml().unwrap()), SeedError::Note(_)));
         assert!(matches!(opened(&"x".repeat(LARGEST_SEED + 1)), SeedError::Note(NoteError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn files_of_mail_do_not_lie_where_the_box_writes_or_in_each_others_way() {
+        let named = |names: &[&str]| {
+            let file = |name: &&str| MailFile { name: (*name).to_owned(), content: String::new() };
+            mail_fault(&Mail { configuration: String::new(), files: names.iter().map(file).collect() })
+        };
+        assert_eq!(named(&["roots.pem", "keys/a.pem", "keys/b.pem", "roots.pem.old"]), None);
+        for names in [&["seed"][..], &["seed/x"], &["postkeep.toml/x"], &["a", "a"], &["a/b", "a"], &["a", "a/b/c"]] {
+            assert!(named(names).is_some(), "{names:?}");
+        }
     }
 
     #[test]

@@ -17,6 +17,24 @@ fn put(root: &Path, files: &[(&str, &[u8])]) {
 }
 
 #[test]
+fn disks_that_tell_the_same_serial_number_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for (name, serial) in [("nvme0n1", "S1"), ("nvme0n2", "S1"), ("nvme1n1", "S2")] {
+        put(
+            root,
+            &[
+                (&format!("sys/block/{name}/size"), b"1000215216\n"),
+                (&format!("sys/block/{name}/device/serial"), serial.as_bytes()),
+            ],
+        );
+    }
+    let disks = Inventory::read(root, &[]).disks;
+    let told: Vec<&str> = disks.iter().map(|disk| &*disk.identity).collect();
+    assert_eq!(told, ["S1/nvme0n1", "S1/nvme0n2", "S2"]);
+}
+
+#[test]
 fn a_server_with_two_disks_is_described() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
@@ -46,6 +64,8 @@ fn a_server_with_two_disks_is_described() {
             ("sys/block/sda/sda2/dev", b"8:2\n"),
             ("sys/block/sda/sda3/partition", b"3\n"),
             ("sys/block/loop0/size", b"8\n"),
+            ("sys/block/nvme0c0n1/size", b"1000215216\n"),
+            ("sys/block/nvme0c0n1/hidden", b"1\n"),
             ("sys/class/net/eth0/address", b"52:54:00:12:34:56\n"),
             ("sys/class/net/eth0/carrier", b"1\n"),
             ("sys/class/net/eth0/device/vendor", b"0x8086\n"),
@@ -73,9 +93,9 @@ fn a_server_with_two_disks_is_described() {
     assert_eq!((machine.model.as_deref(), machine.serial.as_deref()), (Some("Gigabyte"), None));
     assert_eq!(machine.memory, 65_740_088 * 1024);
     let [nvme, sda] = &machine.disks[..] else { panic!("{:?}", machine.disks) };
-    assert_eq!((nvme.size, nvme.identity()), (512_110_190_592, "S64GNX0T123456"));
+    assert_eq!((nvme.size, &*nvme.identity), (512_110_190_592, "S64GNX0T123456"));
     assert_eq!(nvme.used_by, ["nvme0n1p1 is part of md0"]);
-    assert_eq!((sda.identity(), sda.rotational, sda.logical_sector), ("WD-WX123", true, 4096));
+    assert_eq!((&*sda.identity, sda.rotational, sda.logical_sector), ("WD-WX123", true, 4096));
     assert_eq!(sda.used_by, ["sda2 is mounted at /mnt", "sda3 is swap"]);
     let [card] = &machine.cards[..] else { panic!("{:?}", machine.cards) };
     assert_eq!((card.driver.as_deref(), card.link), (Some("e1000e"), true));

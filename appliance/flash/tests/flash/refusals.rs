@@ -1,6 +1,7 @@
 //! Bad input, and machines that are of no use: each refused with its reason, before anything is written.
 
 use std::fs;
+use std::process::Command;
 
 use jiff::Timestamp;
 use postkeep_notes::SignerKey;
@@ -94,6 +95,24 @@ fn a_release_that_is_older_than_what_is_on_the_disk() {
 }
 
 #[test]
+fn what_cannot_be_read_twice_or_kept_up_with_is_found_out_before_a_disk_is_touched() {
+    refused(
+        |bench| {
+            let image = bench.path("postkeep.raw.zst");
+            let whole = bench.path("whole");
+            fs::rename(&image, &whole).unwrap();
+            assert!(Command::new("mkfifo").arg(&image).status().unwrap().success());
+            std::thread::spawn(move || fs::copy(whole, image));
+        },
+        &[],
+        2,
+        "is no file: it is read twice",
+    );
+    refused(|_| {}, &["--state", "/proc/none/state"], 2, "cannot use the state file");
+    refused(|_| {}, &["--record", "/proc/none/record"], 2, "cannot write /proc/none/record");
+}
+
+#[test]
 fn a_seed_that_is_for_another_machine_or_of_another_owner() {
     let seeded = |draft: &'static str| {
         move |bench: &Bench| {
@@ -104,7 +123,16 @@ fn a_seed_that_is_for_another_machine_or_of_another_owner() {
     refused(seeded("[machine]\nserial = 'OTHER'"), &[], 3, "serial number OTHER; here it is B5QM12");
     refused(seeded("expires = '2001-01-01T00:00:00Z'"), &[], 2, "expired");
     let other = SignerKey::generate("another").unwrap().verifier().to_string();
-    refused(|_| {}, &["--owner-key", &other], 2, "belongs to another+");
+    refused(|_| {}, &["--owner-key", &other], 2, "--owner-key says another+");
+    // Its owner has agreed to give the box away; that makes the seed no seed of its owner.
+    let bench = Bench::new();
+    bench.disk("one", 64 * MIB);
+    let buyer = SignerKey::generate("buyer").unwrap();
+    let seed = Seed::draft("hostname = 'a'", buyer.verifier(), Timestamp::UNIX_EPOCH).unwrap().sign(&buyer).unwrap();
+    fs::write(bench.path("box.seed"), postkeep_notes::countersign(seed.as_bytes(), &bench.owner).unwrap()).unwrap();
+    let owner = bench.owner.verifier().to_string();
+    let (code, said) = run(&mut bench.write("postkeep.raw.zst", &["one"], &["--owner-key", &owner]));
+    assert!(code == 2 && said.contains("the seed makes the box one of buyer+"), "{code}: {said}");
     refused(|bench| fs::write(bench.path("box.seed"), "hostname = 'a'\n").unwrap(), &[], 2, "box.seed");
 }
 

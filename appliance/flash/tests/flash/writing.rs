@@ -63,7 +63,7 @@ fn a_disk_that_does_not_give_back_what_was_written_is_found_and_does_not_boot() 
     source.verify(|_| ()).unwrap();
     let disk = Disk::at(&bench.path("root"), &path).unwrap();
     let state = State::begin(source.sha256(), [&disk].into_iter());
-    let targets = [disk.open().unwrap()];
+    let targets = [disk.open(Path::new("/")).unwrap()];
     let (seed, state_path) = (fs::read(bench.path("box.seed")).unwrap(), bench.path("state"));
     let job = Job { source: &source, targets: &targets, seed: &seed, state_path: &state_path, sync_every: u64::MAX };
     let failed = write(&job, state, |stage, done, total| {
