@@ -42,6 +42,7 @@ ROOT_NEVERTHELESS = {
     "postkeep-disks.service": ("CAP_SYS_ADMIN", "mounts the boot partition of the other disk"),
     "postkeep-first-boot.service": ("", "the boot partition is root's"),
     "postkeep-folders.service": ("CAP_CHOWN CAP_FOWNER CAP_FSETID", "gives each folder to its owner"),
+    "postkeep-forget.service": ("", "the kernel takes that from root"),
     "postkeep-gate.service": ("CAP_DAC_READ_SEARCH", "the boot partition is root's; the configuration lies in a folder of the mail core's user"),
     "postkeep-halves.service": ("CAP_SYS_ADMIN", "writes partition tables"),
     "postkeep-history.service": ("", "the mail core may not change what is remembered: its folder is root's"),
@@ -208,6 +209,15 @@ class WhatIsInIt(unittest.TestCase):
         self.assertEqual([name for name, one in units.items() if one.ambient - one.bounding], [])
         self.assertEqual({(name, command) for name, one in units.items() for command in one.outside}, OUTSIDE_OF_SANDBOX)
 
+
+    def test_keys_of_a_keyboard_end_nothing(self):
+        for tree in self.trees[:2]:
+            self.assertEqual(os.readlink(tree / "etc/systemd/system/ctrl-alt-del.target"), "/dev/null", tree)
+        # It acts on the keys for sleep, restart and power.
+        self.assertEqual(os.readlink(self.root / "etc/systemd/system/systemd-logind.service"), "/dev/null")
+        self.assertFalse((self.initrd / UNITS / "systemd-logind.service").exists())
+        # The kernel's own keys are off from its first moment.
+        self.assertIn(b" sysctl.kernel.sysrq=0 ", (BUILD / "boot-file.efi").read_bytes())
 
     def test_units_of_others_run_nothing_of_ours_or_it_is_said_why(self):
         found = set()

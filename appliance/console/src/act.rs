@@ -27,6 +27,9 @@ use crate::wire::{LONGEST_LINE, Reply, Request, Who};
 /// Connections at a time; a console needs one, now and then two.
 const MOST_CONNECTIONS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often networkd is asked to read the old network, before that is left to the next start of this program.
+const RELOADS: u32 = 4;
+const BETWEEN_RELOADS: Duration = Duration::from_secs(2);
 /// How long the end waits for answers that are on their way.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -142,7 +145,7 @@ impl Act {
             Ok(false) => {}
             Ok(true) => {
                 say("a network was being tried when this program ended: the old one is back");
-                self.reload().await;
+                self.read_what_is_back().await;
             }
             Err(error) => say(&format!("cannot bring the old network back: {error}")),
         }
@@ -290,9 +293,11 @@ impl Act {
         if changing.trial.is_some() {
             return Err("another network is being tried; keep it or wait until it has gone back".to_owned());
         }
-        let network = self.changed(change, &self.seed()?).await;
+        let seed = self.seed()?;
+        let network = self.changed(change, &seed).await;
         network.check()?;
-        let replaced = self.folders.replace(&network).map_err(|error| format!("cannot write the new network: {error}"));
+        let is_open = seed.network.interfaces.is_empty();
+        let replaced = self.folders.replace(&network, is_open).map_err(|error| format!("cannot write the new network: {error}"));
         let applied = match replaced {
             Ok(()) => match self.bus().await {
                 Ok(bus) => bus.reload_network().await,
@@ -334,16 +339,29 @@ impl Act {
         if let Err(error) = self.folders.bring_back() {
             say(&format!("cannot bring the old network back: {error}"));
         }
-        self.reload().await;
+        self.read_what_is_back().await;
     }
 
-    async fn reload(&self) {
-        let reloaded = match self.bus().await {
-            Ok(bus) => bus.reload_network().await,
-            Err(why) => Err(why),
-        };
-        if let Err(why) = reloaded {
-            say(&why);
+    /// Has networkd read the files that are back; only then are they no longer kept. Should it not do so, the next start of this
+    /// program begins here ([`Self::recover`]).
+    async fn read_what_is_back(&self) {
+        for turn in 1..=RELOADS {
+            let reloaded = match self.bus().await {
+                Ok(bus) => bus.reload_network().await,
+                Err(why) => Err(why),
+            };
+            match reloaded {
+                Ok(()) => {
+                    if let Err(error) = self.folders.keep() {
+                        say(&format!("the files of the old network cannot be removed: {error}"));
+                    }
+                    return;
+                }
+                Err(why) => say(&format!("the old network is not in use yet (try {turn} of {RELOADS}): {why}")),
+            }
+            if turn < RELOADS {
+                tokio::time::sleep(BETWEEN_RELOADS).await;
+            }
         }
     }
 

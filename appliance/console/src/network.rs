@@ -9,17 +9,25 @@ use postkeep_seed::{Interface, Mac, Network, networkd_files, networkd_names};
 
 use crate::deed::NetworkChange;
 
-/// `network` with `change` in it. `mac` is the address of the card that is called like the change's interface.
+/// `network` with `change` in it. `mac` is the address of the card that is called like the change's interface; a VLAN has that of
+/// its card too, and is known by its name.
 pub(crate) fn merged(network: &Network, change: &NetworkChange, mac: Option<Mac>) -> Network {
     let mut network = network.clone();
-    let is_meant = |interface: &Interface| {
-        interface.vlan.is_none()
-            && (interface.name.as_deref() == Some(&change.interface) || (mac.is_some() && interface.mac == mac))
+    let is_of_card = |interface: &Interface| {
+        interface.name.as_deref() == Some(&change.interface) || (mac.is_some() && interface.mac == mac)
     };
-    let meant = match network.interfaces.iter_mut().position(|interface| is_meant(interface)) {
+    let is_called = |interface: &Interface| interface.vlan.is_some_and(|id| format!("vlan{id}") == change.interface);
+    let interfaces = &network.interfaces;
+    let vlan = interfaces.iter().position(is_called);
+    let card = || interfaces.iter().position(|interface| interface.vlan.is_none() && is_of_card(interface));
+    let meant = match vlan.or_else(card) {
         Some(at) => network.interfaces.get_mut(at),
         None => {
-            network.interfaces.push(Interface { name: Some(change.interface.clone()), ..Interface::default() });
+            // A card that carries VLANs already is named as they name it: it has one file.
+            let named = interfaces.iter().find(|interface| is_of_card(interface));
+            let own = Interface { name: Some(change.interface.clone()), ..Interface::default() };
+            let new = named.map_or(own, |named| Interface { mac: named.mac, name: named.name.clone(), ..own });
+            network.interfaces.push(new);
             network.interfaces.last_mut()
         }
     };
@@ -44,8 +52,9 @@ pub(crate) struct Folders {
 }
 
 impl Folders {
-    /// Puts the files of `network` into the place of ours, and ours away.
-    pub(crate) fn replace(&self, network: &Network) -> io::Result<()> {
+    /// Puts the files of `network` into the place of ours, and ours away. Where the seed names no card (`is_open`), all that
+    /// `network` does not name go on with DHCP.
+    pub(crate) fn replace(&self, network: &Network, is_open: bool) -> io::Result<()> {
         // Named last: a folder of this name is complete.
         let half = self.before.with_extension("half");
         remove_folder(&half)?;
@@ -56,7 +65,11 @@ impl Folders {
         }
         remove_folder(&self.before)?;
         fs::rename(&half, &self.before)?;
-        let files = networkd_files(network);
+        let mut files = networkd_files(network);
+        if is_open && !network.interfaces.is_empty() {
+            // Its name comes after those of the cards that are named, and networkd takes the first that matches.
+            files.extend(networkd_files(&Network { interfaces: Vec::new(), ..network.clone() }));
+        }
         for name in networkd_names(&self.networkd)? {
             if !files.iter().any(|(new, _)| *new == name) {
                 fs::remove_file(self.networkd.join(name))?;
@@ -65,7 +78,8 @@ impl Folders {
         files.iter().try_for_each(|(name, text)| self.write(name, text.as_bytes()))
     }
 
-    /// Brings the files back that were put away; says whether there were any.
+    /// Brings the files back that were put away; says whether there were any. They stay put away until networkd has read what is
+    /// there now: [`Self::keep`].
     pub(crate) fn bring_back(&self) -> io::Result<bool> {
         if !self.before.is_dir() {
             return Ok(false);
@@ -79,11 +93,10 @@ impl Folders {
         for name in &old {
             self.write(name, &fs::read(self.before.join(name))?)?;
         }
-        remove_folder(&self.before)?;
         Ok(true)
     }
 
-    /// Forgets the files that were put away: the new ones stay.
+    /// Forgets the files that were put away: what is there now stays.
     pub(crate) fn keep(&self) -> io::Result<()> {
         remove_folder(&self.before)
     }
@@ -139,6 +152,27 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_a_vlan_leaves_its_card_and_one_of_its_card_leaves_the_vlan() {
+        let mac = "52:54:00:12:34:56";
+        let before = network(&format!(
+            "[[interface]]\nmac = \"{mac}\"\naddresses = [\"203.0.113.5/32\"]\n\
+             [[interface]]\nmac = \"{mac}\"\nvlan = 7\naddresses = [\"10.7.0.1/24\"]\n"
+        ));
+        // networkd tells the address of the card for its VLAN.
+        let after = merged(&before, &change("vlan7"), Some(mac.parse().unwrap()));
+        assert_eq!(after.interfaces[0], before.interfaces[0]);
+        assert_eq!(after.interfaces[1].addresses, ["192.0.2.7/24".parse().unwrap()]);
+        assert_eq!((after.interfaces.len(), after.interfaces[1].vlan), (2, Some(7)));
+
+        let vlan = Network { interfaces: before.interfaces[1..].to_vec(), ..before };
+        let after = merged(&vlan, &change("eno1"), Some(mac.parse().unwrap()));
+        assert_eq!(after.interfaces[0], vlan.interfaces[0]);
+        after.check().unwrap();
+        let [(_, card), ..] = &networkd_files(&after)[..] else { panic!("no file") };
+        assert!(card.contains("Address=192.0.2.7/24") && card.contains("VLAN=vlan7"), "{card}");
+    }
+
+    #[test]
     fn what_was_there_comes_back_whole_and_files_of_others_stay() {
         let folder = tempfile::tempdir().unwrap();
         let folders = Folders { networkd: folder.path().join("network"), before: folder.path().join("before") };
@@ -147,16 +181,19 @@ mod tests {
         fs::write(at("10-postkeep.network"), "old").unwrap();
         fs::write(at("99-other.network"), "other").unwrap();
         let new = merged(&Network::default(), &change("eno1"), None);
-        folders.replace(&new).unwrap();
-        assert!(!at("10-postkeep.network").exists());
+        folders.replace(&new, true).unwrap();
+        let others = fs::read_to_string(at("10-postkeep.network")).unwrap();
+        assert!(others.contains("DHCP=yes"), "cards that the seed does not name keep their network: {others}");
         let text = fs::read_to_string(at("10-postkeep-1.network")).unwrap();
         assert!(text.contains("Address=192.0.2.7/24"), "{text}");
         assert_eq!(fs::metadata(at("10-postkeep-1.network")).unwrap().permissions().mode() & 0o777, 0o644);
         assert!(folders.bring_back().unwrap());
         assert_eq!(fs::read_to_string(at("10-postkeep.network")).unwrap(), "old");
         assert!(!at("10-postkeep-1.network").exists() && at("99-other.network").exists());
-        assert!(!folders.bring_back().unwrap(), "once");
-        folders.replace(&new).unwrap();
+        folders.keep().unwrap();
+        assert!(!folders.bring_back().unwrap(), "once networkd has read them");
+        folders.replace(&new, false).unwrap();
+        assert!(!at("10-postkeep.network").exists());
         folders.keep().unwrap();
         assert!(!folders.bring_back().unwrap() && at("10-postkeep-1.network").exists());
     }
