@@ -297,7 +297,8 @@ impl Act {
         let network = self.changed(change, &seed).await;
         network.check()?;
         let is_open = seed.network.interfaces.is_empty();
-        let replaced = self.folders.replace(&network, is_open).map_err(|error| format!("cannot write the new network: {error}"));
+        let replaced =
+            self.folders.replace(&network, is_open).map_err(|error| format!("cannot write the new network: {error}"));
         let applied = match replaced {
             Ok(()) => match self.bus().await {
                 Ok(bus) => bus.reload_network().await,

@@ -25,8 +25,9 @@ pub(crate) fn merged(network: &Network, change: &NetworkChange, mac: Option<Mac>
         None => {
             // A card that carries VLANs already is named as they name it: it has one file.
             let named = interfaces.iter().find(|interface| is_of_card(interface));
-            let own = Interface { name: Some(change.interface.clone()), ..Interface::default() };
-            let new = named.map_or(own, |named| Interface { mac: named.mac, name: named.name.clone(), ..own });
+            let name = Some(change.interface.clone());
+            let (mac, name) = named.map_or((None, name), |named| (named.mac, named.name.clone()));
+            let new = Interface { mac, name, ..Interface::default() };
             network.interfaces.push(new);
             network.interfaces.last_mut()
         }
