@@ -55,8 +55,7 @@ class WithoutTpm(unittest.TestCase):
             machine.console.expect("That was too short (9 characters).", CHOOSE, within=60)
             self.answer(machine, PASSPHRASE)
             machine.console.expect(AGAIN, within=60)
-            machine.console.expect(READY, within=60)
-            machine.type(PASSPHRASE + "!\r")
+            self.answer(machine, PASSPHRASE + "!")
             machine.console.expect("The two were not the same.", within=60)
             # systemd waits 90 seconds for a disk; a person who thinks for longer must not end up with a box without one.
             # Nothing is said meanwhile: systemd is silent as long as somebody is asked.

@@ -125,11 +125,12 @@ class Power(unittest.TestCase):
             owner.close_internet()
         print(f"{CUTS} cuts: " + "; ".join(f"{what}: {count}" for what, count in sorted(self.hit.items())))
         print(f"{len(self.accepted)} messages accepted, none lost")
+        self.assertGreater(len(self.accepted), in_mail, "too little mail for cuts to hit any")
         for receivers in ("with", "without"):
             self.assertTrue(in_mail < 4 or self.hit[f"mail, {receivers} receivers"], f"no cut hit mail {receivers} receivers: {self.hit}")
         self.assertGreater(sum(count for what, count in self.hit.items() if what.startswith("mail")), in_mail // 2, "too few cuts hit mail")
-        first_boot = [self.hit[f"first boot, after {stage!r}"] for stage in (FIRST_PARTITION, "Mounted Data volume")]
-        self.assertTrue(any(first_boot), f"no cut hit the first boot: {self.hit}")
+        for what, stages in (("first boot", (FIRST_PARTITION, "Mounted Data volume")), ("update", (INSTALLING, GOES_DOWN))):
+            self.assertTrue(any(self.hit[f"{what}, after {stage!r}"] for stage in stages), f"no cut hit the {what}: {self.hit}")
 
     def note(self, machine, what):
         """What the power was cut in: the last of these that the console had said since the start."""

@@ -9,7 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use postkeep_configuration::command::Outcome;
 use postkeep_control::{Client, ClientError, MirrorRequest};
 use postkeep_release::Version;
-use postkeep_update::api::{Activity, ApplyRequest, Plan, ReleaseRequest, RollbackRequest, Status};
+use postkeep_update::api::{Activity, ApplyRequest, Installed, Plan, ReleaseRequest, RollbackRequest, Status};
+use postkeep_update::boot_file::Standing;
 use serde_json::json;
 
 use crate::arguments::{ReleaseArguments, UpdateCommand};
@@ -54,12 +55,18 @@ pub(crate) async fn run(client: &Client, command: UpdateCommand, json: bool) -> 
         },
         UpdateCommand::Rollback { to } => match client.update_rollback(&RollbackRequest { to }).await {
             Ok(status) => show::value(&status, json, |status| {
-                let to = status.attempt.as_ref().map_or_else(String::new, |attempt| attempt.to.to_string());
-                format!(
-                    "the machine starts again, with {to}. `postkeep update status` says whether it has proved itself; \
-                     if it does not, {} comes back\n",
-                    status.running
-                )
+                let to = status.attempt.as_ref().map(|attempt| attempt.to);
+                let named = to.map_or_else(String::new, |to| format!(", with {to}"));
+                let is_on_trial = |one: &Installed| Some(one.version) == to && one.standing != Standing::Good;
+                match status.versions.iter().any(is_on_trial) {
+                    true => format!(
+                        "the machine starts again{named}. `postkeep update status` says whether it has proved itself; if it does \
+                         not, {} comes back\n",
+                        status.running
+                    ),
+                    // From a version on trial there is no other way.
+                    false => format!("the machine starts again{named}\n"),
+                }
             }),
             Err(error) => client_failure(&error),
         },

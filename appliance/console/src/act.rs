@@ -337,10 +337,11 @@ impl Act {
     }
 
     async fn go_back(&self) {
-        if let Err(error) = self.folders.bring_back() {
-            say(&format!("cannot bring the old network back: {error}"));
+        match self.folders.bring_back() {
+            Ok(_) => self.read_what_is_back().await,
+            // What was put away stays so, for the next start of this program.
+            Err(error) => say(&format!("cannot bring the old network back: {error}")),
         }
-        self.read_what_is_back().await;
     }
 
     /// Has networkd read the files that are back; only then are they no longer kept. Should it not do so, the next start of this

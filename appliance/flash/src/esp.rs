@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Advice, fadvise};
-
 use crate::fat::{Octets, Volume};
+use crate::writing::forget;
 
 /// Where the box looks for its seed.
 pub const SEED_PATH: &str = "/postkeep/seed";
@@ -40,8 +39,7 @@ pub(crate) fn place(disk: &File, begin: u64, length: u64, seed: &[u8], is_mirror
 fn put(window: &Window<'_>, name: &str, content: &[u8]) -> io::Result<()> {
     Volume::open(window, window.length)?.add(FOLDER, name, content)?;
     window.disk.sync_all()?;
-    // From the disk, not from memory; where that is refused, it is still what the kernel would write.
-    let _ = fadvise(window.disk, 0, None, Advice::DontNeed);
+    forget(window.disk);
     match Volume::open(window, window.length)?.content(FOLDER, name)? {
         found if found == content => Ok(()),
         _ => Err(io::Error::other("what is read is not what was written")),

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use postkeep_release::Sha256;
 
 use crate::gpt::{Layout, SECTOR};
-use crate::writing::{PIECE, WriteError, arm, chance, disarm, put, put_if_other, sync, table_at};
+use crate::writing::{PIECE, WriteError, arm, chance, disarm, forget, put, put_if_other, sync, table_at};
 use crate::{Disk, GptError, Target};
 
 /// A superblock of a RAID, and of whatever else may have been there, lies in the first and the last of these.
@@ -119,7 +119,7 @@ impl Survivor {
             put_if_other(target, at, piece, false)
         })?;
         sync(target, begin)?;
-        target.forget();
+        forget(&target.file);
         let mut found = vec![0; PIECE];
         self.each_piece(begin, |at, piece| {
             let found = &mut found[..piece.len()];

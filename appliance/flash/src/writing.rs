@@ -223,7 +223,7 @@ pub(crate) fn put_if_other(target: &Target, at: u64, piece: &[u8], known: bool) 
 }
 
 fn read_back(source: &Source, target: &Target, head: &[u8], mut seen: impl FnMut(u64)) -> Result<(), WriteError> {
-    target.forget();
+    forget(&target.file);
     let mut sum = Summing::new(io::sink());
     let mut add = |octets: &[u8]| io::Write::write_all(&mut sum, octets).map_err(|e| failed(target, "sum", 0, e));
     add(head)?;
@@ -260,7 +260,7 @@ pub(crate) fn arm(target: &Target, head: &[u8], table: &Fitted) -> Result<(), Wr
     sync(target, 0)?;
     put(target, 0, &head[..KEYSTONE])?;
     sync(target, 0)?;
-    target.forget();
+    forget(&target.file);
     for (at, wanted) in [(0, &head), (table_at(target, table), &table.tail)] {
         let mut found = vec![0; wanted.len()];
         target.file.read_exact_at(&mut found, at).map_err(|error| failed(target, "read", at, error))?;
@@ -294,9 +294,7 @@ impl WriteError {
     }
 }
 
-impl Target {
-    /// What is read from now on comes from the disk, not from memory. Where that is refused, it is still what the kernel would write.
-    pub(crate) fn forget(&self) {
-        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
-    }
+/// What is read from now on comes from the disk, not from memory. Where that is refused, it is still what the kernel would write.
+pub(crate) fn forget(disk: &File) {
+    let _ = fadvise(disk, 0, None, Advice::DontNeed);
 }
