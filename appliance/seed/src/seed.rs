@@ -134,7 +134,8 @@ impl Seed {
         let note = Note::parse(octets)?;
         // Whom to ask stands in the text itself: it is read, and believed only when that key has signed it. A box that
         // has an owner believes nobody else, so a new owner needs the signatures of both.
-        let Claim { format, owner } = toml::from_str(note.unverified_text()).map_err(syntax)?;
+        let Claim { format, owner } =
+            toml::from_str(note.unverified_text()).map_err(|error| syntax(note.unverified_text(), &error))?;
         if format != FORMAT {
             let why = format!("its format is {format}, and this version reads format {FORMAT}; update first");
             return Err(SeedError::Syntax(why));
@@ -190,7 +191,7 @@ impl Seed {
         owner: &VerifierKey,
         issued: Timestamp,
     ) -> Result<Self, SeedError> {
-        let mut fields: toml::Table = toml::from_str(text).map_err(syntax)?;
+        let mut fields: toml::Table = toml::from_str(text).map_err(|error| syntax(text, &error))?;
         if let Some(configuration) = configuration {
             let mail = fields.entry("mail").or_insert_with(|| toml::Table::new().into());
             let before =
@@ -207,7 +208,7 @@ impl Seed {
         absent("format", toml::Value::Integer(FORMAT.into()));
         absent("issued", toml::Value::String(issued.to_string()));
         absent("owner", toml::Value::String(owner.to_string()));
-        let seed: Self = fields.try_into().map_err(syntax)?;
+        let seed: Self = fields.try_into().map_err(|error| syntax(text, &error))?;
         seed.check()?;
         Ok(seed)
     }
@@ -217,7 +218,7 @@ impl Seed {
     /// # Errors
     /// It is no seed.
     pub fn from_toml(text: &str) -> Result<Self, SeedError> {
-        let seed: Self = toml::from_str(text).map_err(syntax)?;
+        let seed: Self = toml::from_str(text).map_err(|error| syntax(text, &error))?;
         seed.check()?;
         Ok(seed)
     }
@@ -359,8 +360,20 @@ fn not_too_large(note: String) -> Result<String, SeedError> {
     }
 }
 
-fn syntax(error: toml::de::Error) -> SeedError {
-    SeedError::Syntax(error.to_string().trim_end().to_owned())
+/// Why `text` cannot be read. What TOML says repeats a line of it or a value: not where a secret key may be among them.
+fn syntax(text: &str, error: &toml::de::Error) -> SeedError {
+    let holds_secret = |line: &str| {
+        let line = line.to_ascii_uppercase();
+        ["AGE-SECRET-KEY-", "PRIVATE KEY-----"].iter().any(|begin| line.contains(begin))
+    };
+    match text.lines().position(holds_secret) {
+        Some(at) => SeedError::Syntax(format!(
+            "line {} holds a secret key, and a seed lies where anybody can read it; give the public half, and make a new key \
+             if this file was anywhere else",
+            at + 1
+        )),
+        None => SeedError::Syntax(error.to_string().trim_end().to_owned()),
+    }
 }
 
 fn write_key<S: Serializer>(key: &VerifierKey, to: S) -> Result<S::Ok, S::Error> {
@@ -489,6 +502,18 @@ mod tests {
             assert!(DRAFT.contains(old), "{old}");
             let error = Seed::draft(&DRAFT.replacen(old, new, 1), owner().verifier(), now()).unwrap_err().to_string();
             assert!(error.contains(named), "{old} -> {new}: {error}");
+        }
+        for text in [
+            "custodians = \"AGE-SECRET-KEY-1GFPYY\"",
+            "AGE-SECRET-KEY-1GFPYY",
+            "[network]\nage-secret-key-1gfpyy = 1",
+            "-----BEGIN PRIVATE KEY-----\nGFPYY",
+        ] {
+            let error = Seed::draft(text, owner().verifier(), now()).unwrap_err().to_string();
+            assert!(
+                error.contains("holds a secret key") && !error.to_ascii_uppercase().contains("GFPYY"),
+                "{text}: {error}"
+            );
         }
         let later = Seed::draft("format = 2", owner().verifier(), now()).unwrap_err().to_string();
         assert!(later.contains("format"), "{later}");
