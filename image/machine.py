@@ -5,12 +5,14 @@ that opens need not run a kernel. The network is a tap device of the namespace t
 other way out.
 """
 
+import contextlib
 import json
 import pathlib
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 from glass import Glass
@@ -147,6 +149,23 @@ class Machine:
     def type_octets(self, octets):
         self.computer.stdin.write(octets)
         self.computer.stdin.flush()
+
+    @contextlib.contextmanager
+    def held(self, key):
+        """A key of the serial console that somebody holds down."""
+        let_go = threading.Event()
+
+        def hold():
+            while not let_go.wait(0.2):
+                self.type(key)
+
+        holding = threading.Thread(target=hold)
+        holding.start()
+        try:
+            yield
+        finally:
+            let_go.set()
+            holding.join()
 
     def pull_out(self, number):
         """Takes a disk out of the running machine."""

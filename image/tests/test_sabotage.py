@@ -106,6 +106,19 @@ class Sabotage(unittest.TestCase):
         machine.console.expect("What lies beside", within=120)
         machine.console.expect("Mounted Data volume", within=240, refuse=["mergency"])
 
+    def test_no_key_chooses_what_starts_once_the_first_boot_is_over(self):
+        machine, _, _ = self.machine("menu")
+        menu = "Reboot Into Firmware"
+        machine.start()
+        with machine.held(" "):
+            machine.console.expect(menu, within=120)
+        machine.type("\r")
+        machine.console.expect("Finished What this start has changed in its boot partition", within=300)
+        machine.off()
+        machine.start()
+        with machine.held(" "):
+            machine.console.expect("Mounted Data volume", within=240, refuse=[menu])
+
     def test_a_boot_file_that_somebody_else_has_signed_is_refused_by_the_firmware(self):
         machine, disk, folder = self.machine("foreign")
         boot = Boot(disk, folder)

@@ -17,6 +17,12 @@ use crate::partition::small;
 pub const SEEN: &str = "/run/postkeep-disks/other-mark";
 /// Written by the boot loader at each start, for one use.
 const RANDOM_SEED: &str = "loader/random-seed";
+/// What the boot loader is told.
+const LOADER_CONFIGURATION: &str = "loader/loader.conf";
+/// No menu, whatever is typed while the machine starts.
+const WITHOUT_MENU: &str = "# Written by postkeep-disks at the end of the first boot.\ntimeout menu-disabled\n";
+/// While it is there, the first boot is not over.
+pub const FIRST_BOOT: &str = "postkeep/first-boot";
 /// A boot partition has some boot files, a loader and a seed.
 const MOST_FILES: usize = 256;
 /// Folders in folders.
@@ -69,6 +75,26 @@ impl Changes {
 pub fn seen_on_the_other(root: &Path) -> u64 {
     let text = small(&root.join(SEEN.trim_start_matches('/'))).unwrap_or_default();
     text.trim().parse().unwrap_or(0)
+}
+
+/// Takes the boot loader's menu away from the partition at `root`, once the first boot is over: until then somebody may enrol keys of
+/// Secure Boot by it, afterwards it would start another version without the owner's word.
+///
+/// # Errors
+/// The partition.
+pub fn close_menu(root: &Path) -> Result<(), BootError> {
+    let path = root.join(LOADER_CONFIGURATION);
+    // Where no boot loader is, there is no boot partition either.
+    let is_open = root.join(FIRST_BOOT).exists() || path.parent().is_none_or(|folder| !folder.is_dir());
+    if is_open || small(&path).is_ok_and(|text| text == WITHOUT_MENU) {
+        return Ok(());
+    }
+    postkeep_files::replace(&path, WITHOUT_MENU.as_bytes()).map_err(|error| BootError {
+        verb: "write",
+        path,
+        error,
+    })?;
+    sync(root)
 }
 
 /// Which is believed, by how often each was changed alone.
@@ -359,6 +385,24 @@ mod tests {
         assert_eq!(mark(one.path()).unwrap(), Some(0));
         fs::write(one.path().join(MIRROR_MARK), [0xff, 0xfe]).unwrap();
         assert_eq!(mark(one.path()).unwrap(), Some(0));
+    }
+
+    #[test]
+    fn the_menu_goes_when_the_first_boot_is_over() {
+        let root = tempfile::tempdir().unwrap();
+        let configuration = || fs::read_to_string(root.path().join(LOADER_CONFIGURATION)).unwrap();
+        close_menu(root.path()).unwrap();
+        assert!(told(root.path()).is_empty(), "nothing is written where no boot partition is");
+        lay(root.path(), &[(LOADER_CONFIGURATION, "#timeout 3\n"), (FIRST_BOOT, "")]);
+        close_menu(root.path()).unwrap();
+        assert_eq!(configuration(), "#timeout 3\n");
+        fs::remove_file(root.path().join(FIRST_BOOT)).unwrap();
+        for before in ["#timeout 3\n", "timeout 30\ndefault old.efi\n", "", WITHOUT_MENU] {
+            lay(root.path(), &[(LOADER_CONFIGURATION, before)]);
+            close_menu(root.path()).unwrap();
+            assert_eq!(configuration(), WITHOUT_MENU);
+        }
+        assert_eq!(told(root.path()).len(), 1, "no half is left");
     }
 
     #[test]

@@ -201,6 +201,10 @@ fn copy(mounted: &Path, meanwhile: &Path) -> Result<(), Failure> {
     // Asked for by the updater and by the start itself: one after the other.
     let lock = File::create(LOCK)?;
     lock.lock()?;
+    if let Err(error) = boot::close_menu(mounted) {
+        // What concerns the other disk goes on.
+        say(&error.to_string());
+    }
     // An update has just given slots other labels, of which udev hears afterwards.
     settle();
     let own = Own::read(Path::new("/"))?;

@@ -17,7 +17,6 @@ use crate::{Failure, OTHER_APPEARS, say, settle, wait_for};
 /// What systemd-repart is told (image/render).
 const DEFINITIONS: &str = "/usr/lib/postkeep/repart.d";
 const EFI: &str = "/efi";
-const FIRST_BOOT: &str = "/efi/postkeep/first-boot";
 /// PCR 7: these Secure Boot keys. PCR 15: before a data volume was opened. PCR 11 by the release's signature: our kernel and
 /// initrd, and not later than the start of the system (docs/operate/secure-boot.md).
 const TPM: [&str; 2] = ["--tpm2-device=auto", "--tpm2-pcrs=7+15"];
@@ -98,7 +97,9 @@ pub(crate) fn assemble() -> Result<(), Failure> {
     }
     match plan(&own) {
         Plan::OneDisk => return Ok(()),
-        Plan::Blank(halves) if Path::new(FIRST_BOOT).exists() && halves.len() == DISKS => return create(&halves),
+        Plan::Blank(halves) if Path::new(EFI).join(boot::FIRST_BOOT).exists() && halves.len() == DISKS => {
+            return create(&halves);
+        }
         _ => {}
     }
     let is_whole = |own: &Own| match plan(own) {
