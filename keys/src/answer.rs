@@ -1,0 +1,153 @@
+//! A custodian's answer: their share, and for which start of which box they give it, readable by nobody but that start of the box.
+
+use std::num::NonZeroU8;
+
+use age::x25519;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::envelope::{self, EnvelopeError};
+use crate::{BootId, Held, Name, Purpose, Recipient, SECRET, Secret, Share, Sum};
+
+/// Why somebody opens a box is written into its records; this is room for a sentence or two, in octets.
+pub const LONGEST_REASON: usize = 300;
+
+const BEGINS: &[u8] = b"postkeep answer 1\n";
+const SHARE: usize = 1 + SECRET;
+
+/// What a sealed box shows to those who are to open it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Offer {
+    /// Which token it asks the shares of.
+    pub token: Sum,
+    /// This start of the box.
+    pub boot: BootId,
+    /// The key that answers are encrypted to: made in its memory at this start.
+    pub answer_to: Recipient,
+    /// Why it is sealed.
+    pub cause: Cause,
+}
+
+/// Why a box is sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// It starts for the first time since its key set was made.
+    FirstStart,
+    /// It was sealed by a custodian, or started again by its owner.
+    Planned,
+    /// It had not been shut down: its power went, or it crashed.
+    Unclean,
+    /// What happened before is not known.
+    Unknown,
+}
+
+/// How much the custodian's tool could make sure of before it gave the share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Grade {
+    /// Typed in at the console: whoever stands there was believed.
+    A0,
+    /// Sealed to the answer key, without a word of a TPM on what runs there.
+    A1,
+    /// A quote of the TPM that was enrolled, on a release that is known.
+    A2,
+    /// The same, with the maker's certificate of that TPM, under Secure Boot keys of the owner's own.
+    A3,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// To which token.
+    pub token: Sum,
+    /// To which start.
+    pub boot: BootId,
+    /// Whose share, what it opens, and the share.
+    pub held: Held,
+    /// What the custodian's tool made sure of. The box writes it down; it cannot check it.
+    pub grade: Grade,
+    /// Why they open the box, in their words.
+    pub reason: String,
+}
+
+/// Why an answer cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// See the text.
+    #[error("the answer cannot be opened: {0}")]
+    Envelope(#[from] EnvelopeError),
+    /// See the text.
+    #[error("the answer is not in a form that is known: the tool that made it is older or newer than the box")]
+    Form,
+    /// See the text.
+    #[error("the reason is longer than {LONGEST_REASON} octets, or has control characters in it")]
+    Reason,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Head {
+    token: Sum,
+    boot: BootId,
+    name: Name,
+    purpose: Purpose,
+    grade: Grade,
+    reason: String,
+}
+
+impl Answer {
+    /// The answer, encrypted to the start of the box that made `offer`.
+    ///
+    /// # Errors
+    /// The reason is none that a record takes.
+    pub fn seal(&self, offer: &Offer) -> Result<Vec<u8>, AnswerError> {
+        check(&self.reason)?;
+        let Held { name, purpose, share } = &self.held;
+        let head = Head {
+            token: self.token,
+            boot: self.boot,
+            name: name.clone(),
+            purpose: *purpose,
+            grade: self.grade,
+            reason: self.reason.clone(),
+        };
+        let head = serde_json::to_vec(&head).map_err(|_| AnswerError::Form)?;
+        // The secret stands alone behind the text, so that no parser makes copies of it.
+        let mut content = Zeroizing::new(Vec::with_capacity(BEGINS.len() + head.len() + 1 + SHARE));
+        content.extend_from_slice(BEGINS);
+        content.extend_from_slice(&head);
+        content.push(b'\n');
+        content.push(share.place.get());
+        content.extend_from_slice(share.values.expose());
+        Ok(envelope::seal(&content, [&offer.answer_to].into_iter())?)
+    }
+
+    /// The answer in `file`.
+    ///
+    /// # Errors
+    /// It is for another start, damaged, or no answer.
+    pub fn open(file: &[u8], answer_key: &x25519::Identity) -> Result<Self, AnswerError> {
+        let content = envelope::open(file, [answer_key as &dyn age::Identity].into_iter())?;
+        Self::read(&content)
+    }
+
+    fn read(content: &[u8]) -> Result<Self, AnswerError> {
+        let form = AnswerError::Form;
+        let rest = content.strip_prefix(BEGINS).ok_or(form.clone())?;
+        let at = rest.len().checked_sub(SHARE).ok_or(form.clone())?;
+        let (head, octets) = rest.split_at(at);
+        let head: Head =
+            head.strip_suffix(b"\n").and_then(|head| serde_json::from_slice(head).ok()).ok_or(form.clone())?;
+        check(&head.reason)?;
+        let place = NonZeroU8::new(octets[0]).ok_or(form)?;
+        let share = Share { place, values: Secret::fill(|values| values.copy_from_slice(&octets[1..])) };
+        let held = Held { name: head.name, purpose: head.purpose, share };
+        Ok(Self { token: head.token, boot: head.boot, held, grade: head.grade, reason: head.reason })
+    }
+}
+
+fn check(reason: &str) -> Result<(), AnswerError> {
+    let is_fit = reason.len() <= LONGEST_REASON && !reason.chars().any(char::is_control);
+    if is_fit { Ok(()) } else { Err(AnswerError::Reason) }
+}

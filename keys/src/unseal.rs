@@ -1,0 +1,178 @@
+//! A sealed box, deciding: which answers count, and when they are enough. Without a socket, a clock or a disk.
+//!
+//! It promises that nothing but `threshold` right shares of one purpose, from as many custodians, given for this start of the box,
+//! gives the secret; that an answer which does not count changes nothing; and that shares are overwritten once they were used.
+
+use age::x25519;
+
+use crate::answer::{Answer, AnswerError, Cause, Grade, Offer};
+use crate::share::{Share, combine};
+use crate::{BootId, Name, Purpose, Random, Recipient, Secret, Token};
+
+/// A sealed box that waits for its custodians.
+pub struct Unseal {
+    token: Token,
+    offer: Offer,
+    answer_key: x25519::Identity,
+    counted: Vec<Counted>,
+}
+
+struct Counted {
+    witness: Witness,
+    share: Share,
+}
+
+/// Who answered, for the records; nothing secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witness {
+    /// Who.
+    pub name: Name,
+    /// Whose share of what.
+    pub purpose: Purpose,
+    /// What they could make sure of.
+    pub grade: Grade,
+    /// Why, in their words.
+    pub reason: String,
+}
+
+/// How far the box is, for everybody to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being opened.
+    pub purpose: Purpose,
+    /// Who has answered.
+    pub answered: Vec<Name>,
+    /// How many have to.
+    pub threshold: u8,
+}
+
+/// What an answer that counts has led to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// More are needed.
+    Waiting(Progress),
+    /// This custodian had answered before; nothing has changed.
+    Again(Progress),
+    /// Enough have answered.
+    Enough(Opening),
+}
+
+/// The secret, and who gave it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// What it opens.
+    pub purpose: Purpose,
+    /// The secret.
+    pub secret: Secret,
+    /// Those whose shares it came from. The lowest of their grades is that of the opening.
+    pub witnesses: Vec<Witness>,
+}
+
+/// Why an answer does not count. For the console and the journal: strangers are told the same whatever it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// See the text.
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+    /// See the text.
+    #[error("{name}'s answer is for another start of the box; answer what it shows now")]
+    OtherBoot {
+        /// Who is said to have answered.
+        name: Name,
+    },
+    /// See the text.
+    #[error("{name}'s answer is to another token than the one that the box has; fetch its token anew")]
+    OtherToken {
+        /// Who is said to have answered.
+        name: Name,
+    },
+    /// See the text.
+    #[error("nobody called {name} holds a share for {}", .purpose.name())]
+    NoSuchHolder {
+        /// Who is said to have answered.
+        name: Name,
+        /// For what.
+        purpose: Purpose,
+    },
+    /// See the text.
+    #[error("{name}'s share is not the one that they were given for {}", .purpose.name())]
+    WrongShare {
+        /// Whose.
+        name: Name,
+        /// For what.
+        purpose: Purpose,
+    },
+}
+
+impl Unseal {
+    /// A box that has just started and found `token` beside its volume.
+    pub fn begin(token: Token, cause: Cause, random: &mut dyn Random) -> Self {
+        let answer_key = x25519::Identity::generate();
+        let offer =
+            Offer { token: token.sum(), boot: BootId::new(random), answer_to: Recipient::of(&answer_key), cause };
+        Self { token, offer, answer_key, counted: Vec::new() }
+    }
+
+    /// What it shows.
+    #[must_use]
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// The token that it asks the shares of.
+    #[must_use]
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// How far it is with `purpose`; nothing, if it has no such shares.
+    #[must_use]
+    pub fn progress(&self, purpose: Purpose) -> Option<Progress> {
+        let threshold = self.token.shares(purpose)?.threshold;
+        let answered = self.of(purpose).map(|counted| counted.witness.name.clone()).collect();
+        Some(Progress { purpose, answered, threshold })
+    }
+
+    /// Counts the answer in `file`, if it is one.
+    ///
+    /// # Errors
+    /// It does not count, and nothing has changed.
+    pub fn take(&mut self, file: &[u8]) -> Result<Counts, Refusal> {
+        let Answer { token, boot, held, grade, reason } = Answer::open(file, &self.answer_key)?;
+        let (name, purpose) = (held.name.clone(), held.purpose);
+        if boot != self.offer.boot {
+            return Err(Refusal::OtherBoot { name });
+        }
+        if token != self.offer.token {
+            return Err(Refusal::OtherToken { name });
+        }
+        let shares =
+            self.token.shares(purpose).filter(|shares| shares.holders.iter().any(|holder| holder.name == name));
+        let Some(threshold) = shares.map(|shares| shares.threshold) else {
+            return Err(Refusal::NoSuchHolder { name, purpose });
+        };
+        if !self.token.keeps(&name, purpose, &held.share) {
+            return Err(Refusal::WrongShare { name, purpose });
+        }
+        let is_again = self.of(purpose).any(|counted| counted.witness.name == name);
+        if !is_again {
+            self.counted.push(Counted { witness: Witness { name, purpose, grade, reason }, share: held.share });
+        }
+        let progress = self.progress(purpose).ok_or(AnswerError::Form)?;
+        if progress.answered.len() < usize::from(threshold) {
+            return Ok(if is_again { Counts::Again(progress) } else { Counts::Waiting(progress) });
+        }
+        // Whatever comes of it, the shares are used up: should the volume not open, the custodians answer once more.
+        let (used, kept) =
+            std::mem::take(&mut self.counted).into_iter().partition(|one| one.witness.purpose == purpose);
+        self.counted = kept;
+        let (witnesses, shares): (Vec<_>, Vec<_>) =
+            Vec::into_iter(used).map(|one: Counted| (one.witness, one.share)).unzip();
+        let secret = combine(&shares, threshold).map_err(|_| AnswerError::Form)?;
+        Ok(Counts::Enough(Opening { purpose, secret, witnesses }))
+    }
+
+    fn of(&self, purpose: Purpose) -> impl Iterator<Item = &Counted> {
+        self.counted.iter().filter(move |counted| counted.witness.purpose == purpose)
+    }
+}

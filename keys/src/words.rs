@@ -1,0 +1,205 @@
+//! A share on paper: 26 words of the English list of BIP 39, in which no two words begin with the same four letters.
+//!
+//! The first 24 hold the share (264 bits), the last two a check sum of it (22 bits of its SHA-256). They can be typed in with four
+//! letters of each. It is no phrase of a wallet: those have at most 24 words.
+
+use std::num::NonZeroU8;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use bip39::Language;
+use zeroize::Zeroizing;
+
+use crate::{SECRET, Secret, Share};
+
+/// How many words a share has.
+pub const WORDS: usize = 26;
+
+const LABEL: &[u8] = b"postkeep paper 1";
+const BITS: usize = 11;
+/// The share, and what is left of the last word after 22 bits of sum: nothing, since 264 and 22 are multiples of 11.
+const OCTETS: usize = 1 + SECRET;
+const CHECKED: usize = OCTETS * 8 / BITS;
+/// Words are told by this many letters, or by all that they have.
+const LETTERS: usize = 4;
+/// The longest word has eight letters; somebody may write numbers and line ends between them.
+const LONGEST_TEXT: usize = 1024;
+
+/// Why words are no share.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WordsError {
+    /// See the text.
+    #[error("a share has {WORDS} words, and {given} were given{}", if *given > WORDS { "; numbers beside them are left out" } else { "" })]
+    Count {
+        /// How many.
+        given: usize,
+    },
+    /// See the text. The word itself is part of a secret and is not repeated.
+    #[error("word {at} is not on the list; compare its first four letters with the paper")]
+    Unknown {
+        /// Which, from 1.
+        at: usize,
+    },
+    /// See the text.
+    #[error("each word is on the list, but they do not belong together: one was misread, or two have changed places")]
+    Sum,
+}
+
+/// The words of `share`.
+#[must_use]
+pub fn words(share: &Share) -> Vec<&'static str> {
+    let octets = octets_of(share);
+    let list = Language::English.word_list();
+    let mut numbers = Zeroizing::new(Vec::with_capacity(WORDS));
+    let (mut held, mut bits) = (Zeroizing::new(0_u32), 0);
+    for octet in octets.iter() {
+        *held = *held << 8 | u32::from(*octet);
+        bits += 8;
+        if bits >= BITS {
+            bits -= BITS;
+            numbers.push(*held >> bits & 0x7ff);
+            *held &= (1 << bits) - 1;
+        }
+    }
+    numbers.extend(sum_of(&octets));
+    numbers.iter().map(|number| list[*number as usize]).collect()
+}
+
+/// The share that `text` says; capitals, line ends, and numbers before words do not matter.
+///
+/// # Errors
+/// A word is missing or wrong.
+pub fn share(text: &str) -> Result<Share, WordsError> {
+    let begins_with = |character: char| !character.is_ascii_alphabetic();
+    let given: Vec<&str> = text
+        .get(..LONGEST_TEXT.min(text.len()))
+        .unwrap_or_default()
+        .split(begins_with)
+        .filter(|word| !word.is_empty())
+        .collect();
+    if given.len() != WORDS || text.len() > LONGEST_TEXT {
+        return Err(WordsError::Count { given: given.len() });
+    }
+    let mut numbers = Zeroizing::new(Vec::with_capacity(WORDS));
+    for (at, word) in given.iter().enumerate() {
+        numbers.push(number(word).ok_or(WordsError::Unknown { at: at + 1 })?);
+    }
+    let mut octets = Zeroizing::new([0; OCTETS]);
+    let (mut held, mut bits, mut at) = (Zeroizing::new(0_u32), 0, 0);
+    for number in &numbers[..CHECKED] {
+        *held = *held << BITS | number;
+        bits += BITS;
+        while bits >= 8 {
+            bits -= 8;
+            octets[at] = (*held >> bits) as u8;
+            at += 1;
+            *held &= (1 << bits) - 1;
+        }
+    }
+    if numbers[CHECKED..] != sum_of(&octets) {
+        return Err(WordsError::Sum);
+    }
+    // No share of ours lies at zero, and its words were written by somebody else.
+    let place = NonZeroU8::new(octets[0]).ok_or(WordsError::Sum)?;
+    Ok(Share { place, values: Secret::fill(|values| values.copy_from_slice(&octets[1..])) })
+}
+
+fn octets_of(share: &Share) -> Zeroizing<[u8; OCTETS]> {
+    let mut octets = Zeroizing::new([0; OCTETS]);
+    octets[0] = share.place.get();
+    octets[1..].copy_from_slice(share.values.expose());
+    octets
+}
+
+/// The last two words.
+fn sum_of(octets: &[u8; OCTETS]) -> [u32; 2] {
+    let mut sum = Context::new(&SHA256);
+    sum.update(LABEL);
+    sum.update(octets);
+    let sum = sum.finish();
+    let bits = sum.as_ref().iter().take(3).fold(0, |bits, octet| bits << 8 | u32::from(*octet)) >> 2;
+    [bits >> BITS, bits & 0x7ff]
+}
+
+/// The place in the list of the one word that begins like this.
+fn number(word: &str) -> Option<u32> {
+    let word = Zeroizing::new(word.to_ascii_lowercase());
+    let list = Language::English.word_list();
+    let is_it = |listed: &&str| match word.len() {
+        // "act" is a word, and the beginning of two others.
+        ..LETTERS => **listed == **word,
+        _ => listed.starts_with(word.as_str()),
+    };
+    let mut found = (0..).zip(list.iter()).filter(|(_, listed)| is_it(listed));
+    match (found.next(), found.next()) {
+        (Some((number, _)), None) => Some(number),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn share_of(place: u8, octets: [u8; SECRET]) -> Share {
+        Share { place: NonZeroU8::new(place).unwrap(), values: Secret::fill(|values| *values = octets) }
+    }
+
+    #[test]
+    fn four_letters_tell_each_word_of_the_list() {
+        for (number_of, word) in (0..).zip(Language::English.word_list()) {
+            assert_eq!(number(word), Some(number_of), "{word}");
+            assert_eq!(number(&word[..word.len().min(LETTERS)]), Some(number_of), "{word}");
+        }
+    }
+
+    #[test]
+    fn bits_are_in_the_order_of_bip_39() {
+        // BIP 39's own vector for 0x80 thirty-two times begins with these words: 1024 is "letter", "advice" 32, "cage" 257, …;
+        // the place of the share takes the first octet, and the rest follows as there.
+        let all = words(&share_of(0x80, [0x80; SECRET]));
+        assert_eq!(&all[..8], ["letter", "advice", "cage", "absurd", "amount", "doctor", "acoustic", "avoid"]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_down_can_be_typed_in(place in 1..=255_u8, octets: [u8; SECRET]) {
+            let whole = share_of(place, octets);
+            let words = words(&whole);
+            prop_assert_eq!(words.len(), WORDS);
+            prop_assert_eq!(&share(&words.join(" ")).unwrap(), &whole);
+            let sheet: String = words.iter().enumerate().map(|(at, word)| format!("{}. {:.4}\n", at + 1, word.to_uppercase())).collect();
+            prop_assert_eq!(&share(&sheet).unwrap(), &whole);
+        }
+
+        #[test]
+        fn a_misread_word_is_found(place in 1..=255_u8, octets: [u8; SECRET], at in 0..WORDS, other in 0..2048_usize) {
+            let mut words = words(&share_of(place, octets));
+            let other = Language::English.word_list()[other];
+            prop_assume!(words[at] != other);
+            words[at] = other;
+            // One in four million is not.
+            prop_assert_eq!(share(&words.join(" ")), Err(WordsError::Sum));
+        }
+
+        #[test]
+        fn no_text_makes_it_fall_over(text: String) {
+            let _ = share(&text);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_words_is_said_without_repeating_them() {
+        let words = words(&share_of(3, [0x5a; SECRET]));
+        assert_eq!(share(&words[1..].join(" ")), Err(WordsError::Count { given: WORDS - 1 }));
+        let mut misspelt = words.clone();
+        misspelt[4] = "xyzzy";
+        let error = share(&misspelt.join(" ")).unwrap_err();
+        assert_eq!(error, WordsError::Unknown { at: 5 });
+        assert!(!error.to_string().contains("xyzzy"));
+        let mut swapped = words;
+        swapped.swap(2, 3);
+        assert_eq!(share(&swapped.join(" ")), Err(WordsError::Sum));
+    }
+}
