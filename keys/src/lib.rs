@@ -6,6 +6,7 @@
 //! ([`Answer`]); of `threshold` right answers comes the secret, and from it the passphrase of the volume ([`passphrase`]).
 
 mod answer;
+pub mod challenge;
 mod commitment;
 pub mod envelope;
 mod field;
@@ -13,10 +14,12 @@ mod key_set;
 mod names;
 mod octets;
 mod passphrase;
+pub mod possession;
 mod random;
 mod recipient;
 mod secret;
 mod share;
+pub mod standing;
 mod token;
 mod unseal;
 pub mod words;
