@@ -3,6 +3,7 @@
 //! run beside the others.
 
 mod accounting_reasons;
+mod age_programs;
 mod certificates;
 mod crash;
 mod data_format;
