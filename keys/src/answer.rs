@@ -1,13 +1,15 @@
 //! A custodian's answer: their share, and for which start of which box they give it, readable by nobody but that start of the box.
 
+use std::fmt;
 use std::num::NonZeroU8;
+use std::str::FromStr;
 
 use age::x25519;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::envelope::{self, EnvelopeError};
-use crate::{BootId, Held, Name, Purpose, Recipient, SECRET, Secret, Share, Sum};
+use crate::{BootId, Held, Name, Purpose, Recipient, RecipientError, SECRET, Secret, Share, Sum};
 
 /// Why somebody opens a box is written into its records; this is room for a sentence or two, in octets.
 pub const LONGEST_REASON: usize = 300;
@@ -29,6 +31,39 @@ pub struct Offer {
     pub cause: Cause,
 }
 
+/// How an offer's text begins.
+const OFFER_BEGINS: &str = "postkeep-offer-1";
+
+/// As it stands on the console and in its picture: one line, that can be copied from a photograph.
+impl fmt::Display for Offer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { token, boot, answer_to, cause } = self;
+        write!(out, "{OFFER_BEGINS}:{}:{boot}:{token}:{answer_to}", cause.name())
+    }
+}
+
+impl FromStr for Offer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.trim().split(':').collect();
+        let [OFFER_BEGINS, cause, boot, token, answer_to] = parts[..] else {
+            return Err(format!(
+                "an offer is one line that begins with {OFFER_BEGINS} and has five parts; copy all of it"
+            ));
+        };
+        Ok(Self {
+            cause: Cause::ALL
+                .into_iter()
+                .find(|known| known.name() == cause)
+                .ok_or("why the box is sealed cannot be read")?,
+            boot: boot.parse()?,
+            token: token.parse()?,
+            answer_to: answer_to.parse().map_err(|error: RecipientError| error.to_string())?,
+        })
+    }
+}
+
 /// Why a box is sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -41,6 +76,21 @@ pub enum Cause {
     Unclean,
     /// What happened before is not known.
     Unknown,
+}
+
+impl Cause {
+    const ALL: [Self; 4] = [Self::FirstStart, Self::Planned, Self::Unclean, Self::Unknown];
+
+    /// As in offers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FirstStart => "first-start",
+            Self::Planned => "planned",
+            Self::Unclean => "unclean",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// How much the custodian's tool could make sure of before it gave the share.

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{MOST_SHARES, Purpose, Recipient};
+use crate::{MOST_SHARES, Purpose, Recipient, secret_line};
 
 /// One key that is used, one that lies in a safe place.
 pub const MOST_RECIPIENTS: usize = 2;
@@ -59,6 +59,15 @@ pub enum KeySetError {
     /// It is no key set.
     #[error("the key set cannot be read: {0}")]
     Syntax(String),
+    /// See the text. The key is not repeated.
+    #[error(
+        "there is a secret key in line {line}: a key set holds public halves only (age1…), and goes through many hands; if this file \
+         was anywhere else, make a new key"
+    )]
+    Secret {
+        /// Where, from 1.
+        line: usize,
+    },
     /// See the text.
     #[error("{}: {threshold} of {count} custodians cannot open: it takes 1 at least, all at most, and there are {MOST_SHARES} at most", .purpose.name())]
     Threshold {
@@ -105,6 +114,9 @@ impl KeySet {
     /// # Errors
     /// It is no key set, or one that cannot be used.
     pub fn parse(text: &str) -> Result<Self, KeySetError> {
+        if let Some(line) = secret_line(text) {
+            return Err(KeySetError::Secret { line });
+        }
         let set: Self = toml::from_str(text).map_err(|error| KeySetError::Syntax(error.to_string()))?;
         set.check()?;
         Ok(set)

@@ -30,7 +30,7 @@ pub use self::key_set::{Custodian, KeySet, KeySetError, MOST_RECIPIENTS, Name, Q
 pub use self::names::{BootId, Purpose, Sum, VolumeId};
 pub use self::passphrase::passphrase;
 pub use self::random::{Random, System};
-pub use self::recipient::{Recipient, RecipientError};
+pub use self::recipient::{Recipient, RecipientError, secret_line};
 pub use self::secret::{SECRET, Secret};
 pub use self::share::{MOST_SHARES, Share, ShareError, combine, split};
 pub use self::token::{FORMAT, Held, Holder, LARGEST_TOKEN, Made, Shares, Token, TokenError};

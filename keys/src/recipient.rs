@@ -104,8 +104,7 @@ impl FromStr for Recipient {
 
     fn from_str(text: &str) -> Result<Self, RecipientError> {
         let shown = Shown::of(text);
-        let upper = text.to_ascii_uppercase();
-        if upper.starts_with("AGE-SECRET-KEY-") || upper.starts_with("AGE-PLUGIN-") || text.contains("PRIVATE KEY") {
+        if secret_line(text).is_some() {
             return Err(RecipientError::Secret);
         }
         if text.len() > LONGEST {
@@ -136,6 +135,17 @@ impl FromStr for Recipient {
         };
         Ok(Self { kind, text: text.to_owned() })
     }
+}
+
+/// The first line of `text`, from 1, in which somebody has put a secret key: such a text is not taken apart, since errors repeat
+/// what they are about.
+#[must_use]
+pub fn secret_line(text: &str) -> Option<usize> {
+    let is_secret = |line: &str| {
+        let line = line.to_ascii_uppercase();
+        ["AGE-SECRET-KEY-", "AGE-PLUGIN-", "PRIVATE KEY-----"].iter().any(|begin| line.contains(begin))
+    };
+    text.lines().position(is_secret).map(|at| at + 1)
 }
 
 fn is_ssh(kind: &str) -> bool {

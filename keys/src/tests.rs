@@ -393,3 +393,24 @@ fn shares_agree_with_another_implementation() {
         ours.iter().map(|share| [&[share.place.get()], &share.values.expose()[..]].concat()).collect();
     assert_eq!(Gf256::combine_array(&ours[2..]).unwrap(), secret);
 }
+
+#[test]
+fn an_offer_can_be_copied_from_the_screen() {
+    let offer = house(1, 1, None, 1).box_of().offer().clone();
+    let text = offer.to_string();
+    assert!(text.len() < 250 && !text.contains(char::is_whitespace), "{text}");
+    assert_eq!(format!(" {text}\n").parse::<Offer>().unwrap(), offer);
+    // Whatever character of the key was misread, its own sum finds it.
+    let at = text.rfind(':').unwrap();
+    for changed in at + 6..text.len() {
+        let mut octets = text.clone().into_bytes();
+        octets[changed] = if octets[changed] == b'q' { b'p' } else { b'q' };
+        let misread = String::from_utf8(octets).unwrap();
+        assert!(misread.parse::<Offer>().is_err(), "{misread}");
+    }
+    for wrong in
+        ["", "postkeep-offer-2:x", &text[..text.len() - 1], &text.replace("planned", "fun"), &format!("{text}:more")]
+    {
+        assert!(wrong.parse::<Offer>().is_err(), "{wrong}");
+    }
+}

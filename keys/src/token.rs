@@ -5,6 +5,7 @@ use std::num::NonZeroU8;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use postkeep_notes::{Note, NoteError, SignerKey, VerifierKey};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -87,11 +88,14 @@ pub struct Held {
 }
 
 /// Why a token is not used, or gives no share.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// It is no token.
     #[error("the token cannot be read: {0}")]
     Syntax(String),
+    /// The note around it.
+    #[error("cannot use the token: {0}")]
+    Note(#[from] NoteError),
     /// Its custodians cannot be.
     #[error("the token cannot be used: {0}")]
     KeySet(#[from] KeySetError),
@@ -190,6 +194,30 @@ impl Token {
     #[must_use]
     pub fn text(&self) -> String {
         toml::to_string(self).expect("a token has a text")
+    }
+
+    /// The token as it lies beside the volume: a note, signed with the key of the box.
+    ///
+    /// # Errors
+    /// The key cannot sign.
+    pub fn sign(&self, box_key: &SignerKey) -> Result<String, NoteError> {
+        postkeep_notes::sign(&self.text(), &[box_key])
+    }
+
+    /// The token in a note that one of `known` signed.
+    ///
+    /// # Errors
+    /// Nobody known signed it, or it is no token.
+    pub fn open(note: &[u8], known: &[VerifierKey]) -> Result<Self, TokenError> {
+        Self::parse(postkeep_notes::open(note, known)?.text)
+    }
+
+    /// The token in a note, whoever signed it: for a box, whose volume says whether it is the right one, and for looking at it.
+    ///
+    /// # Errors
+    /// It is no note or no token.
+    pub fn unverified(note: &[u8]) -> Result<Self, TokenError> {
+        Self::parse(Note::parse(note)?.unverified_text())
     }
 
     /// By which quotes and answers name it.

@@ -1,0 +1,48 @@
+//! `postkeep-keys`: reads arguments, asks the keys room, prints what it answers. It runs on a custodian's own machine; nothing of it is
+//! in the image.
+
+mod arguments;
+mod identities;
+mod outcome;
+mod paper;
+mod terminal;
+mod work;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use serde_json::json;
+
+use self::arguments::{Arguments, Command};
+use self::outcome::{Failure, Outcome};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let json = arguments.json;
+    // A closed pipe is the reader's choice, not our failure.
+    match run(arguments.command) {
+        Ok(outcome) => {
+            let mut out = std::io::stdout().lock();
+            let _ = if json { writeln!(out, "{}", outcome.json) } else { out.write_all(outcome.text.as_bytes()) };
+            ExitCode::SUCCESS
+        }
+        Err(Failure { code, why }) => {
+            if json {
+                let _ = writeln!(std::io::stdout().lock(), "{}", json!({"error": why, "code": code}));
+            }
+            let _ = writeln!(std::io::stderr().lock(), "error: {why}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<Outcome, Failure> {
+    match command {
+        Command::Generate { out, passphrase, guard } => work::generate(&out, passphrase, guard.as_deref()),
+        Command::Recipient { identity } => work::recipient(&identity),
+        Command::Show { file, trust } => work::show(&file, &trust),
+        Command::Paper { holding, out, check } => work::paper(&holding, out.as_deref(), check.as_deref()),
+        Command::Unseal { holding, offer, reason, paper } => work::unseal(&holding, &offer, &reason, paper.as_deref()),
+    }
+}

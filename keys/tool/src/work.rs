@@ -1,0 +1,193 @@
+//! What the verbs do.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use postkeep_keys::{Answer, Grade, Held, KeySet, Name, Offer, Purpose, Recipient, Token, TokenError, envelope, words};
+use postkeep_notes::VerifierKey;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::arguments::{Holding, Trust};
+use crate::identities::{self, Keeping};
+use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
+use crate::paper;
+
+pub(crate) fn generate(out: &Path, passphrase: bool, guard: Option<&Path>) -> Result<Outcome, Failure> {
+    if out.exists() {
+        // Said before anybody types a passphrase or touches a device.
+        return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
+    }
+    let keeping = match guard {
+        Some(guard) => Keeping::Guard(read(guard)?),
+        None if passphrase => Keeping::Passphrase(identities::new_passphrase()?),
+        None => Keeping::Plain,
+    };
+    let (text, recipient) = identities::generate(&keeping, Timestamp::now())?;
+    write_new(out, text.as_bytes())?;
+    Ok(Outcome::new(format!("{recipient}\n"), json!({"recipient": recipient, "file": out})))
+}
+
+pub(crate) fn recipient(identity: &Path) -> Result<Outcome, Failure> {
+    let recipients = identities::recipients(identity)?;
+    Ok(Outcome::new(
+        recipients.iter().map(|line| format!("{line}\n")).collect::<String>(),
+        json!({"recipients": recipients}),
+    ))
+}
+
+pub(crate) fn show(file: &Path, trust: &Trust) -> Result<Outcome, Failure> {
+    let octets = read(file)?;
+    let text = std::str::from_utf8(&octets)
+        .map_err(|_| bad(format!("{}: this is neither a token nor a key set", file.display())))?;
+    // What an owner is about to sign has no volume, no shares and no signature.
+    if !text.contains("\n\n\u{2014} ") {
+        let set = KeySet::parse(text).map_err(|error| bad(format!("{}: {error}", file.display())))?;
+        let (said, json) = described(&set);
+        return Ok(Outcome::new(said, json!({"key-set": json, "warnings": set.warnings()})));
+    }
+    let (token, checked) = token(file, trust)?;
+    let (said, json) = described(&token.key_set());
+    let text = format!(
+        "volume       {}\nkey set      {}\ntoken        {}\nsignature    {}\n{said}",
+        token.volume,
+        token.epoch,
+        token.sum(),
+        if checked { "of the box" } else { "not checked: give --box-key" },
+    );
+    let json = json!({
+        "volume": token.volume, "epoch": token.epoch, "token": token.sum(), "signature-checked": checked, "key-set": json,
+        "warnings": token.key_set().warnings(),
+    });
+    Ok(Outcome::new(text, json))
+}
+
+pub(crate) fn paper(holding: &Holding, out: Option<&Path>, check: Option<&Path>) -> Result<Outcome, Failure> {
+    let (token, _) = token(&holding.token, &holding.trust)?;
+    if let Some(check) = check {
+        let held = from_paper(&token, check, purpose(holding))?;
+        let said =
+            format!("These words are {}'s share for {} of key set {}.\n", held.name, held.purpose.name(), token.epoch);
+        return Ok(Outcome::new(said, json!({"name": held.name, "purpose": held.purpose, "epoch": token.epoch})));
+    }
+    let held = from_identity(&token, holding)?;
+    let sheet = paper::sheet(&token, &held, Timestamp::now());
+    let Some(out) = out else {
+        let words = words::words(&held.share);
+        return Ok(Outcome { text: sheet, json: json!({"name": held.name, "purpose": held.purpose, "words": words}) });
+    };
+    write_new(out, sheet.as_bytes())?;
+    let said = format!(
+        "{} holds {}'s share, for nobody's eyes but theirs: print it, check it (--check), and remove the file.\n",
+        out.display(),
+        held.name
+    );
+    Ok(Outcome::new(said, json!({"name": held.name, "purpose": held.purpose, "file": out})))
+}
+
+pub(crate) fn unseal(holding: &Holding, offer: &str, reason: &str, paper: Option<&Path>) -> Result<Outcome, Failure> {
+    let offer: Offer = offer.parse().map_err(|why| bad(format!("the offer cannot be read: {why}")))?;
+    let (token, _) = token(&holding.token, &holding.trust)?;
+    if offer.token != token.sum() {
+        return Err(refused(format!(
+            "the box asks for the shares of another token ({}) than the one you have ({}): it has a new key set, is another box, \
+             or only looks like yours; fetch its token anew and compare it with the other custodians",
+            offer.token,
+            token.sum()
+        )));
+    }
+    let held = match paper {
+        Some(paper) => from_paper(&token, paper, purpose(holding))?,
+        None => from_identity(&token, holding)?,
+    };
+    let (name, purpose) = (held.name.clone(), held.purpose);
+    // A line on a console says nothing about what runs there.
+    let answer = Answer { token: offer.token, boot: offer.boot, held, grade: Grade::A1, reason: reason.to_owned() };
+    let answer = envelope::armour(&answer.seal(&offer).map_err(bad)?);
+    let json = json!({"name": name, "purpose": purpose, "boot": offer.boot, "grade": Grade::A1, "answer": answer});
+    Ok(Outcome::new(answer, json))
+}
+
+/// The token in `file`, and whether its signature is known to be that of the box.
+fn token(file: &Path, trust: &Trust) -> Result<(Token, bool), Failure> {
+    let octets = read(file)?;
+    let named = |error: TokenError| bad(format!("{}: {error}", file.display()));
+    match &trust.box_key {
+        None => Ok((Token::unverified(&octets).map_err(named)?, false)),
+        Some(given) => {
+            let keys = match given.parse::<VerifierKey>() {
+                Ok(key) => vec![key],
+                Err(_) if Path::new(given).exists() => {
+                    let text = read(Path::new(given))?;
+                    VerifierKey::of_lines(&String::from_utf8_lossy(&text))
+                        .map_err(|error| bad(format!("{given}: {error}")))?
+                }
+                Err(error) => return Err(bad(format!("{error}; there is no file of that name either"))),
+            };
+            Ok((Token::open(&octets, &keys).map_err(named)?, true))
+        }
+    }
+}
+
+fn purpose(holding: &Holding) -> Purpose {
+    if holding.recovery { Purpose::Recovery } else { Purpose::Opening }
+}
+
+/// The one share that is asked for, out of those that the key opens.
+fn from_identity(token: &Token, holding: &Holding) -> Result<Held, Failure> {
+    let file = holding.identity.as_deref().ok_or_else(|| bad("--identity FILE is missing: the file with your key"))?;
+    let identities = identities::open(file)?;
+    let identities: Vec<&dyn age::Identity> =
+        identities.iter().map(|identity| &**identity as &dyn age::Identity).collect();
+    let held = token.open_shares(holding.name.as_ref(), &identities).map_err(bad)?;
+    let purpose = purpose(holding);
+    let mut held: Vec<Held> = held.into_iter().filter(|held| held.purpose == purpose).collect();
+    match (held.pop(), held.is_empty()) {
+        (Some(held), true) => Ok(held),
+        (Some(last), false) => {
+            let names: Vec<&str> = held.iter().chain([&last]).map(|held| held.name.as_str()).collect();
+            Err(bad(format!("your key opens the shares of {}; say with --name which you mean", names.join(" and "))))
+        }
+        (None, _) if holding.recovery => Err(refused("your key opens no share of the recovery set")),
+        (None, _) => Err(refused("your key opens a share of the recovery set only; --recovery takes it")),
+    }
+}
+
+/// The share that is written in `file`, and whose it is: words do not say it, but its commitment does.
+fn from_paper(token: &Token, file: &Path, purpose: Purpose) -> Result<Held, Failure> {
+    let text = read(file)?;
+    let text = Zeroizing::new(String::from_utf8_lossy(&text).into_owned());
+    let share = words::share(&text).map_err(bad)?;
+    let at = usize::from(share.place.get()) - 1;
+    let name = token.shares(purpose).and_then(|shares| shares.holders.get(at)).map(|holder| holder.name.clone());
+    match name.filter(|name: &Name| token.keeps(name, purpose, &share)) {
+        Some(name) => Ok(Held { name, purpose, share }),
+        None => Err(refused(format!(
+            "these words are a share, and none for {} of this token (key set {}): they belong to another box or an earlier key set",
+            purpose.name(),
+            token.epoch
+        ))),
+    }
+}
+
+fn described(set: &KeySet) -> (String, Value) {
+    let listed = |custodians: &[postkeep_keys::Custodian]| {
+        let keys = |recipients: &[Recipient]| {
+            recipients.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n             ")
+        };
+        custodians.iter().map(|one| format!("  {:<10} {}\n", one.name, keys(&one.recipients))).collect::<String>()
+    };
+    let mut said = format!("opened by    {} of {}\n{}", set.threshold, set.custodians.len(), listed(&set.custodians));
+    if let Some(recovery) = &set.recovery {
+        said += &format!(
+            "recovered by {} of {}\n{}",
+            recovery.threshold,
+            recovery.custodians.len(),
+            listed(&recovery.custodians)
+        );
+    }
+    for warning in set.warnings() {
+        said += &format!("warning      {warning}\n");
+    }
+    (said, json!(set))
+}

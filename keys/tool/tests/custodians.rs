@@ -1,0 +1,233 @@
+//! Three custodians with the program, and a box that asks them: from new keys to an open volume, and everything that somebody may get
+//! wrong on the way.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use postkeep_keys::{Cause, Counts, KeySet, Made, Refusal, System, Token, Unseal};
+use postkeep_notes::SignerKey;
+use tempfile::TempDir;
+
+const VOLUME: &str = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed";
+const NAMES: [&str; 3] = ["anna", "ben", "cleo"];
+
+/// A desk with the keys of three custodians, and the token of a box that two of them open.
+struct Desk {
+    folder: TempDir,
+    made: Made,
+    box_key: String,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut set = "threshold = 2\n".to_owned();
+        for name in NAMES {
+            let output = keys(&["generate", "--out", path(&folder, &format!("{name}.key")).to_str().unwrap()]);
+            let recipient = said(&output);
+            set += &format!("[[custodian]]\nname = \"{name}\"\nrecipients = [\"{}\"]\n", recipient.trim());
+        }
+        fs::write(path(&folder, "set.toml"), &set).unwrap();
+        let made = Token::make(&KeySet::parse(&set).unwrap(), &VOLUME.parse().unwrap(), 1, &mut System).unwrap();
+        let key = SignerKey::generate("box.example").unwrap();
+        fs::write(path(&folder, "box.token"), made.token.sign(&key).unwrap()).unwrap();
+        Self { folder, made, box_key: key.verifier().to_string() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        path(&self.folder, name)
+    }
+
+    /// The command, with the token and the key of `name`.
+    fn keys(&self, verb: &str, name: &str, more: &[&str]) -> Output {
+        let (token, key) = (self.path("box.token"), self.path(&format!("{name}.key")));
+        let mut arguments = vec![verb, "--token", token.to_str().unwrap(), "--box-key", &self.box_key];
+        arguments.extend(["--identity", key.to_str().unwrap()]);
+        arguments.extend(more);
+        keys(&arguments)
+    }
+}
+
+fn path(folder: &TempDir, name: &str) -> PathBuf {
+    folder.path().join(name)
+}
+
+fn keys(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_postkeep-keys")).args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// What was said to a command that ended with `code`, and printed nothing that might be taken for a result.
+fn refused(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stdout.is_empty());
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn two_of_three_open_a_box_by_texts_that_are_carried_to_it() {
+    let desk = Desk::new();
+    let mut opener = Unseal::begin(desk.made.token.clone(), Cause::Unclean, &mut System);
+    let offer = opener.offer().to_string();
+    let answer = |name: &str| said(&desk.keys("unseal", name, &["--offer", &offer, "--reason", "power went"]));
+    let first = answer("cleo");
+    assert!(first.starts_with("-----BEGIN AGE ENCRYPTED FILE-----"), "{first}");
+    assert!(matches!(opener.take(first.as_bytes()), Ok(Counts::Waiting(_))));
+    assert!(matches!(opener.take(first.as_bytes()), Ok(Counts::Again(_))));
+    let Ok(Counts::Enough(opening)) = opener.take(answer("anna").as_bytes()) else { panic!("two of two") };
+    assert_eq!(opening.secret, desk.made.opening);
+    assert!(opening.witnesses.iter().all(|witness| witness.reason == "power went"));
+    // The same texts at the next start.
+    let mut later = Unseal::begin(desk.made.token.clone(), Cause::Planned, &mut System);
+    assert!(matches!(later.take(first.as_bytes()), Err(Refusal::Answer(_))));
+}
+
+#[test]
+fn a_share_on_paper_opens_as_well_as_the_key() {
+    let desk = Desk::new();
+    let sheet = desk.path("sheet.txt");
+    let text = said(&desk.keys("paper", "ben", &["--out", sheet.to_str().unwrap()]));
+    assert!(text.contains("ben's share"), "{text}");
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&fs::metadata(&sheet).unwrap()) & 0o777, 0o600);
+    let sheet = fs::read_to_string(sheet).unwrap();
+    assert!(sheet.contains("number 2 of 3") && sheet.contains(VOLUME), "{sheet}");
+    // Typed off the sheet, row by row, four letters each, with the numbers.
+    let rows: Vec<&str> =
+        sheet.lines().filter(|line| line.trim_start().starts_with(|c: char| c.is_ascii_digit())).collect();
+    assert_eq!(rows.len(), 7, "{sheet}");
+    let mut words: Vec<(usize, &str)> = rows
+        .iter()
+        .flat_map(|row| {
+            row.split_whitespace()
+                .collect::<Vec<_>>()
+                .chunks(2)
+                .map(|pair| (pair[0].parse().unwrap(), pair[1]))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    words.sort_unstable();
+    let typed: String = words
+        .iter()
+        .map(|(number, word)| format!("{number} {}\n", word.chars().take(4).collect::<String>().to_uppercase()))
+        .collect();
+    let typed_in = desk.path("typed.txt");
+    fs::write(&typed_in, typed).unwrap();
+    let token = desk.path("box.token");
+    let with_paper = |verb: &[&str]| keys(&[verb, &["--token", token.to_str().unwrap()]].concat());
+    let text = said(&with_paper(&["paper", "--check", typed_in.to_str().unwrap()]));
+    assert!(text.contains("ben's share for opening of key set 1"), "{text}");
+
+    let mut opener = Unseal::begin(desk.made.token.clone(), Cause::Unclean, &mut System);
+    let offer = opener.offer().to_string();
+    let answer = said(&with_paper(&[
+        "unseal",
+        "--paper",
+        typed_in.to_str().unwrap(),
+        "--offer",
+        &offer,
+        "--reason",
+        "the laptop burnt",
+    ]));
+    opener.take(answer.as_bytes()).unwrap();
+    let answer = said(&desk.keys("unseal", "anna", &["--offer", &offer, "--reason", "ben has only paper"]));
+    let Ok(Counts::Enough(opening)) = opener.take(answer.as_bytes()) else { panic!("two of two") };
+    assert_eq!(opening.secret, desk.made.opening);
+}
+
+#[test]
+fn a_key_is_never_overwritten_and_is_for_its_owners_eyes() {
+    let desk = Desk::new();
+    let key = desk.path("anna.key");
+    let before = fs::read(&key).unwrap();
+    let error = refused(&keys(&["generate", "--out", key.to_str().unwrap()]), 2);
+    assert!(error.contains("nothing is overwritten"), "{error}");
+    assert_eq!(fs::read(&key).unwrap(), before);
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&fs::metadata(&key).unwrap()) & 0o777, 0o600);
+    let recipient = said(&keys(&["recipient", key.to_str().unwrap()]));
+    assert!(String::from_utf8(before).unwrap().contains(recipient.trim()));
+}
+
+#[test]
+fn a_token_of_another_box_or_a_changed_one_gets_no_answer() {
+    let desk = Desk::new();
+    let other = Token::make(&desk.made.token.key_set(), &VOLUME.parse().unwrap(), 2, &mut System).unwrap().token;
+    let offer = Unseal::begin(other, Cause::Planned, &mut System).offer().to_string();
+    let error = refused(&desk.keys("unseal", "anna", &["--offer", &offer, "--reason", "work"]), 3);
+    assert!(error.contains("another token") && error.contains("only looks like yours"), "{error}");
+
+    let token = desk.path("box.token");
+    let text = fs::read_to_string(&token).unwrap();
+    fs::write(&token, text.replacen("threshold = 2", "threshold = 1", 1)).unwrap();
+    let offer = Unseal::begin(desk.made.token.clone(), Cause::Planned, &mut System).offer().to_string();
+    let error = refused(&desk.keys("unseal", "anna", &["--offer", &offer, "--reason", "work"]), 2);
+    assert!(error.contains("the text was changed after it was signed"), "{error}");
+    // Without the key of the box the change is seen all the same: its sum is not the one that the box names.
+    let key = desk.path("anna.key");
+    let arguments = [
+        "unseal",
+        "--token",
+        token.to_str().unwrap(),
+        "--identity",
+        key.to_str().unwrap(),
+        "--offer",
+        &offer,
+        "--reason",
+        "work",
+    ];
+    let error = refused(&keys(&arguments), 3);
+    assert!(error.contains("another token"), "{error}");
+    let shown = said(&keys(&["show", token.to_str().unwrap()]));
+    assert!(shown.contains("not checked") && shown.contains("opened by    1 of 3"), "{shown}");
+}
+
+#[test]
+fn bad_input_is_named_with_a_way_out() {
+    let desk = Desk::new();
+    let offer = Unseal::begin(desk.made.token.clone(), Cause::Planned, &mut System).offer().to_string();
+    let stranger = desk.path("stranger.key");
+    said(&keys(&["generate", "--out", stranger.to_str().unwrap()]));
+    let error = refused(&desk.keys("unseal", "stranger", &["--offer", &offer, "--reason", "work"]), 2);
+    assert!(error.contains("none of the identities given") && error.contains("anna, ben, cleo"), "{error}");
+    let error = refused(&desk.keys("unseal", "anna", &["--offer", &offer, "--reason", "work", "--recovery"]), 3);
+    assert!(error.contains("no share of the recovery set"), "{error}");
+    let error = refused(&desk.keys("unseal", "anna", &["--offer", &offer, "--reason", "work", "--name", "ben"]), 2);
+    assert!(error.contains("none of the identities given"), "{error}");
+    let error = refused(&desk.keys("unseal", "anna", &["--offer", &offer[..offer.len() - 9], "--reason", "work"]), 2);
+    assert!(error.contains("the offer cannot be read"), "{error}");
+    let error = refused(&desk.keys("unseal", "anna", &["--offer", &offer, "--reason", &"long ".repeat(100)]), 2);
+    assert!(error.contains("longer than 300"), "{error}");
+    let error = refused(&desk.keys("unseal", "nobody", &["--offer", &offer, "--reason", "work"]), 2);
+    assert!(error.contains("cannot read") && error.contains("nobody.key"), "{error}");
+    fs::copy(desk.path("box.token"), desk.path("swapped.key")).unwrap();
+    let error = refused(&desk.keys("unseal", "swapped", &["--offer", &offer, "--reason", "work"]), 2);
+    assert!(error.contains("non-identity data on line 1"), "{error}");
+    let error = refused(&keys(&["show", "/dev/zero"]), 2);
+    assert!(error.contains("larger than anything"), "{error}");
+    let error = refused(&keys(&["show", desk.path("anna.key").to_str().unwrap()]), 2);
+    assert!(error.contains("a secret key in line 3"), "{error}");
+    assert!(!error.contains("AGE-SECRET-KEY-1"), "{error}");
+    let set = said(&keys(&["show", desk.path("set.toml").to_str().unwrap()]));
+    assert!(set.contains("opened by    2 of 3") && set.contains("there is no recovery set"), "{set}");
+}
+
+#[test]
+fn programs_get_one_json_object_whatever_happens() {
+    let desk = Desk::new();
+    let output = desk.keys("show", "anna", &[]);
+    // `show` takes no identity: wrong usage is clap's, on standard error.
+    assert_eq!(output.status.code(), Some(2));
+    let token = desk.path("box.token");
+    let shown = said(&keys(&["--json", "show", token.to_str().unwrap(), "--box-key", &desk.box_key]));
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["epoch"], &shown["signature-checked"]), (&1.into(), &true.into()));
+    assert_eq!(shown["key-set"]["custodian"][2]["name"], "cleo");
+    let output = keys(&["--json", "show", Path::new("/nowhere").to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    let error: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(error["code"], 2);
+}
