@@ -231,3 +231,63 @@ fn programs_get_one_json_object_whatever_happens() {
     let error: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(error["code"], 2);
 }
+
+/// The program that cargo has built beside ours, found by age on the path.
+fn with_drawer(folder: &TempDir, program: &Path, arguments: &[&str]) -> Output {
+    let examples = Path::new(env!("CARGO_BIN_EXE_postkeep-keys")).with_file_name("examples");
+    Command::new(program)
+        .args(arguments)
+        .env("PATH", examples)
+        .env("POSTKEEP_TEST_DRAWER", folder.path())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_key_that_a_plugin_guards_opens_only_with_its_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = Path::new(env!("CARGO_BIN_EXE_postkeep-keys"));
+    let plugin = ours.with_file_name("examples/age-plugin-drawer");
+    assert!(plugin.exists(), "{} is built by `cargo test`", plugin.display());
+    let device = path(&folder, "device.txt");
+    fs::write(&device, with_drawer(&folder, &plugin, &[]).stdout).unwrap();
+    let key = path(&folder, "anna.key");
+    let generate = ["generate", "--guard", device.to_str().unwrap(), "--out", key.to_str().unwrap()];
+    let recipient = said(&with_drawer(&folder, ours, &generate)).trim().to_owned();
+    let text = fs::read_to_string(&key).unwrap();
+    assert!(text.contains("# guard: AGE-PLUGIN-DRAWER-1") && !text.contains("AGE-SECRET-KEY-"), "{text}");
+    // Its public half is told without the device.
+    assert_eq!(said(&keys(&["recipient", key.to_str().unwrap()])).trim(), recipient);
+
+    let set = format!("threshold = 1\n[[custodian]]\nname = \"anna\"\nrecipients = [\"{recipient}\"]\n");
+    let made = Token::make(&KeySet::parse(&set).unwrap(), &VOLUME.parse().unwrap(), 1, &mut System).unwrap();
+    let token = path(&folder, "box.token");
+    fs::write(&token, made.token.sign(&SignerKey::generate("box.example").unwrap()).unwrap()).unwrap();
+    let mut opener = Unseal::begin(made.token.clone(), Cause::Planned, &mut System);
+    let offer = opener.offer().to_string();
+    let unseal = [
+        "unseal",
+        "--token",
+        token.to_str().unwrap(),
+        "--identity",
+        key.to_str().unwrap(),
+        "--offer",
+        &offer,
+        "--reason",
+        "work",
+    ];
+    let answer = said(&with_drawer(&folder, ours, &unseal));
+    assert!(matches!(opener.take(answer.as_bytes()), Ok(Counts::Enough(_))));
+
+    fs::rename(path(&folder, "key"), path(&folder, "elsewhere")).unwrap();
+    let error = refused(&with_drawer(&folder, ours, &unseal), 2);
+    assert!(error.contains("put the key into the drawer") && error.contains("the drawer is empty"), "{error}");
+    // Nor is a plain key a guard: it would lie open beside what it guards.
+    let plain = path(&folder, "plain.key");
+    said(&keys(&["generate", "--out", plain.to_str().unwrap()]));
+    let another = path(&folder, "another.key");
+    let error =
+        refused(&keys(&["generate", "--guard", plain.to_str().unwrap(), "--out", another.to_str().unwrap()]), 3);
+    assert!(error.contains("identity file of a plugin") && !another.exists(), "{error}");
+}
