@@ -10,6 +10,7 @@ pub mod challenge;
 mod commitment;
 pub mod envelope;
 mod field;
+pub mod keeper;
 mod key_set;
 mod names;
 mod octets;
@@ -22,6 +23,7 @@ mod share;
 pub mod standing;
 mod token;
 mod unseal;
+pub mod wire;
 pub mod words;
 
 pub use self::answer::{Answer, AnswerError, Cause, Grade, LONGEST_REASON, Offer};

@@ -24,8 +24,8 @@ pub struct Possession {
 }
 
 /// A custodian, and how long ago they were heard of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Proven {
     /// Who.
     pub name: Name,

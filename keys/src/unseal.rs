@@ -4,6 +4,7 @@
 //! gives the secret; that an answer which does not count changes nothing; and that shares are overwritten once they were used.
 
 use age::x25519;
+use serde::{Deserialize, Serialize};
 
 use crate::answer::{Answer, AnswerError, Cause, Grade, Offer};
 use crate::share::{Share, combine};
@@ -36,7 +37,8 @@ pub struct Witness {
 }
 
 /// How far the box is, for everybody to see.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Progress {
     /// What is being opened.
     pub purpose: Purpose,
