@@ -78,7 +78,7 @@ impl Keeper {
         random: &mut dyn Random,
     ) -> Handled {
         match request {
-            Request::State => Handled::quiet(Reply::State(self.state(possession))),
+            Request::State => Handled::quiet(Reply::State(Box::new(self.state(possession)))),
             Request::Token => Handled::quiet(Reply::Token { note: self.note.clone() }),
             Request::Answer { answer } => self.answer(answer),
             Request::Ask { asked, name } => match self.may_be_asked(*asked) {

@@ -22,7 +22,7 @@ mod secret;
 mod share;
 pub mod standing;
 mod token;
-mod unseal;
+pub mod unseal;
 pub mod wire;
 pub mod words;
 

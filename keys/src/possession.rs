@@ -42,6 +42,12 @@ impl Possession {
         Self { epoch: token.epoch, since: now, proven: BTreeMap::new() }
     }
 
+    /// Whether it is of the shares that `token` has.
+    #[must_use]
+    pub fn is_of(&self, token: &Token) -> bool {
+        self.epoch == token.epoch
+    }
+
     /// Writes down that `name` has proved it; an earlier `now` than the last changes nothing (a clock was set back).
     pub fn prove(&mut self, name: &Name, now: Timestamp) {
         let last = self.proven.entry(name.clone()).or_insert(now);
@@ -51,7 +57,7 @@ impl Possession {
     /// Each custodian of `token`, in its order, and whether they are due at `now`. For the shares of another epoch nothing is proven.
     #[must_use]
     pub fn of(&self, token: &Token, now: Timestamp) -> Vec<Proven> {
-        let is_of_this = self.epoch == token.epoch;
+        let is_of_this = self.is_of(token);
         let proven = |name: &Name| {
             let last = self.proven.get(name).filter(|_| is_of_this).copied();
             let since = last.or(Some(self.since).filter(|_| is_of_this));

@@ -46,7 +46,7 @@ pub enum Request {
 #[serde(tag = "reply", rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 pub enum Reply {
     /// How the box is.
-    State(State),
+    State(Box<State>),
     /// The note with its token.
     Token {
         /// The note.
