@@ -214,7 +214,7 @@ impl FromStr for Name {
 
 impl fmt::Display for Name {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.0)
+        out.pad(&self.0)
     }
 }
 

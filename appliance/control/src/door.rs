@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use postkeep_configuration::{Api, ApiRole};
-use postkeep_intake::Guests;
+use postkeep_guests::Guests;
 use postkeep_journal::{API_DENIED, API_REFUSED};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

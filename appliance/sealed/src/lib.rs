@@ -3,6 +3,7 @@
 //! reach from inside. Both speak with the opener by lines of JSON ([`line`]), and neither is told why something does not count.
 
 pub mod cause;
+pub mod door;
 pub mod line;
 pub mod opener;
 pub mod volume;

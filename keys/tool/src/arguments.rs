@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use postkeep_keys::Name;
+use postkeep_keys::{Name, Sum};
 
 const EXAMPLES: &str = "\
 What a custodian does, in this order:
@@ -11,8 +11,14 @@ What a custodian does, in this order:
   postkeep-keys show box.token                            who opens the box, how many it takes, and whether you can
   postkeep-keys paper --token box.token --identity anna.key --out share.txt
                                                           your share on paper, for the day on which the file is lost
-  postkeep-keys unseal --token box.token --identity anna.key --offer 'postkeep-offer-1:…' --reason 'planned work'
+  postkeep-keys unseal --token box.token --identity anna.key --box mail-1.example.com:8444 --reason 'planned work'
                                                           your answer to a box that waits; nobody but that box can read it
+  postkeep-keys unseal --token box.token --identity anna.key --offer 'postkeep-offer-1:…' --reason 'no network'
+                                                          the same as a text, to be carried to its console
+  postkeep-keys prove --box mail-1.example.com:8444 --identity anna.key --name anna
+                                                          once a quarter: that you still hold your key
+  postkeep-keys seal --box mail-1.example.com:8444 --identity anna.key --name anna
+                                                          closes the box now; it takes a quorum to open it again
 
 Nothing that these commands print is secret, but for what `paper` prints.
 
@@ -71,13 +77,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "identity"])]
         check: Option<PathBuf>,
     },
-    /// Answers a box that waits to be opened. The answer is a text that only this start of the box can read.
+    /// Answers a box that waits to be opened. Only this start of the box can read the answer.
     Unseal {
         #[command(flatten)]
         holding: Holding,
-        /// The line that the box shows on its console.
-        #[arg(long, value_name = "LINE")]
-        offer: String,
+        #[command(flatten)]
+        to: To,
         /// Why you open it; it is written into the records of the box.
         #[arg(long, value_name = "TEXT")]
         reason: String,
@@ -85,6 +90,74 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE", conflicts_with = "identity")]
         paper: Option<PathBuf>,
     },
+    /// Fetches the token of a box, to keep it and to compare it.
+    Token {
+        #[command(flatten)]
+        at: At,
+        /// Where it goes. An existing file is never overwritten.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Asks a box how its seal is: whether it is open, who has answered, who has proved lately that they hold their key.
+    State {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Proves to an open box that you still hold your key. Do it once a quarter.
+    Prove {
+        #[command(flatten)]
+        at: At,
+        /// The file with your key.
+        #[arg(long, value_name = "FILE")]
+        identity: PathBuf,
+        /// What you are called in the token.
+        #[arg(long, value_name = "NAME")]
+        name: Name,
+    },
+    /// Seals a box now. Any one custodian may: mail stops, and the volume is closed. It takes a quorum to open it again.
+    Seal {
+        #[command(flatten)]
+        at: At,
+        /// The file with your key.
+        #[arg(long, value_name = "FILE")]
+        identity: PathBuf,
+        /// What you are called in the token.
+        #[arg(long, value_name = "NAME")]
+        name: Name,
+    },
+}
+
+/// Which box is asked.
+#[derive(Debug, Args)]
+pub(crate) struct At {
+    /// The door of the box's seal, HOST:PORT.
+    #[arg(long = "box", value_name = "ADDRESS")]
+    pub(crate) address: String,
+    /// The sum of its certificate, as its console shows it; without it, the one that it shows is believed and printed.
+    #[arg(long, value_name = "SUM")]
+    pub(crate) certificate: Option<Sum>,
+}
+
+/// Where an answer goes.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Way {
+    /// The line that the box shows on its console: the answer is printed, to be carried there.
+    #[arg(long, value_name = "LINE")]
+    pub(crate) offer: Option<String>,
+    /// The door of the box's seal, HOST:PORT: the answer is sent there.
+    #[arg(long = "box", value_name = "ADDRESS")]
+    pub(crate) address: Option<String>,
+}
+
+/// Where an answer goes, and to whom.
+#[derive(Debug, Args)]
+pub(crate) struct To {
+    #[command(flatten)]
+    pub(crate) way: Way,
+    /// The sum of the box's certificate, as its console shows it.
+    #[arg(long, value_name = "SUM", requires = "address")]
+    pub(crate) certificate: Option<Sum>,
 }
 
 /// Whose token is believed.

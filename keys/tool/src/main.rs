@@ -2,7 +2,9 @@
 //! in the image.
 
 mod arguments;
+mod client;
 mod identities;
+mod online;
 mod outcome;
 mod paper;
 mod terminal;
@@ -12,6 +14,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use postkeep_keys::challenge::Asked;
 use serde_json::json;
 
 use self::arguments::{Arguments, Command};
@@ -43,6 +46,10 @@ fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Recipient { identity } => work::recipient(&identity),
         Command::Show { file, trust } => work::show(&file, &trust),
         Command::Paper { holding, out, check } => work::paper(&holding, out.as_deref(), check.as_deref()),
-        Command::Unseal { holding, offer, reason, paper } => work::unseal(&holding, &offer, &reason, paper.as_deref()),
+        Command::Unseal { holding, to, reason, paper } => work::unseal(&holding, &to, &reason, paper.as_deref()),
+        Command::Token { at, out } => online::token(&at, &out),
+        Command::State { at } => online::state(&at),
+        Command::Prove { at, identity, name } => online::respond(&at, Asked::Possession, &identity, &name),
+        Command::Seal { at, identity, name } => online::respond(&at, Asked::Seal, &identity, &name),
     }
 }

@@ -3,15 +3,17 @@
 use std::path::Path;
 
 use jiff::Timestamp;
+use postkeep_keys::wire::{Reply, Request};
 use postkeep_keys::{Answer, Grade, Held, KeySet, Name, Offer, Purpose, Recipient, Token, TokenError, envelope, words};
 use postkeep_notes::VerifierKey;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::arguments::{Holding, Trust};
+use crate::arguments::{Holding, To, Trust};
+use crate::client::Client;
 use crate::identities::{self, Keeping};
 use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
-use crate::paper;
+use crate::{online, paper};
 
 pub(crate) fn generate(out: &Path, passphrase: bool, guard: Option<&Path>) -> Result<Outcome, Failure> {
     if out.exists() {
@@ -85,9 +87,45 @@ pub(crate) fn paper(holding: &Holding, out: Option<&Path>, check: Option<&Path>)
     Ok(Outcome::new(said, json!({"name": held.name, "purpose": held.purpose, "file": out})))
 }
 
-pub(crate) fn unseal(holding: &Holding, offer: &str, reason: &str, paper: Option<&Path>) -> Result<Outcome, Failure> {
-    let offer: Offer = offer.parse().map_err(|why| bad(format!("the offer cannot be read: {why}")))?;
+pub(crate) fn unseal(holding: &Holding, to: &To, reason: &str, paper: Option<&Path>) -> Result<Outcome, Failure> {
     let (token, _) = token(&holding.token, &holding.trust)?;
+    if let Some(offer) = &to.way.offer {
+        let offer: Offer = offer.parse().map_err(|why| bad(format!("the offer cannot be read: {why}")))?;
+        let (held, answer) = answer(&token, holding, &offer, reason, paper)?;
+        let json = json!({
+            "name": held.name, "purpose": held.purpose, "boot": offer.boot, "grade": Grade::A1, "answer": answer,
+        });
+        return Ok(Outcome::new(answer, json));
+    }
+    let client = Client::new(to.way.address.as_deref().unwrap_or_default(), to.certificate)?;
+    let state = online::state_of(&client)?;
+    let Some(offer) = &state.offer else {
+        return Err(refused(format!("the box does not wait to be opened: it is {}", online::named(state.seal))));
+    };
+    let (held, answer) = answer(&token, holding, offer, reason, paper)?;
+    let (said, is_open) = match client.ask(&Request::Answer { answer })? {
+        Reply::Counted { progress } => {
+            let names: Vec<&str> = progress.answered.iter().map(Name::as_str).collect();
+            (format!("Your answer counts: {} of {} ({}).\n", names.len(), progress.threshold, names.join(", ")), false)
+        }
+        Reply::Opens => ("Your answer counts, and is the last that was needed: the box opens.\n".to_owned(), true),
+        _ => return Err(refused("the box does not count the answer; its console and its journal say why")),
+    };
+    let json = json!({
+        "name": held.name, "purpose": held.purpose, "boot": offer.boot, "grade": Grade::A1, "opens": is_open,
+        "certificate": client.certificate(),
+    });
+    Ok(Outcome::new(said, json))
+}
+
+/// The share of whoever types, and their answer to `offer`.
+fn answer(
+    token: &Token,
+    holding: &Holding,
+    offer: &Offer,
+    reason: &str,
+    paper: Option<&Path>,
+) -> Result<(Held, String), Failure> {
     if offer.token != token.sum() {
         return Err(refused(format!(
             "the box asks for the shares of another token ({}) than the one you have ({}): it has a new key set, is another box, \
@@ -97,15 +135,18 @@ pub(crate) fn unseal(holding: &Holding, offer: &str, reason: &str, paper: Option
         )));
     }
     let held = match paper {
-        Some(paper) => from_paper(&token, paper, purpose(holding))?,
-        None => from_identity(&token, holding)?,
+        Some(paper) => from_paper(token, paper, purpose(holding))?,
+        None => from_identity(token, holding)?,
     };
-    let (name, purpose) = (held.name.clone(), held.purpose);
-    // A line on a console says nothing about what runs there.
-    let answer = Answer { token: offer.token, boot: offer.boot, held, grade: Grade::A1, reason: reason.to_owned() };
-    let answer = envelope::armour(&answer.seal(&offer).map_err(bad)?);
-    let json = json!({"name": name, "purpose": purpose, "boot": offer.boot, "grade": Grade::A1, "answer": answer});
-    Ok(Outcome::new(answer, json))
+    // Neither a line on a console nor a certificate that nobody vouches for says what runs there.
+    let answer = Answer {
+        token: offer.token,
+        boot: offer.boot,
+        held: held.clone(),
+        grade: Grade::A1,
+        reason: reason.to_owned(),
+    };
+    Ok((held, envelope::armour(&answer.seal(offer).map_err(bad)?)))
 }
 
 /// The token in `file`, and whether its signature is known to be that of the box.

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::doors::{Phase, Shared};
-use crate::guests::{NoSeat, Seat};
+use postkeep_guests::{NoSeat, Seat};
 use crate::tables::{Door, DoorKey, Tables};
 use crate::transport::Transport;
 use crate::{Gatekeeper, Refused, TlsSummary};

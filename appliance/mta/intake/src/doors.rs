@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use crate::Gatekeeper;
 use crate::authentication::Authenticator;
 use crate::connection::{self, Connection};
-use crate::guests::Guests;
+use postkeep_guests::Guests;
 use crate::tables::{DoorKey, Tables, TablesError, door_keys};
 
 /// Connections that the kernel keeps for each listener until they are accepted.

@@ -10,14 +10,12 @@ mod authentication;
 mod connection;
 mod doors;
 mod gatekeeper;
-mod guests;
 mod identity;
 mod tables;
 mod transport;
 
 pub use doors::{CloseSummary, Doors, DoorsError};
 pub use gatekeeper::{Click, Gatekeeper, NotKept, Once, Refused, Returned, Submission, TlsSummary};
-pub use guests::{Guests, NoSeat, Seat};
 pub use identity::try_identity;
 pub use postkeep_smtp::server::Stage;
 pub use tables::{TablesError, server_tls};

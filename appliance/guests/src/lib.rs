@@ -1,5 +1,5 @@
-//! Who is in: sockets counted in all, served clients counted in all and by address. IPv6
-//! clients count by their /64, since one client has all of it.
+//! Who is in: sockets counted in all, served clients counted in all and by address. IPv6 clients count by their /64, since one client
+//! has all of it. Every server here counts with it, so that none is filled by one address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -25,7 +25,7 @@ struct Seats {
 }
 
 /// A socket that is counted until this is dropped.
-pub(crate) struct Guest(Arc<Guests>);
+pub struct Guest(Arc<Guests>);
 
 /// A client that is served until this is dropped.
 pub struct Seat {
@@ -44,11 +44,14 @@ pub enum NoSeat {
 
 impl Guests {
     /// Clients that are served.
-    pub(crate) fn served(&self) -> usize {
+    #[must_use]
+    pub fn served(&self) -> usize {
         self.seats.lock().taken
     }
 
-    pub(crate) fn enter(self: &Arc<Self>) -> Guest {
+    /// A socket is there.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>) -> Guest {
         self.sockets.fetch_add(1, Ordering::AcqRel);
         Guest(Arc::clone(self))
     }
@@ -76,12 +79,13 @@ impl Guests {
     }
 
     /// Sockets of clients that are not served: being turned away, or saying goodbye.
-    pub(crate) fn not_served(&self) -> usize {
+    #[must_use]
+    pub fn not_served(&self) -> usize {
         self.sockets.load(Ordering::Acquire).saturating_sub(self.served())
     }
 
     /// Waits until there are fewer than `limit` sockets.
-    pub(crate) async fn fewer_sockets_than(&self, limit: usize) {
+    pub async fn fewer_sockets_than(&self, limit: usize) {
         self.wait_until(|guests| guests.sockets.load(Ordering::Acquire) < limit).await;
     }
 

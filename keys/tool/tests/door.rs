@@ -1,0 +1,243 @@
+//! Custodians with the program, at the door of a box on loopback: the real door, the real opener behind it, and a program in the place
+//! of cryptsetup.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postkeep_keys::wire::{Request, Seal, State};
+use postkeep_keys::{KeySet, Sum, System, Token};
+use postkeep_notes::SignerKey;
+use postkeep_sealed::door::{Door, Identity};
+use postkeep_sealed::line;
+use postkeep_sealed::opener::{Opener, Place, TOKEN};
+use postkeep_sealed::volume::Volume;
+use tempfile::TempDir;
+
+const NAMES: [&str; 3] = ["anna", "ben", "cleo"];
+
+/// A sealed box on loopback, and the keys of those who open it.
+struct House {
+    folder: TempDir,
+    opener: Arc<Opener>,
+    address: SocketAddr,
+    certificate: Sum,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl House {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let mut set = "threshold = 2\n".to_owned();
+        for name in NAMES {
+            let output = keys(&["generate", "--out", path(&format!("{name}.key")).to_str().unwrap()]);
+            set += &format!("[[custodian]]\nname = \"{name}\"\nrecipients = [\"{}\"]\n", said(&output).trim());
+        }
+        let volume = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed".parse().unwrap();
+        let made = Token::make(&KeySet::parse(&set).unwrap(), &volume, 1, &mut System).unwrap();
+        fs::create_dir(path("postkeep")).unwrap();
+        fs::write(path(TOKEN), made.token.sign(&SignerKey::generate("box.example").unwrap()).unwrap()).unwrap();
+        for name in ["cryptsetup", "systemctl"] {
+            fs::write(
+                path(name),
+                format!("#!/bin/sh\necho \"$@\" >>{}\ncat >/dev/null\n", path(&format!("{name}.asked")).display()),
+            )
+            .unwrap();
+            fs::set_permissions(path(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let volume = Volume { device: "/dev/nowhere".into(), name: "nowhere".to_owned(), program: path("cryptsetup") };
+        let place = Place { boot: folder.path().to_owned(), data: path("data"), volume, systemctl: path("systemctl") };
+        let opener = Opener::sealed(place).unwrap().unwrap();
+        let socket = path("opener.socket");
+        let (listener, behind) = (UnixListener::bind(&socket).unwrap(), Arc::clone(&opener));
+        std::thread::spawn(move || line::serve(&listener, move |request| behind.handle(request)));
+        let identity = Identity::new().unwrap();
+        let certificate = Sum::of(identity.certificate());
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let door = Door::new(identity, socket).unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(door.serve(listener));
+        Self { folder, opener, address, certificate, _runtime: runtime }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn at_the_box(&self, verb: &str, more: &[&str]) -> Output {
+        keys(
+            &[&[verb, "--box", &self.address.to_string(), "--certificate", &self.certificate.to_string()], more]
+                .concat(),
+        )
+    }
+
+    fn unseal(&self, name: &str) -> Output {
+        let (key, token) = (self.path(&format!("{name}.key")), self.path("box.token"));
+        let files =
+            ["--identity", key.to_str().unwrap(), "--token", token.to_str().unwrap(), "--reason", "planned work"];
+        self.at_the_box("unseal", &files)
+    }
+
+    fn state(&self) -> State {
+        let postkeep_keys::wire::Reply::State(state) = self.opener.handle(&Request::State) else { panic!("a state") };
+        *state
+    }
+
+    fn until(&self, seal: Seal) {
+        let began = Instant::now();
+        while self.state().seal != seal {
+            assert!(began.elapsed() < Duration::from_secs(10), "it does not become {seal:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn keys(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_postkeep-keys")).args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn refused(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn a_box_is_opened_proved_and_sealed_from_elsewhere() {
+    let house = House::new();
+    let token = house.path("box.token");
+    let text = said(&house.at_the_box("token", &["--out", token.to_str().unwrap()]));
+    assert!(text.contains("key set 1") && text.contains("Compare the sum"), "{text}");
+    let text = said(&house.at_the_box("state", &[]));
+    assert!(text.contains("seal         sealed") && text.contains("opening      0 of 2: nobody yet"), "{text}");
+    let key = house.path("cleo.key");
+    let with_key = ["--identity", key.to_str().unwrap(), "--name", "cleo"];
+    let error = refused(&house.at_the_box("seal", &with_key), 3);
+    assert!(error.contains("the box is sealed, and asks nothing"), "{error}");
+
+    assert!(said(&house.unseal("cleo")).contains("1 of 2 (cleo)"));
+    assert!(said(&house.unseal("cleo")).contains("1 of 2 (cleo)"));
+    assert!(said(&house.unseal("anna")).contains("the box opens"));
+    house.until(Seal::Open);
+    let error = refused(&house.unseal("ben"), 3);
+    assert!(error.contains("does not wait to be opened: it is open"), "{error}");
+
+    assert!(said(&house.at_the_box("prove", &with_key)).contains("cleo holds their key"));
+    let text = said(&house.at_the_box("state", &[]));
+    assert!(text.contains("seal         open") && text.contains("proven       anna       never"), "{text}");
+    assert!(!text.contains("proven       cleo       never"), "{text}");
+    let mallory = house.path("mallory.key");
+    said(&keys(&["generate", "--out", mallory.to_str().unwrap()]));
+    let error = refused(&house.at_the_box("seal", &["--identity", mallory.to_str().unwrap(), "--name", "cleo"]), 2);
+    assert!(error.contains("encrypted to others"), "{error}");
+    let error = refused(&house.at_the_box("seal", &["--identity", mallory.to_str().unwrap(), "--name", "mallory"]), 3);
+    assert!(error.contains("no custodian called mallory"), "{error}");
+    assert_eq!(house.state().seal, Seal::Open);
+    assert!(said(&house.at_the_box("seal", &with_key)).contains("mail stops"));
+    assert_eq!(fs::read_to_string(house.path("systemctl.asked")).unwrap(), "--no-block start postkeep-seal.target\n");
+}
+
+#[test]
+fn a_box_that_shows_another_certificate_is_told_nothing() {
+    let house = House::new();
+    let other = Sum::of(b"another").to_string();
+    let address = house.address.to_string();
+    let error = refused(&keys(&["state", "--box", &address, "--certificate", &other]), 3);
+    assert!(error.contains("another certificate") && error.contains("compare with its console"), "{error}");
+    let text = said(&keys(&["state", "--box", &address]));
+    assert!(text.contains(&house.certificate.to_string()), "{text}");
+    let error = refused(&keys(&["state", "--box", "127.0.0.1:1"]), 2);
+    assert!(error.contains("cannot reach the box"), "{error}");
+}
+
+#[test]
+fn what_counts_and_what_does_not_takes_the_same_time() {
+    let house = House::new();
+    let token = house.path("box.token");
+    said(&house.at_the_box("token", &["--out", token.to_str().unwrap()]));
+    let key = house.path("anna.key");
+    let offer = house.state().offer.unwrap().to_string();
+    let files = ["--identity", key.to_str().unwrap(), "--token", token.to_str().unwrap(), "--reason", "work"];
+    let right = said(&keys(&[&["unseal", "--offer", &offer], &files[..]].concat()));
+    let mut wrong = right.clone();
+    wrong.replace_range(200..201, if &right[200..201] == "A" { "B" } else { "A" });
+    let requests = [
+        Request::Answer { answer: wrong },
+        Request::Answer { answer: String::new() },
+        Request::Ask { asked: postkeep_keys::challenge::Asked::Seal, name: "anna".parse().unwrap() },
+        Request::Ask { asked: postkeep_keys::challenge::Asked::Seal, name: "nobody".parse().unwrap() },
+        Request::Answer { answer: right },
+    ];
+    let mut replies = Vec::new();
+    for request in requests {
+        let began = Instant::now();
+        let reply = call(house.address, "POST /v1/seal", &serde_json::to_vec(&request).unwrap());
+        replies.push((reply, began.elapsed()));
+    }
+    let (counted, refusals) = replies.split_last().unwrap();
+    assert!(counted.0.contains("\"counted\""), "{counted:?}");
+    for (reply, took) in refusals {
+        // Octet for octet the same, but for the date.
+        let without_date =
+            |reply: &str| reply.lines().filter(|line| !line.starts_with("date:")).collect::<Vec<_>>().join("\n");
+        assert_eq!(without_date(reply), without_date(&refusals[0].0));
+        assert!(reply.starts_with("HTTP/1.1 403"), "{reply}");
+        // The end of the same slot of half a second.
+        assert_eq!(took.as_millis() / 500, counted.1.as_millis() / 500, "{took:?} against {:?}", counted.1);
+    }
+}
+
+#[test]
+fn greedy_and_silent_clients_are_bounded() {
+    let house = House::new();
+    let large = call(house.address, "POST /v1/seal", &vec![b' '; postkeep_sealed::door::LARGEST_REQUEST + 1]);
+    assert!(large.starts_with("HTTP/1.1 413"), "{large}");
+    assert!(call(house.address, "POST /v1/seal", b"{}").starts_with("HTTP/1.1 400"));
+    assert!(call(house.address, "GET /", b"").starts_with("HTTP/1.1 404"));
+    assert!(call(house.address, "PUT /v1/seal", b"").starts_with("HTTP/1.1 405"));
+    // One connection an address: the silent one has it until its handshake's time is over.
+    let silent = TcpStream::connect(house.address).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let mut second = TcpStream::connect(house.address).unwrap();
+    second.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(second.read(&mut [0; 1]).unwrap_or(0), 0, "closed on at once");
+    let began = Instant::now();
+    let mut silent = silent;
+    silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(silent.read(&mut [0; 1]).unwrap_or(0), 0);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(call(house.address, "GET /v1/seal", b"").starts_with("HTTP/1.1 200"));
+}
+
+/// A request by hand, and what came back.
+fn call(address: SocketAddr, begin: &str, body: &[u8]) -> String {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = postkeep_trust::KeyAlone::any(&provider);
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    let connection = rustls::ClientConnection::new(Arc::new(config), address.ip().into()).unwrap();
+    let mut stream = rustls::StreamOwned::new(connection, TcpStream::connect(address).unwrap());
+    let head = format!("{begin} HTTP/1.1\r\nhost: box\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).unwrap();
+    // A server that has refused by now reads no more.
+    let _ = stream.write_all(body);
+    let mut reply = Vec::new();
+    let _ = stream.read_to_end(&mut reply);
+    String::from_utf8_lossy(&reply).into_owned()
+}
