@@ -6,7 +6,6 @@
 use std::num::NonZeroU8;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use bip39::Language;
 use zeroize::Zeroizing;
 
 use crate::{SECRET, Secret, Share};
@@ -14,6 +13,8 @@ use crate::{SECRET, Secret, Share};
 /// How many words a share has.
 pub const WORDS: usize = 26;
 
+/// The English list of BIP 39 (bitcoin/bips, bip-0039/english.txt): 2,048 words, one on each line.
+const LIST: &str = include_str!("words/english.txt");
 const LABEL: &[u8] = b"postkeep paper 1";
 const BITS: usize = 11;
 /// The share, and what is left of the last word after 22 bits of sum: nothing, since 264 and 22 are multiples of 11.
@@ -48,7 +49,7 @@ pub enum WordsError {
 #[must_use]
 pub fn words(share: &Share) -> Vec<&'static str> {
     let octets = octets_of(share);
-    let list = Language::English.word_list();
+    let list: Vec<&'static str> = LIST.lines().collect();
     let mut numbers = Zeroizing::new(Vec::with_capacity(WORDS));
     let (mut held, mut bits) = (Zeroizing::new(0_u32), 0);
     for octet in octets.iter() {
@@ -123,13 +124,12 @@ fn sum_of(octets: &[u8; OCTETS]) -> [u32; 2] {
 /// The place in the list of the one word that begins like this.
 fn number(word: &str) -> Option<u32> {
     let word = Zeroizing::new(word.to_ascii_lowercase());
-    let list = Language::English.word_list();
-    let is_it = |listed: &&str| match word.len() {
+    let is_it = |listed: &str| match word.len() {
         // "act" is a word, and the beginning of two others.
-        ..LETTERS => **listed == **word,
+        ..LETTERS => *listed == **word,
         _ => listed.starts_with(word.as_str()),
     };
-    let mut found = (0..).zip(list.iter()).filter(|(_, listed)| is_it(listed));
+    let mut found = (0..).zip(LIST.lines()).filter(|(_, listed)| is_it(listed));
     match (found.next(), found.next()) {
         (Some((number, _)), None) => Some(number),
         _ => None,
@@ -147,8 +147,14 @@ mod tests {
     }
 
     #[test]
+    fn the_list_is_that_of_bip_39() {
+        let sum = crate::Sum::of(LIST.as_bytes()).to_string();
+        assert_eq!(sum, "2f5eed53a4727b4bf8880d8f3f199efc90e58503646d9ff8eff3a2ed3b24dbda");
+    }
+
+    #[test]
     fn four_letters_tell_each_word_of_the_list() {
-        for (number_of, word) in (0..).zip(Language::English.word_list()) {
+        for (number_of, word) in (0..).zip(LIST.lines()) {
             assert_eq!(number(word), Some(number_of), "{word}");
             assert_eq!(number(&word[..word.len().min(LETTERS)]), Some(number_of), "{word}");
         }
@@ -176,7 +182,7 @@ mod tests {
         #[test]
         fn a_misread_word_is_found(place in 1..=255_u8, octets: [u8; SECRET], at in 0..WORDS, other in 0..2048_usize) {
             let mut words = words(&share_of(place, octets));
-            let other = Language::English.word_list()[other];
+            let other = LIST.lines().nth(other).unwrap();
             prop_assume!(words[at] != other);
             words[at] = other;
             // One in four million is not.
