@@ -4,6 +4,7 @@
 
 pub mod cause;
 pub mod door;
+pub mod first;
 pub mod line;
 pub mod opener;
 pub mod volume;

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use postkeep_keys::{SECRET, Secret};
+use postkeep_keys::{SECRET, Secret, VolumeId};
 
 /// cryptsetup(8): the passphrase is none of the volume's.
 const WRONG_PASSPHRASE: i32 = 2;
@@ -46,6 +46,29 @@ pub enum VolumeError {
 }
 
 impl Volume {
+    /// Its UUID.
+    ///
+    /// # Errors
+    /// It has no LUKS2 header.
+    pub fn id(&self) -> Result<VolumeId, VolumeError> {
+        let told = self.run(&[OsStr::new("luksUUID"), self.device.as_os_str()], &[])?;
+        told.trim().parse().map_err(VolumeError::Failed)
+    }
+
+    /// Whether `passphrase` opens it; nothing is opened.
+    ///
+    /// # Errors
+    /// The volume is damaged.
+    pub fn is_opened_by(&self, passphrase: &Secret) -> Result<bool, VolumeError> {
+        let arguments =
+            ["open", "--test-passphrase", "--type=luks2", "--key-file=-", "--keyfile-size=32"].map(OsStr::new);
+        match self.run(&[&arguments[..], &[self.device.as_os_str()]].concat(), &[passphrase]) {
+            Ok(_) => Ok(true),
+            Err(VolumeError::WrongPassphrase) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens it with `passphrase`.
     ///
     /// # Errors
@@ -54,7 +77,7 @@ impl Volume {
         let arguments =
             ["open", "--type=luks2", "--allow-discards", "--key-file=-", "--keyfile-size=32"].map(OsStr::new);
         let operands = [self.device.as_os_str(), OsStr::new(&self.name)];
-        self.run(&[&arguments[..], &operands].concat(), &[passphrase])
+        self.run(&[&arguments[..], &operands].concat(), &[passphrase]).map(drop)
     }
 
     /// Closes it. What is mounted from it has to be unmounted before.
@@ -62,7 +85,7 @@ impl Volume {
     /// # Errors
     /// Somebody still uses it.
     pub fn close(&self) -> Result<(), VolumeError> {
-        self.run(&[OsStr::new("close"), OsStr::new(&self.name)], &[])
+        self.run(&[OsStr::new("close"), OsStr::new(&self.name)], &[]).map(drop)
     }
 
     /// Gives it one more slot, `slot`, that `new` opens; `known` opens it already.
@@ -83,7 +106,7 @@ impl Volume {
             "--new-keyfile-size=32",
         ]
         .map(OsStr::new);
-        self.run(&[&arguments[..], &[self.device.as_os_str()]].concat(), &[known, new])
+        self.run(&[&arguments[..], &[self.device.as_os_str()]].concat(), &[known, new]).map(drop)
     }
 
     /// Takes away a slot that nobody needs any more, without being asked for what opens it.
@@ -93,15 +116,15 @@ impl Volume {
     pub fn remove(&self, slot: u32) -> Result<(), VolumeError> {
         let slot = slot.to_string();
         let arguments = ["luksKillSlot", "--batch-mode"].map(OsStr::new);
-        self.run(&[&arguments[..], &[self.device.as_os_str(), OsStr::new(&slot)]].concat(), &[])
+        self.run(&[&arguments[..], &[self.device.as_os_str(), OsStr::new(&slot)]].concat(), &[]).map(drop)
     }
 
-    fn run(&self, arguments: &[&OsStr], secrets: &[&Secret]) -> Result<(), VolumeError> {
+    fn run(&self, arguments: &[&OsStr], secrets: &[&Secret]) -> Result<String, VolumeError> {
         let cannot_run = |error| VolumeError::CannotRun { program: self.program.clone(), error };
         let mut child = Command::new(&self.program)
             .args(arguments)
             .stdin(if secrets.is_empty() { Stdio::null() } else { Stdio::piped() })
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(cannot_run)?;
@@ -113,7 +136,7 @@ impl Volume {
         }
         let output = child.wait_with_output().map_err(cannot_run)?;
         match output.status.code() {
-            Some(0) => Ok(()),
+            Some(0) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             Some(WRONG_PASSPHRASE) => Err(VolumeError::WrongPassphrase),
             _ => {
                 let words: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(MOST_WORDS).collect();

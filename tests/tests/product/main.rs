@@ -29,6 +29,7 @@ mod rehearsal;
 mod reload;
 mod replies;
 mod reports;
+mod sealed_volume;
 mod smuggling;
 mod suppression;
 mod suppression_calls;
