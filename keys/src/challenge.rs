@@ -192,6 +192,14 @@ mod tests {
     }
 
     #[test]
+    fn a_response_is_what_it_was() {
+        // Computed with Python's hmac.
+        let secret = Secret::fill(|octets| octets.fill(9));
+        let response = response_to(&question(Asked::Seal), &secret).to_string();
+        assert_eq!(response, "bacd508260fed39b1fa8adc3aab062b8d436ba1593eae5f29454c71fc6bc4858");
+    }
+
+    #[test]
     fn who_proves_possession_does_not_seal() {
         let key = Identity::generate();
         let challenge = Challenge::ask(question(Asked::Seal), &[Recipient::of(&key)], &mut System).unwrap();

@@ -6,35 +6,52 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-use crate::{Purpose, Share, VolumeId, octets};
+use crate::{Name, Purpose, Recipient, Share, VolumeId, octets};
 
 const LABEL: &[u8] = b"postkeep commitment 1";
 
-/// SHA-256 of a share and of what it is a share of.
+/// SHA-256 of a share, of what it is a share of, and of whose it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Commitment([u8; 32]);
 
+/// What a share is a share of, and whose.
+#[derive(Debug, Clone, Copy)]
+pub struct Belonging<'a> {
+    /// What it opens.
+    pub purpose: Purpose,
+    /// Of which volume.
+    pub volume: &'a VolumeId,
+    /// Of which key set.
+    pub epoch: u64,
+    /// Whose.
+    pub name: &'a Name,
+    /// The keys that it was encrypted to: who is asked and believed by them later must be who was given the share.
+    pub recipients: &'a [Recipient],
+}
+
 impl Commitment {
-    /// That to `share`, one of `purpose`'s of the volume in this epoch.
+    /// That to `share`.
     #[must_use]
-    pub fn to(share: &Share, purpose: Purpose, volume: &VolumeId, epoch: u64) -> Self {
+    pub fn to(share: &Share, belonging: Belonging<'_>) -> Self {
+        let Belonging { purpose, volume, epoch, name, recipients } = belonging;
         let mut sum = Context::new(&SHA256);
-        // Each part has a fixed length, but for the names, which end with a zero that they cannot contain.
-        for part in [LABEL, &[0], purpose.name().as_bytes(), &[0], volume.as_str().as_bytes(), &[0]] {
-            sum.update(part);
+        // Each part has a fixed length, but for the texts, which end with a zero that they cannot contain.
+        sum.update(LABEL);
+        sum.update(&[0]);
+        for text in [purpose.name(), volume.as_str(), name.as_str()] {
+            sum.update(text.as_bytes());
+            sum.update(&[0]);
         }
         sum.update(&epoch.to_be_bytes());
-        sum.update(&[share.place.get()]);
+        for recipient in recipients {
+            sum.update(recipient.to_string().as_bytes());
+            sum.update(&[0]);
+        }
+        sum.update(&[0, share.place.get()]);
         sum.update(share.values.expose());
         let mut octets = [0; 32];
         octets.copy_from_slice(sum.finish().as_ref());
         Self(octets)
-    }
-
-    /// Whether it is that to `share`.
-    #[must_use]
-    pub fn is_to(&self, share: &Share, purpose: Purpose, volume: &VolumeId, epoch: u64) -> bool {
-        *self == Self::to(share, purpose, volume, epoch)
     }
 }
 

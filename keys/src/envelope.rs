@@ -12,8 +12,10 @@ use crate::Recipient;
 
 /// The largest that is looked at: the age crate itself reads headers of any size.
 pub const LARGEST_ENVELOPE: usize = 64 << 10;
-/// More readers than a set of custodians can have.
-const MOST_STANZAS: usize = 64;
+/// Of that, the header: two readers need some hundred octets. The age crate takes a time for it that grows with its square.
+const LARGEST_HEADER: usize = 4 << 10;
+/// Lines of it.
+const MOST_LINES: usize = 64;
 /// What goes into an envelope, in octets.
 const LARGEST_CONTENT: usize = 16 << 10;
 const HEADER_ENDS: &[u8] = b"\n---";
@@ -79,8 +81,7 @@ pub fn open<'a>(
     let file = without_armour(file)?;
     let ends =
         file.windows(HEADER_ENDS.len()).position(|window| window == HEADER_ENDS).ok_or(EnvelopeError::Damaged)?;
-    let header = &file[..ends];
-    if header.windows(4).filter(|window| window == b"\n-> ").count() > MOST_STANZAS {
+    if ends > LARGEST_HEADER || file[..ends].iter().filter(|octet| **octet == b'\n').count() > MOST_LINES {
         return Err(EnvelopeError::Damaged);
     }
     let decryptor = age::Decryptor::new_buffered(&file[..]).map_err(why)?;
@@ -117,7 +118,12 @@ fn without_armour(file: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
 fn why(error: age::DecryptError) -> EnvelopeError {
     match error {
         age::DecryptError::NoMatchingKeys => EnvelopeError::NotOurs,
-        age::DecryptError::KeyDecryptionFailed => EnvelopeError::Identity { why: error.to_string() },
-        _ => EnvelopeError::Damaged,
+        age::DecryptError::DecryptionFailed
+        | age::DecryptError::InvalidHeader
+        | age::DecryptError::InvalidMac
+        | age::DecryptError::Io(_)
+        | age::DecryptError::UnknownFormat => EnvelopeError::Damaged,
+        // A device that is not there, a plugin that is missing.
+        error => EnvelopeError::Identity { why: error.to_string() },
     }
 }

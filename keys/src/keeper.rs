@@ -17,13 +17,15 @@ pub struct Keeper {
     token: Token,
     seal: Held,
     standing: Standing,
+    /// Why it was sealed.
+    cause: Cause,
 }
 
 /// [`Seal`], with what belongs to it.
 enum Held {
     Sealed(Unseal),
-    /// Its shares are used up, its answer key is still good: should the volume not open, the same offer stands.
-    Opening(Unseal),
+    /// Its shares are used up, and so is its answer key.
+    Opening,
     Open,
     Sealing,
 }
@@ -54,13 +56,13 @@ impl Keeper {
     /// Of a box that has just started, sealed. `note` is what holds `token`.
     pub fn sealed(note: String, token: Token, cause: Cause, random: &mut dyn Random) -> Self {
         let unseal = Unseal::begin(token.clone(), cause, random);
-        Self { note, token, seal: Held::Sealed(unseal), standing: Standing::default() }
+        Self { note, token, seal: Held::Sealed(unseal), standing: Standing::default(), cause }
     }
 
     /// Of a box whose volume is open: it has just made its token.
     #[must_use]
     pub fn open(note: String, token: Token) -> Self {
-        Self { note, token, seal: Held::Open, standing: Standing::default() }
+        Self { note, token, seal: Held::Open, standing: Standing::default(), cause: Cause::Unknown }
     }
 
     /// Its token.
@@ -77,10 +79,13 @@ impl Keeper {
         now: Duration,
         random: &mut dyn Random,
     ) -> Handled {
+        if let Held::Sealed(unseal) = &mut self.seal {
+            unseal.forget_old(now);
+        }
         match request {
             Request::State => Handled::quiet(Reply::State(Box::new(self.state(possession)))),
             Request::Token => Handled::quiet(Reply::Token { note: self.note.clone() }),
-            Request::Answer { answer } => self.answer(answer),
+            Request::Answer { answer } => self.answer(answer, now),
             Request::Ask { asked, name } => match self.may_be_asked(*asked) {
                 Ok(()) => match self.standing.ask(*asked, name, &self.token, now, random) {
                     Ok(file) => Handled::quiet(Reply::Question { question: envelope::armour(file) }),
@@ -109,11 +114,11 @@ impl Keeper {
         }
     }
 
-    fn answer(&mut self, answer: &str) -> Handled {
+    fn answer(&mut self, answer: &str, now: Duration) -> Handled {
         let Held::Sealed(unseal) = &mut self.seal else {
             return Handled::refused("an answer came, and the box is not sealed".to_owned());
         };
-        match unseal.take(answer.as_bytes()) {
+        match unseal.take(answer.as_bytes(), now) {
             Err(refusal) => Handled::refused(format!("an answer does not count: {refusal}")),
             Ok(Counts::Again(progress)) => Handled::quiet(Reply::Counted { progress }),
             Ok(Counts::Waiting(progress)) => {
@@ -129,10 +134,8 @@ impl Keeper {
             Ok(Counts::Enough(opening)) => {
                 let told =
                     format!("enough have answered for {}: {}", opening.purpose.name(), listed(&opening.witnesses));
-                self.seal = match std::mem::replace(&mut self.seal, Held::Open) {
-                    Held::Sealed(unseal) => Held::Opening(unseal),
-                    other => other,
-                };
+                self.cause = unseal.offer().cause;
+                self.seal = Held::Opening;
                 Handled { reply: Reply::Opens, act: Some(Act::Open(opening)), told: Some(told) }
             }
         }
@@ -142,29 +145,37 @@ impl Keeper {
     /// it down.
     fn may_be_asked(&self, asked: Asked) -> Result<(), &'static str> {
         match (asked, &self.seal) {
-            (_, Held::Open) => Ok(()),
+            // Once more, where the first time has come to nothing.
+            (_, Held::Open) | (Asked::Seal, Held::Sealing) => Ok(()),
             (Asked::Seal, _) => Err("somebody asks to seal a box that is not open"),
             (Asked::Possession, _) => Err("somebody asks to prove possession to a box that is not open"),
         }
     }
 
-    /// The volume is open: its answer key is forgotten.
+    /// The volume is open.
     pub fn opened(&mut self) {
         self.seal = Held::Open;
     }
 
-    /// The volume did not open; the box is sealed as before, and its custodians have to answer once more.
-    pub fn did_not_open(&mut self) {
-        self.seal = match std::mem::replace(&mut self.seal, Held::Sealing) {
-            Held::Opening(unseal) => Held::Sealed(unseal),
-            other => other,
-        };
+    /// The volume did not open. The box is sealed, and offers itself anew: answers to the old offer are worth nothing, so that nobody
+    /// opens it with them behind their custodians' backs.
+    pub fn did_not_open(&mut self, random: &mut dyn Random) {
+        if matches!(self.seal, Held::Opening) {
+            self.seal = Held::Sealed(Unseal::begin(self.token.clone(), self.cause, random));
+        }
+    }
+
+    /// The box could not be sealed: it is open, and may be sealed again.
+    pub fn did_not_seal(&mut self) {
+        if matches!(self.seal, Held::Sealing) {
+            self.seal = Held::Open;
+        }
     }
 
     fn state(&self, possession: &[Proven]) -> State {
         let (seal, waits) = match &self.seal {
             Held::Sealed(unseal) => (Seal::Sealed, Some(unseal)),
-            Held::Opening(_) => (Seal::Opening, None),
+            Held::Opening => (Seal::Opening, None),
             Held::Open => (Seal::Open, None),
             Held::Sealing => (Seal::Sealing, None),
         };
@@ -251,6 +262,7 @@ mod tests {
         Mistake(Asked, usize),
         Opened,
         DidNotOpen,
+        DidNotSeal,
         Rubbish(String),
     }
 
@@ -263,6 +275,7 @@ mod tests {
             1 => (asked(), 0..count).prop_map(|(asked, who)| Step::Mistake(asked, who)),
             2 => Just(Step::Opened),
             1 => Just(Step::DidNotOpen),
+            1 => Just(Step::DidNotSeal),
             1 => any::<String>().prop_map(Step::Rubbish),
         ]
     }
@@ -286,7 +299,8 @@ mod tests {
                     Step::Answer(who) => house.answer(&keeper, *who).map(|request| handle(&mut keeper, &request)),
                     Step::Ask(asked, who) => {
                         let handled = handle(&mut keeper, &Request::Ask { asked: *asked, name: house.keys[*who].0.clone() });
-                        prop_assert_eq!(matches!(handled.reply, Reply::Question { .. }), before == Seal::Open);
+                        let may = before == Seal::Open || (before == Seal::Sealing && *asked == Asked::Seal);
+                        prop_assert_eq!(matches!(handled.reply, Reply::Question { .. }), may);
                         if let Reply::Question { question } = &handled.reply {
                             questions.push((*asked, *who, question.clone()));
                         }
@@ -302,7 +316,14 @@ mod tests {
                         handle(&mut keeper, &Request::Respond { asked, name: house.keys[*who].0.clone(), response })
                     }),
                     Step::Opened if before == Seal::Opening => { keeper.opened(); None }
-                    Step::DidNotOpen => { keeper.did_not_open(); None }
+                    Step::DidNotOpen => {
+                        keeper.did_not_open(&mut System);
+                        None
+                    }
+                    Step::DidNotSeal => {
+                        keeper.did_not_seal();
+                        None
+                    }
                     Step::Opened => None,
                     Step::Rubbish(text) => Some(handle(&mut keeper, &Request::Answer { answer: text.clone() })),
                 };
@@ -318,7 +339,8 @@ mod tests {
                     }
                     Some(Act::Seal(_)) => {
                         prop_assert!(matches!(step, Step::Respond(Asked::Seal, _)));
-                        prop_assert_eq!((before, after), (Seal::Open, Seal::Sealing));
+                        prop_assert!(matches!(before, Seal::Open | Seal::Sealing));
+                        prop_assert_eq!(after, Seal::Sealing);
                     }
                     Some(Act::Prove(_)) => {
                         prop_assert!(matches!(step, Step::Respond(Asked::Possession, _)));
@@ -329,7 +351,10 @@ mod tests {
                             answered.insert(*who);
                             prop_assert!(answered.len() < 2);
                         }
-                        let may_change = matches!(step, Step::Opened | Step::DidNotOpen) && before == Seal::Opening;
+                        let may_change = matches!(
+                            (step, before),
+                            (Step::Opened | Step::DidNotOpen, Seal::Opening) | (Step::DidNotSeal, Seal::Sealing)
+                        );
                         prop_assert!(before == after || may_change, "{:?}: {:?} became {:?}", step, before, after);
                     }
                 }
@@ -376,21 +401,38 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_that_did_not_open_leaves_the_same_offer_and_no_shares() {
+    fn a_volume_that_did_not_open_is_offered_anew_and_old_answers_are_worth_nothing() {
         let house = custodians(2, 2);
         let mut keeper = house.keeper();
-        let offer = keeper.state(&[]).offer;
+        let offer = keeper.state(&[]).offer.unwrap();
         let both = [house.answer(&keeper, 0).unwrap(), house.answer(&keeper, 1).unwrap()];
         handle(&mut keeper, &both[0]);
         assert!(matches!(handle(&mut keeper, &both[1]).act, Some(Act::Open(_))));
         assert_eq!(handle(&mut keeper, &both[0]).reply, Reply::Refused);
-        keeper.did_not_open();
+        keeper.did_not_open(&mut System);
         let state = keeper.state(&[]);
-        assert_eq!((state.seal, state.offer), (Seal::Sealed, offer));
-        assert!(state.progress[0].answered.is_empty());
-        handle(&mut keeper, &both[0]);
-        assert!(matches!(handle(&mut keeper, &both[1]).act, Some(Act::Open(_))));
+        let anew = state.offer.unwrap();
+        assert_eq!((state.seal, anew.cause), (Seal::Sealed, offer.cause));
+        assert_ne!((anew.boot, &anew.answer_to), (offer.boot, &offer.answer_to));
+        assert!(both.iter().all(|answer| handle(&mut keeper, answer).reply == Reply::Refused));
+        for number in 0..2 {
+            let answer = house.answer(&keeper, number).unwrap();
+            handle(&mut keeper, &answer);
+        }
         keeper.opened();
         assert_eq!(keeper.state(&[]).seal, Seal::Open);
+    }
+
+    #[test]
+    fn an_answer_is_forgotten_after_a_day() {
+        let house = custodians(2, 2);
+        let mut keeper = house.keeper();
+        let (first, second) = (house.answer(&keeper, 0).unwrap(), house.answer(&keeper, 1).unwrap());
+        let day = crate::unseal::GOOD_FOR;
+        keeper.handle(&first, &[], Duration::ZERO, &mut System);
+        let later = keeper.handle(&second, &[], day, &mut System);
+        assert!(matches!(later.reply, Reply::Counted { .. }) && later.act.is_none(), "{later:?}");
+        let again = keeper.handle(&first, &[], day, &mut System);
+        assert!(matches!(again.act, Some(Act::Open(_))));
     }
 }

@@ -27,7 +27,7 @@ pub mod wire;
 pub mod words;
 
 pub use self::answer::{Answer, AnswerError, Cause, Grade, LONGEST_REASON, Offer};
-pub use self::commitment::Commitment;
+pub use self::commitment::{Belonging, Commitment};
 pub use self::key_set::{Custodian, KeySet, KeySetError, MOST_RECIPIENTS, Name, Quorum};
 pub use self::names::{BootId, Purpose, Sum, VolumeId};
 pub use self::passphrase::passphrase;

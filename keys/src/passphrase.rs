@@ -32,7 +32,6 @@ pub fn passphrase(secret: &Secret, tpm: Option<&Secret>, purpose: Purpose, volum
 mod tests {
     use super::*;
 
-    /// Held against Python's `cryptography` (HKDF), see the module's comment for the input.
     #[test]
     fn each_part_of_what_goes_in_changes_what_comes_out() {
         let secret = |octet| Secret::fill(|octets| octets.fill(octet));

@@ -17,8 +17,6 @@ pub const QUARTER: SignedDuration = SignedDuration::from_hours(91 * 24);
 pub struct Possession {
     /// Of which epoch's shares. A new key set is proved anew.
     epoch: u64,
-    /// When the shares were made: nobody has to prove anything for a quarter.
-    since: Timestamp,
     #[serde(default)]
     proven: BTreeMap<Name, Timestamp>,
 }
@@ -36,10 +34,10 @@ pub struct Proven {
 }
 
 impl Possession {
-    /// That of shares which were made now.
+    /// That of shares for which nobody has proved anything yet: they are due, and the first proof is part of their enrolment.
     #[must_use]
-    pub fn new(token: &Token, now: Timestamp) -> Self {
-        Self { epoch: token.epoch, since: now, proven: BTreeMap::new() }
+    pub fn new(token: &Token) -> Self {
+        Self { epoch: token.epoch, proven: BTreeMap::new() }
     }
 
     /// Whether it is of the shares that `token` has.
@@ -60,8 +58,7 @@ impl Possession {
         let is_of_this = self.is_of(token);
         let proven = |name: &Name| {
             let last = self.proven.get(name).filter(|_| is_of_this).copied();
-            let since = last.or(Some(self.since).filter(|_| is_of_this));
-            let is_due = since.is_none_or(|since| now.duration_since(since) >= QUARTER);
+            let is_due = last.is_none_or(|last| now.duration_since(last) >= QUARTER);
             Proven { name: name.clone(), last, is_due }
         };
         token.opening.holders.iter().map(|holder| proven(&holder.name)).collect()
@@ -84,14 +81,17 @@ mod tests {
         let token = |epoch| Token::make(&set, &volume, epoch, &mut System).unwrap().token;
         let (first, second) = (token(1), token(2));
         let day = |day: i64| Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24 * day);
-        let mut possession = Possession::new(&first, day(0));
+        let mut possession = Possession::new(&first);
         let due = |possession: &Possession, token: &Token, at| {
             let due = possession.of(token, day(at)).into_iter().filter(|proven| proven.is_due);
             due.map(|proven| proven.name.to_string()).collect::<Vec<_>>()
         };
         let anna = "anna".parse().unwrap();
-        assert!(due(&possession, &first, 90).is_empty());
-        assert_eq!(due(&possession, &first, 91), ["anna", "ben"]);
+        assert_eq!(due(&possession, &first, 0), ["anna", "ben"]);
+        possession.prove(&anna, day(1));
+        possession.prove(&"ben".parse().unwrap(), day(1));
+        assert!(due(&possession, &first, 91).is_empty());
+        assert_eq!(due(&possession, &first, 92), ["anna", "ben"]);
         possession.prove(&anna, day(92));
         assert_eq!(due(&possession, &first, 182), ["ben"]);
         // Set back by a year: what was proved stays proved.
@@ -100,6 +100,6 @@ mod tests {
         assert_eq!(due(&possession, &first, 183), ["anna", "ben"]);
         // New shares: who has proved the old ones has not proved these.
         assert_eq!(due(&possession, &second, 93), ["anna", "ben"]);
-        assert!(due(&Possession::new(&second, day(93)), &second, 93).is_empty());
+        assert_eq!(due(&Possession::new(&second), &second, 93), ["anna", "ben"]);
     }
 }

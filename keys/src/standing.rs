@@ -1,4 +1,4 @@
-//! The questions that a box has asked and that wait for an answer. Anybody may have a question asked, so there is one at most for each
+//! The questions that a box has asked and that wait for an answer. Anybody may have a question asked, so there are three at most for each
 //! custodian and purpose: whoever asks again is given the same, and costs nothing.
 
 use std::time::Duration;
@@ -6,8 +6,10 @@ use std::time::Duration;
 use crate::challenge::{Asked, Challenge, ChallengeError, Question, Response};
 use crate::{Name, Purpose, Random, Recipient, Token, VolumeId};
 
-/// How long a question stands: time enough to fetch a key from a safe.
-pub const STANDS: Duration = Duration::from_secs(30 * 60);
+/// How long a question stands.
+pub const STANDS: Duration = Duration::from_secs(60 * 60);
+/// How old a question may be that is given out again: whoever gets it has the rest, time enough to fetch a key from a safe.
+const GIVEN_OUT: Duration = Duration::from_secs(30 * 60);
 
 /// Questions that wait.
 #[derive(Debug, Default)]
@@ -46,7 +48,9 @@ impl Standing {
         let recipients = recipients(token, name).ok_or_else(|| Unanswered::NoSuchHolder(name.clone()))?;
         let question = Question { asked, volume: token.volume.clone(), name: name.clone() };
         self.0.retain(|(since, _)| now.saturating_sub(*since) < STANDS);
-        let at = match self.0.iter().position(|(_, challenge)| *challenge.question() == question) {
+        let is_new = |since: Duration| now.saturating_sub(since) < GIVEN_OUT;
+        let stands = self.0.iter().position(|(since, challenge)| *challenge.question() == question && is_new(*since));
+        let at = match stands {
             Some(at) => at,
             None => {
                 self.0.push((now, Challenge::ask(question, recipients, random)?));
@@ -70,11 +74,12 @@ impl Standing {
     ) -> Result<(), Unanswered> {
         self.0.retain(|(since, _)| now.saturating_sub(*since) < STANDS);
         let question = Question { asked, volume: volume.clone(), name: name.clone() };
-        let at = self.0.iter().position(|(_, challenge)| *challenge.question() == question);
-        let at = at.ok_or_else(|| Unanswered::NotAsked(name.clone()))?;
-        if !self.0[at].1.is_answered_by(response) {
-            return Err(Unanswered::Wrong(name.clone()));
+        let is_asked = |challenge: &Challenge| *challenge.question() == question;
+        if !self.0.iter().any(|(_, challenge)| is_asked(challenge)) {
+            return Err(Unanswered::NotAsked(name.clone()));
         }
+        let right = |(_, challenge): &(Duration, Challenge)| is_asked(challenge) && challenge.is_answered_by(response);
+        let at = self.0.iter().position(right).ok_or_else(|| Unanswered::Wrong(name.clone()))?;
         self.0.swap_remove(at);
         Ok(())
     }
@@ -112,13 +117,18 @@ mod tests {
 
     #[test]
     fn one_question_for_each_custodian_however_often_it_is_asked_for() {
-        let (token, _) = token();
+        let (token, identity) = token();
         let (anna, mut standing) = ("anna".parse().unwrap(), Standing::default());
         let first = standing.ask(Asked::Seal, &anna, &token, Duration::ZERO, &mut System).unwrap().to_vec();
-        for second in 1..10_000 {
-            let again = standing.ask(Asked::Seal, &anna, &token, Duration::from_millis(second), &mut System).unwrap();
+        for second in 1..1_800 {
+            let again = standing.ask(Asked::Seal, &anna, &token, Duration::from_secs(second), &mut System).unwrap();
             assert_eq!(again, first);
         }
+        // Who asks later gets a new one, and the first is good for as long as was said.
+        let second = standing.ask(Asked::Seal, &anna, &token, GIVEN_OUT, &mut System).unwrap().to_vec();
+        assert_ne!(second, first);
+        let (_, response) = respond(&first, Asked::Seal, &[&identity]).unwrap();
+        assert_eq!(standing.answer(Asked::Seal, &anna, &token.volume, &response, STANDS - GIVEN_OUT / 9), Ok(()));
         for (name, asked) in [("anna", Asked::Possession), ("ben", Asked::Seal), ("ben", Asked::Possession)] {
             standing.ask(asked, &name.parse().unwrap(), &token, Duration::ZERO, &mut System).unwrap();
         }
@@ -126,7 +136,7 @@ mod tests {
         let stranger: Name = "otto".parse().unwrap();
         let error = standing.ask(Asked::Seal, &stranger, &token, Duration::ZERO, &mut System).unwrap_err();
         assert_eq!(error, Unanswered::NoSuchHolder(stranger));
-        standing.ask(Asked::Seal, &anna, &token, STANDS, &mut System).unwrap();
+        standing.ask(Asked::Seal, &anna, &token, 2 * STANDS, &mut System).unwrap();
         assert_eq!(standing.0.len(), 1);
     }
 

@@ -9,10 +9,11 @@ use postkeep_notes::{Note, NoteError, SignerKey, VerifierKey};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::commitment::{Belonging, Commitment};
 use crate::envelope::{self, EnvelopeError};
 use crate::key_set::{Custodian, KeySet, KeySetError, Name};
 use crate::share::{ShareError, split};
-use crate::{Commitment, Purpose, Random, Recipient, SECRET, Secret, Share, Sum, VolumeId};
+use crate::{Purpose, Random, Recipient, SECRET, Secret, Share, Sum, VolumeId};
 
 /// The only form of tokens there is so far.
 pub const FORMAT: u32 = 1;
@@ -38,6 +39,9 @@ pub struct Token {
     /// Who opens it without its TPM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Shares>,
+    /// As it was read or written first: another version of a library may write the same in other words.
+    #[serde(skip)]
+    text: String,
 }
 
 /// The shares of one secret.
@@ -159,7 +163,8 @@ impl Token {
         let (opening_secret, opening) = made(Purpose::Opening, set.threshold, &set.custodians)?;
         let recovered = set.recovery.as_ref().map(|set| made(Purpose::Recovery, set.threshold, &set.custodians));
         let (recovery_secret, recovery) = recovered.transpose()?.unzip();
-        let token = Self { format: FORMAT, volume: volume.clone(), epoch, opening, recovery };
+        let mut token = Self { format: FORMAT, volume: volume.clone(), epoch, opening, recovery, text: String::new() };
+        token.text = toml::to_string(&token).map_err(|error| TokenError::Syntax(error.to_string()))?;
         Ok(Made { token, opening: opening_secret, recovery: recovery_secret })
     }
 
@@ -174,7 +179,8 @@ impl Token {
                 text.len()
             )));
         }
-        let token: Self = toml::from_str(text).map_err(|error| TokenError::Syntax(error.to_string()))?;
+        let mut token: Self = toml::from_str(text).map_err(|error| TokenError::Syntax(error.to_string()))?;
+        text.clone_into(&mut token.text);
         if token.format != FORMAT {
             let why =
                 format!("its format is {}, and this version reads format {FORMAT}; take a newer one", token.format);
@@ -187,13 +193,10 @@ impl Token {
         Ok(token)
     }
 
-    /// The text that [`Token::parse`] reads.
-    ///
-    /// # Panics
-    /// Never: everything in a token has a text.
+    /// The text that [`Token::parse`] reads, and that is signed.
     #[must_use]
-    pub fn text(&self) -> String {
-        toml::to_string(self).expect("a token has a text")
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The token as it lies beside the volume: a note, signed with the key of the box.
@@ -201,7 +204,7 @@ impl Token {
     /// # Errors
     /// The key cannot sign.
     pub fn sign(&self, box_key: &SignerKey) -> Result<String, NoteError> {
-        postkeep_notes::sign(&self.text(), &[box_key])
+        postkeep_notes::sign(self.text(), &[box_key])
     }
 
     /// The token in a note that one of `known` signed.
@@ -220,7 +223,7 @@ impl Token {
         Self::parse(Note::parse(note)?.unverified_text())
     }
 
-    /// By which quotes and answers name it.
+    /// By which quotes and answers name it: the sum of its text, without the signatures under it.
     #[must_use]
     pub fn sum(&self) -> Sum {
         Sum::of(self.text().as_bytes())
@@ -257,7 +260,11 @@ impl Token {
     pub fn keeps(&self, name: &Name, purpose: Purpose, share: &Share) -> bool {
         let holders = self.shares(purpose).map_or(&[][..], |shares| &shares.holders);
         let holder = holders.get(usize::from(share.place.get()) - 1).filter(|holder| holder.name == *name);
-        holder.is_some_and(|holder| holder.commitment.is_to(share, purpose, &self.volume, self.epoch))
+        holder.is_some_and(|holder| {
+            let Holder { name, recipients, .. } = holder;
+            let belonging = Belonging { purpose, volume: &self.volume, epoch: self.epoch, name, recipients };
+            holder.commitment == Commitment::to(share, belonging)
+        })
     }
 
     /// The shares that `identities` open; only that of `name`, if a name is given: a key in a device may ask for a touch each time.
@@ -265,24 +272,16 @@ impl Token {
     /// # Errors
     /// None of them opens one, or one is not what it should be.
     pub fn open_shares(&self, name: Option<&Name>, identities: &[&dyn age::Identity]) -> Result<Vec<Held>, TokenError> {
-        let mut held = Vec::new();
+        let (mut held, mut first_fault) = (Vec::new(), None);
         for (purpose, holder) in self.all().filter(|(_, holder)| name.is_none_or(|name| *name == holder.name)) {
-            let failed = |error| TokenError::Envelope { name: holder.name.clone(), error };
-            let content = match envelope::open(&holder.file()?, identities.iter().copied()) {
-                Ok(content) => content,
-                Err(EnvelopeError::NotOurs) => continue,
-                Err(error) => return Err(failed(error)),
-            };
-            let (head, share) = read_share(&content).ok_or_else(|| failed(EnvelopeError::Damaged))?;
-            let is_ours = head.volume == self.volume
-                && head.epoch == self.epoch
-                && head.purpose == purpose
-                && head.name == holder.name
-                && self.keeps(&holder.name, purpose, &share);
-            if !is_ours {
-                return Err(TokenError::Commitment { name: holder.name.clone() });
+            match self.open_share(purpose, holder, identities) {
+                Ok(share) => held.extend(share.map(|share| Held { name: holder.name.clone(), purpose, share })),
+                // What is wrong with somebody else's is not this custodian's business.
+                Err(error) => first_fault = first_fault.or(Some(error)),
             }
-            held.push(Held { name: holder.name.clone(), purpose, share });
+        }
+        if let (true, Some(error)) = (held.is_empty(), first_fault) {
+            return Err(error);
         }
         if held.is_empty() {
             let names: Vec<&str> = self.all().map(|(_, holder)| holder.name.as_str()).collect();
@@ -293,6 +292,28 @@ impl Token {
             });
         }
         Ok(held)
+    }
+
+    /// The share of `holder`; nothing, if it is for others.
+    fn open_share(
+        &self,
+        purpose: Purpose,
+        holder: &Holder,
+        identities: &[&dyn age::Identity],
+    ) -> Result<Option<Share>, TokenError> {
+        let failed = |error| TokenError::Envelope { name: holder.name.clone(), error };
+        let content = match envelope::open(&holder.file()?, identities.iter().copied()) {
+            Ok(content) => content,
+            Err(EnvelopeError::NotOurs) => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let (head, share) = read_share(&content).ok_or_else(|| failed(EnvelopeError::Damaged))?;
+        let is_ours = head.volume == self.volume
+            && head.epoch == self.epoch
+            && head.purpose == purpose
+            && head.name == holder.name
+            && self.keeps(&holder.name, purpose, &share);
+        if is_ours { Ok(Some(share)) } else { Err(TokenError::Commitment { name: holder.name.clone() }) }
     }
 
     fn all(&self) -> impl Iterator<Item = (Purpose, &Holder)> {
@@ -328,7 +349,8 @@ fn shares_of(
         let head = Head { volume: volume.clone(), epoch, purpose, name: name.clone() };
         let file = envelope::seal(&write_share(&head, share), custodian.recipients.iter())
             .map_err(|error| TokenError::Envelope { name: name.clone(), error })?;
-        let commitment = Commitment::to(share, purpose, volume, epoch);
+        let belonging = Belonging { purpose, volume, epoch, name: &name, recipients: &custodian.recipients };
+        let commitment = Commitment::to(share, belonging);
         Ok::<_, TokenError>(Holder {
             name,
             recipients: custodian.recipients.clone(),

@@ -3,6 +3,8 @@
 //! It promises that nothing but `threshold` right shares of one purpose, from as many custodians, given for this start of the box,
 //! gives the secret; that an answer which does not count changes nothing; and that shares are overwritten once they were used.
 
+use std::time::Duration;
+
 use age::x25519;
 use serde::{Deserialize, Serialize};
 
@@ -10,17 +12,23 @@ use crate::answer::{Answer, AnswerError, Cause, Grade, Offer};
 use crate::share::{Share, combine};
 use crate::{BootId, Name, Purpose, Random, Recipient, Secret, Token};
 
+/// How long an answer is good for: custodians live in many time zones, and one who has answered may think better of it.
+pub const GOOD_FOR: Duration = Duration::from_secs(24 * 3600);
+
 /// A sealed box that waits for its custodians.
 pub struct Unseal {
     token: Token,
     offer: Offer,
-    answer_key: x25519::Identity,
+    /// Where it lies it stays: each place that it would be moved from keeps a copy.
+    answer_key: Box<x25519::Identity>,
     counted: Vec<Counted>,
 }
 
 struct Counted {
     witness: Witness,
     share: Share,
+    /// When it came.
+    since: Duration,
 }
 
 /// Who answered, for the records; nothing secret.
@@ -42,7 +50,10 @@ pub struct Witness {
 pub struct Progress {
     /// What is being opened.
     pub purpose: Purpose,
-    /// Who has answered.
+    /// How many have answered.
+    pub count: u8,
+    /// Who has answered; told to those only who have answered themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answered: Vec<Name>,
     /// How many have to.
     pub threshold: u8,
@@ -77,19 +88,19 @@ pub enum Refusal {
     #[error(transparent)]
     Answer(#[from] AnswerError),
     /// See the text.
-    #[error("{name}'s answer is for another start of the box; answer what it shows now")]
+    #[error("somebody who calls themselves {name} has answered another start of the box; answer what it shows now")]
     OtherBoot {
         /// Who is said to have answered.
         name: Name,
     },
     /// See the text.
-    #[error("{name}'s answer is to another token than the one that the box has; fetch its token anew")]
+    #[error("somebody who calls themselves {name} has answered to another token than the one that the box has")]
     OtherToken {
         /// Who is said to have answered.
         name: Name,
     },
     /// See the text.
-    #[error("nobody called {name} holds a share for {}", .purpose.name())]
+    #[error("somebody calls themselves {name}, and nobody of that name holds a share for {}", .purpose.name())]
     NoSuchHolder {
         /// Who is said to have answered.
         name: Name,
@@ -97,7 +108,7 @@ pub enum Refusal {
         purpose: Purpose,
     },
     /// See the text.
-    #[error("{name}'s share is not the one that they were given for {}", .purpose.name())]
+    #[error("somebody who calls themselves {name} has sent a share that is not the one which {name} was given for {}", .purpose.name())]
     WrongShare {
         /// Whose.
         name: Name,
@@ -109,7 +120,7 @@ pub enum Refusal {
 impl Unseal {
     /// A box that has just started and found `token` beside its volume.
     pub fn begin(token: Token, cause: Cause, random: &mut dyn Random) -> Self {
-        let answer_key = x25519::Identity::generate();
+        let answer_key = Box::new(x25519::Identity::generate());
         let offer =
             Offer { token: token.sum(), boot: BootId::new(random), answer_to: Recipient::of(&answer_key), cause };
         Self { token, offer, answer_key, counted: Vec::new() }
@@ -131,15 +142,17 @@ impl Unseal {
     #[must_use]
     pub fn progress(&self, purpose: Purpose) -> Option<Progress> {
         let threshold = self.token.shares(purpose)?.threshold;
-        let answered = self.of(purpose).map(|counted| counted.witness.name.clone()).collect();
-        Some(Progress { purpose, answered, threshold })
+        let answered: Vec<Name> = self.of(purpose).map(|counted| counted.witness.name.clone()).collect();
+        let count = u8::try_from(answered.len()).unwrap_or(u8::MAX);
+        Some(Progress { purpose, count, answered, threshold })
     }
 
-    /// Counts the answer in `file`, if it is one.
+    /// Counts the answer in `file`, if it is one. `now` counts from any moment, and never back.
     ///
     /// # Errors
     /// It does not count, and nothing has changed.
-    pub fn take(&mut self, file: &[u8]) -> Result<Counts, Refusal> {
+    pub fn take(&mut self, file: &[u8], now: Duration) -> Result<Counts, Refusal> {
+        self.forget_old(now);
         let Answer { token, boot, held, grade, reason } = Answer::open(file, &self.answer_key)?;
         let (name, purpose) = (held.name.clone(), held.purpose);
         if boot != self.offer.boot {
@@ -158,7 +171,11 @@ impl Unseal {
         }
         let is_again = self.of(purpose).any(|counted| counted.witness.name == name);
         if !is_again {
-            self.counted.push(Counted { witness: Witness { name, purpose, grade, reason }, share: held.share });
+            self.counted.push(Counted {
+                witness: Witness { name, purpose, grade, reason },
+                share: held.share,
+                since: now,
+            });
         }
         let progress = self.progress(purpose).ok_or(AnswerError::Form)?;
         if progress.answered.len() < usize::from(threshold) {
@@ -172,6 +189,11 @@ impl Unseal {
             Vec::into_iter(used).map(|one: Counted| (one.witness, one.share)).unzip();
         let secret = combine(&shares, threshold).map_err(|_| AnswerError::Form)?;
         Ok(Counts::Enough(Opening { purpose, secret, witnesses }))
+    }
+
+    /// Forgets answers that were given too long ago.
+    pub fn forget_old(&mut self, now: Duration) {
+        self.counted.retain(|counted| now.saturating_sub(counted.since) < GOOD_FOR);
     }
 
     fn of(&self, purpose: Purpose) -> impl Iterator<Item = &Counted> {

@@ -66,6 +66,8 @@ pub enum Reply {
     },
     /// The response was right, and what it was for is done.
     Done,
+    /// It counts, and what it was for could not be done: nothing has changed. The box's journal says why.
+    Failed,
     /// It does not count. Why is told to the box's journal, and to nobody who asks from outside.
     Refused,
 }
@@ -89,6 +91,16 @@ pub struct State {
     /// Who has proved lately that they hold their key. Known while it is open.
     #[serde(default)]
     pub possession: Vec<Proven>,
+}
+
+impl State {
+    /// What anybody may know: how many have answered, and not who; and nothing of who holds their key still.
+    #[must_use]
+    pub fn for_strangers(mut self) -> Self {
+        self.progress.iter_mut().for_each(|progress| progress.answered.clear());
+        self.possession.clear();
+        self
+    }
 }
 
 /// Whether a box is open.

@@ -2,11 +2,11 @@
 //! holds nothing: no share, no key but that of its own TLS, no disk. What comes is handed to the opener, and what the opener says is
 //! handed out.
 //!
-//! A client gets one request a connection and one connection an address at a time (an IPv6 network of 64 bits counts as one); whatever
-//! the reply is, it comes at the same time after the request, so that nobody learns from the clock what they are not told.
+//! A client gets one request a connection, an address and a network have so many connections at a time, and whatever the reply is, it
+//! comes at the same time after the request, so that nobody learns from the clock what they are not told.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +37,10 @@ pub const LARGEST_REQUEST: usize = 64 << 10;
 const SLOT: Duration = Duration::from_millis(500);
 /// Connections in all.
 const MOST: usize = 1024;
-/// Connections of one address.
-const SHARE: u32 = 1;
+/// Connections of one address: custodians may sit behind one.
+const SHARE: u32 = 4;
+/// Of one network of a provider's customer: 48 bits of IPv6, 24 of IPv4.
+const SHARE_OF_A_NETWORK: u32 = 16;
 /// Requests that the opener is asked at the same time; it takes more, so that the console has room.
 const ASKED_AT_ONCE: usize = 16;
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -62,7 +64,9 @@ pub struct Door {
     tls: TlsAcceptor,
     opener: PathBuf,
     guests: Arc<Guests>,
-    asking: Semaphore,
+    /// The same guests, by the network that a provider gives to one machine.
+    networks: Arc<Guests>,
+    asking: Arc<Semaphore>,
 }
 
 /// Why a door cannot be opened.
@@ -110,7 +114,13 @@ impl Door {
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let tls = TlsAcceptor::from(Arc::new(config));
-        Ok(Arc::new(Self { tls, opener, guests: Arc::default(), asking: Semaphore::new(ASKED_AT_ONCE) }))
+        Ok(Arc::new(Self {
+            tls,
+            opener,
+            guests: Arc::default(),
+            networks: Arc::default(),
+            asking: Arc::new(Semaphore::new(ASKED_AT_ONCE)),
+        }))
     }
 
     /// For ever.
@@ -120,10 +130,13 @@ impl Door {
                 Ok((stream, address)) => {
                     // Whoever has their share is closed on at once.
                     let Ok(seat) = self.guests.seat(address.ip(), MOST, SHARE) else { continue };
+                    let Ok(network) = self.networks.seat(network(address.ip()), MOST, SHARE_OF_A_NETWORK) else {
+                        continue;
+                    };
                     let door = Arc::clone(&self);
                     tokio::spawn(async move {
                         let _ = timeout(LIFE, door.welcome(stream, address)).await;
-                        drop(seat);
+                        drop((seat, network));
                     });
                 }
                 Err(error) => {
@@ -167,10 +180,17 @@ impl Door {
     }
 
     async fn ask(&self, request: Request) -> Option<Reply> {
-        let _turn = self.asking.acquire().await.ok()?;
+        let turn = Arc::clone(&self.asking).acquire_owned().await.ok()?;
         let opener = self.opener.clone();
-        let asked = tokio::task::spawn_blocking(move || line::ask(&opener, &request, ANSWER)).await;
-        match asked {
+        let asked = tokio::task::spawn_blocking(move || {
+            let reply = line::ask(&opener, &request, ANSWER);
+            // Also where whoever asked has gone meanwhile.
+            drop(turn);
+            reply
+        });
+        match asked.await {
+            // Who has answered and who has not is nobody's business but the custodians'.
+            Ok(Ok(Reply::State(state))) => Some(Reply::State(Box::new(state.for_strangers()))),
             Ok(Ok(reply)) => Some(reply),
             Ok(Err(error)) => {
                 log::error!("{error}");
@@ -194,6 +214,14 @@ async fn request_of(call: Call<Incoming>) -> Result<Request, StatusCode> {
             serde_json::from_slice(&body.to_bytes()).map_err(|_| StatusCode::BAD_REQUEST)
         }
         _ => Err(StatusCode::METHOD_NOT_ALLOWED),
+    }
+}
+
+/// The network of `address` that one customer of a provider has.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & !0xff)),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> 48))),
     }
 }
 

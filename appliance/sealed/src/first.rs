@@ -77,7 +77,12 @@ fn give_with(
     let Made { token, opening, recovery } = Token::make(set, &id, EPOCH, random)?;
     for (purpose, secret) in [(Purpose::Opening, Some(&opening)), (Purpose::Recovery, recovery.as_ref())] {
         if let Some(secret) = secret {
-            volume.add(first, &passphrase(secret, None, purpose, &id, EPOCH), slot(purpose))?;
+            let passphrase = passphrase(secret, None, purpose, &id, EPOCH);
+            volume.add(first, &passphrase, slot(purpose))?;
+            // Tried before the only other way in is taken away.
+            if !volume.is_opened_by(&passphrase, slot(purpose))? {
+                return Err(VolumeError::WrongPassphrase.into());
+            }
         }
     }
     let path = boot.join(TOKEN);

@@ -1,11 +1,10 @@
 //! The opener: does what the keeper of the seal says, and tells it how that went.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use postkeep_keys::keeper::{Act, Handled, Keeper};
@@ -15,6 +14,7 @@ use postkeep_keys::wire::{Reply, Request};
 use postkeep_keys::{LARGEST_TOKEN, Name, System, Token, TokenError, passphrase};
 
 use crate::cause::{Last, cause, leave};
+use crate::first::slot;
 use crate::volume::Volume;
 
 /// On the boot partition: who opens the volume.
@@ -22,6 +22,8 @@ pub const TOKEN: &str = "postkeep/token";
 /// On the data volume: who has proved lately that they can.
 pub const POSSESSION: &str = "keys/possession.json";
 const LARGEST_POSSESSION: u64 = 64 << 10;
+/// Refusals are told no more often.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Ends what uses the volume, and closes it.
 const SEAL: &str = "postkeep-seal.target";
 
@@ -44,6 +46,16 @@ pub struct Opener {
     began: Instant,
     /// Held while a request is decided: each sees what all before it have led to. Nothing slow happens meanwhile.
     keeper: Mutex<Keeper>,
+    /// Held while the file is read, changed and written: no proof is lost to another.
+    possession: Mutex<()>,
+    refusals: Mutex<Refusals>,
+}
+
+/// Refusals since they were told: anybody can cause them, and the journal must not be filled by them.
+#[derive(Default)]
+struct Refusals {
+    told: Option<Instant>,
+    count: u64,
 }
 
 /// Why there is nothing to keep.
@@ -68,11 +80,12 @@ pub enum OpenerError {
 }
 
 impl Opener {
-    /// That of a box which has just started; nothing, if it has no token: then no custodians open it.
+    /// That of a box which has started, sealed or, where this program was started again, open; nothing, if it has no token: then no
+    /// custodians open it.
     ///
     /// # Errors
     /// There is a token that cannot be used.
-    pub fn sealed(place: Place) -> Result<Option<Arc<Self>>, OpenerError> {
+    pub fn start(place: Place) -> Result<Option<Arc<Self>>, OpenerError> {
         let path = place.boot.join(TOKEN);
         // One more, so that a file that is too large is seen to be.
         let note = match postkeep_files::beginning(&path, LARGEST_TOKEN as u64 + 1) {
@@ -82,9 +95,20 @@ impl Opener {
         };
         // Whether it is the right one the volume says: a token that somebody has laid there has no shares that open it.
         let token = Token::unverified(&note).map_err(|error| OpenerError::Token { path, error })?;
-        let cause = cause(&place.boot);
-        let keeper = Keeper::sealed(String::from_utf8_lossy(&note).into_owned(), token, cause, &mut System);
-        Ok(Some(Arc::new(Self { place, began: Instant::now(), keeper: Mutex::new(keeper) })))
+        let note = String::from_utf8_lossy(&note).into_owned();
+        // An opener that was started again beside an open volume: it can be sealed, and must not ask for shares.
+        let keeper = if place.volume.is_open() {
+            Keeper::open(note, token)
+        } else {
+            Keeper::sealed(note, token, cause(&place.boot), &mut System)
+        };
+        Ok(Some(Arc::new(Self {
+            place,
+            began: Instant::now(),
+            keeper: Mutex::new(keeper),
+            possession: Mutex::default(),
+            refusals: Mutex::default(),
+        })))
     }
 
     /// Handles what somebody asks.
@@ -92,33 +116,63 @@ impl Opener {
         let possession = if matches!(request, Request::State) { self.possession() } else { Vec::new() };
         let Handled { reply, act, told } =
             self.keeper().handle(request, &possession, self.began.elapsed(), &mut System);
-        if let Some(told) = told {
-            log::info!("{told}");
+        match told {
+            Some(told) if reply == Reply::Refused => self.tell_refusal(&told),
+            Some(told) => log::info!("{told}"),
+            None => {}
         }
         match act {
-            None => {}
-            // Whoever has answered last hears at once that it is opened, and not after it.
+            None => reply,
             Some(Act::Open(opening)) => {
+                // Whoever has answered last hears at once that it is opened, and not after it.
                 let opener = Arc::clone(self);
-                std::thread::spawn(move || opener.open(&opening));
-            }
-            Some(Act::Seal(name)) => self.seal(&name),
-            Some(Act::Prove(name)) => {
-                if let Err(error) = self.prove(&name) {
-                    log::error!("that {name} has proved possession cannot be written down: {error}");
+                let began = std::thread::Builder::new().spawn(move || opener.open(&opening));
+                if let Err(error) = began {
+                    log::error!("enough have answered, and nothing can be started to open the volume: {error}");
+                    self.keeper().did_not_open(&mut System);
+                    return Reply::Refused;
                 }
+                reply
+            }
+            Some(Act::Seal(name)) => {
+                self.done(&format!("{name} wants the box sealed"), self.seal(), Keeper::did_not_seal)
+            }
+            Some(Act::Prove(name)) => self.done(&format!("{name} has proved possession"), self.prove(&name), |_| ()),
+        }
+    }
+
+    /// Says that it is done only where it is.
+    fn done(&self, what: &str, result: io::Result<()>, undo: impl Fn(&mut Keeper)) -> Reply {
+        match result {
+            Ok(()) => Reply::Done,
+            Err(error) => {
+                log::error!("{what}, and that failed: {error}");
+                undo(&mut self.keeper());
+                Reply::Failed
             }
         }
-        reply
+    }
+
+    fn tell_refusal(&self, why: &str) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.count += 1;
+        if refusals.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+            let count = std::mem::take(&mut refusals.count);
+            refusals.told = Some(Instant::now());
+            drop(refusals);
+            log::warn!("refused: {why} ({count} refused since the last such line)");
+        }
     }
 
     fn open(&self, opening: &Opening) {
+        // Also where this thread falls over on the way.
+        let unless_open = NotOpen(self);
         let (volume, epoch) = {
             let keeper = self.keeper();
             (keeper.token().volume.clone(), keeper.token().epoch)
         };
         let passphrase = passphrase(&opening.secret, None, opening.purpose, &volume, epoch);
-        match self.place.volume.open(&passphrase) {
+        match self.place.volume.open(&volume, &passphrase, slot(opening.purpose)) {
             Ok(()) => {
                 // Before anybody makes use of it: a cut from now on is one.
                 if let Err(error) = leave(&self.place.boot, Last::Open) {
@@ -128,19 +182,21 @@ impl Opener {
                 log::info!("the data volume is open");
             }
             Err(error) => {
-                self.keeper().did_not_open();
-                log::error!("enough have answered, and the volume does not open: {error}; they may answer once more");
+                log::error!(
+                    "enough have answered, and the volume does not open: {error}; they may answer what it offers now"
+                );
             }
         }
+        drop(unless_open);
     }
 
-    fn seal(&self, name: &Name) {
+    fn seal(&self) -> io::Result<()> {
         // It ends this program's own use of the volume as well: nobody waits for it here.
-        let started = Command::new(&self.place.systemctl).args(["--no-block", "start", SEAL]).status();
-        match started {
-            Ok(status) if status.success() => {}
-            Ok(status) => log::error!("{name} wants the box sealed, and systemctl start {SEAL} ended with {status}"),
-            Err(error) => log::error!("{name} wants the box sealed, and systemctl cannot be run: {error}"),
+        let status = Command::new(&self.place.systemctl).args(["--no-block", "start", SEAL]).status()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("systemctl start {SEAL} ended with {status}")))
         }
     }
 
@@ -152,32 +208,40 @@ impl Opener {
 
     fn prove(&self, name: &Name) -> io::Result<()> {
         let token = self.keeper().token().clone();
+        let path = self.place.data.join(POSSESSION);
+        // The folder is made with the volume. Where it is missing the volume is not mounted yet, and what is written would vanish.
+        let _one_at_a_time = self.possession.lock().unwrap_or_else(PoisonError::into_inner);
         let mut possession = self.read_possession(&token);
         possession.prove(name, Timestamp::now());
-        let path = self.place.data.join(POSSESSION);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
         postkeep_files::replace(&path, &serde_json::to_vec_pretty(&possession)?)
     }
 
-    /// What is written there; for other shares, or where nothing is, what is true of new ones.
+    /// What is written there; of other shares, or where nothing can be read, nothing is proven.
     fn read_possession(&self, token: &Token) -> Possession {
         let path: &Path = &self.place.data.join(POSSESSION);
         let read = postkeep_files::beginning(path, LARGEST_POSSESSION).ok();
         let read = read.and_then(|text| serde_json::from_slice::<Possession>(&text).ok());
-        read.filter(|possession| possession.is_of(token)).unwrap_or_else(|| Possession::new(token, Timestamp::now()))
+        read.filter(|possession| possession.is_of(token)).unwrap_or_else(|| Possession::new(token))
     }
 
     fn keeper(&self) -> MutexGuard<'_, Keeper> {
-        // A thread that fell over has decided nothing: each change of the keeper is the last thing that a request does.
+        // Each change of the keeper's state is the last thing that it does: a thread that fell over has left it as it was.
         self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives the box back to its custodians when it is dropped and the volume was not opened.
+struct NotOpen<'a>(&'a Opener);
+
+impl Drop for NotOpen<'_> {
+    fn drop(&mut self) {
+        self.0.keeper().did_not_open(&mut System);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::fs;
 
     use age::x25519::Identity;
     use postkeep_keys::challenge::{Asked, respond};
@@ -186,6 +250,12 @@ mod tests {
     use postkeep_notes::SignerKey;
 
     use super::*;
+
+    const VOLUME: &str = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed";
+    const HEADER: &str = r#"{
+        "keyslots": {"1": {"type": "luks2", "key_size": 64, "area": {"type": "raw", "encryption": "aes-xts-plain64", "key_size": 64}}},
+        "segments": {"0": {"type": "crypt", "encryption": "aes-xts-plain64"}}
+    }"#;
 
     struct Laid {
         folder: tempfile::TempDir,
@@ -202,21 +272,26 @@ mod tests {
             recipients: vec![Recipient::of(key)],
         };
         let set = KeySet { threshold: 2, custodians: keys.iter().enumerate().map(custodian).collect(), recovery: None };
-        let volume = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed".parse().unwrap();
+        let volume = VOLUME.parse().unwrap();
         let made = Token::make(&set, &volume, 1, &mut System).unwrap();
         let box_key = SignerKey::generate("box.example").unwrap();
         fs::create_dir(folder.path().join("postkeep")).unwrap();
         fs::write(folder.path().join(TOKEN), made.token.sign(&box_key).unwrap()).unwrap();
+        fs::create_dir_all(folder.path().join("data/keys")).unwrap();
+        fs::write(folder.path().join("header"), HEADER).unwrap();
         for name in ["cryptsetup", "systemctl"] {
             let program = folder.path().join(name);
             let text = format!(
-                "#!/bin/sh\necho \"$@\" >>{0}.asked\ncat >>{0}.input\ncat {0}.status 2>/dev/null >&2 && exit 2\nexit 0\n",
-                program.display()
+                "#!/bin/sh\necho \"$@\" >>{0}.asked\n\
+                 case $1 in luksDump) exec cat {1}/header;; luksUUID) echo {VOLUME}; exit;; open) cat >>{0}.input;; esac\n\
+                 ! cat {0}.status >&2 2>/dev/null || exit 2\n",
+                program.display(),
+                folder.path().display()
             );
             fs::write(&program, text).unwrap();
             fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         }
-        let opener = Opener::sealed(place(folder.path())).unwrap().unwrap();
+        let opener = Opener::start(place(folder.path())).unwrap().unwrap();
         (Laid { folder, keys, made }, opener)
     }
 
@@ -225,6 +300,7 @@ mod tests {
             device: "/dev/postkeep-data".into(),
             name: "postkeep-data".to_owned(),
             program: folder.join("cryptsetup"),
+            mapper: folder.join("mapper"),
         };
         Place { boot: folder.to_owned(), data: folder.join("data"), volume, systemctl: folder.join("systemctl") }
     }
@@ -266,10 +342,9 @@ mod tests {
         assert_eq!(laid.answer(&opener, 0), Reply::Opens);
         until(&opener, Seal::Open);
         let asked = String::from_utf8(laid.file("cryptsetup.asked")).unwrap();
-        assert!(
-            asked.starts_with("open --type=luks2") && asked.trim_end().ends_with("/dev/postkeep-data postkeep-data"),
-            "{asked}"
-        );
+        let open = asked.lines().last().unwrap();
+        assert!(open.starts_with("open --type=luks2") && open.ends_with("/dev/postkeep-data postkeep-data"), "{asked}");
+        assert!(open.contains("--key-slot=1") && open.contains("--disable-external-tokens"), "{asked}");
         let wanted = passphrase(&laid.made.opening, None, postkeep_keys::Purpose::Opening, &laid.made.token.volume, 1);
         assert_eq!(laid.file("cryptsetup.input"), wanted.expose());
         assert_eq!(cause(laid.folder.path()), postkeep_keys::Cause::Unclean, "should its power go now");
@@ -307,19 +382,56 @@ mod tests {
         assert_eq!(done(Asked::Possession), Reply::Done);
         let possession = state(&opener).possession;
         assert!(possession[2].last.is_some() && possession[1].last.is_none(), "{possession:?}");
-        assert_eq!(done(Asked::Seal), Reply::Done);
-        assert_eq!(laid.file("systemctl.asked"), b"--no-block start postkeep-seal.target\n");
-        assert_eq!(state(&opener).seal, Seal::Sealing);
+        // What cannot be done is not said to be done, and can be tried again.
+        fs::write(laid.folder.path().join("systemctl.status"), "no such unit").unwrap();
+        assert_eq!(done(Asked::Seal), Reply::Failed);
+        assert_eq!(state(&opener).seal, Seal::Open);
+        fs::remove_file(laid.folder.path().join("systemctl.status")).unwrap();
+        fs::rename(laid.folder.path().join("data"), laid.folder.path().join("away")).unwrap();
+        assert_eq!(done(Asked::Possession), Reply::Failed);
+        fs::rename(laid.folder.path().join("away"), laid.folder.path().join("data")).unwrap();
+        for _ in 0..2 {
+            assert_eq!(done(Asked::Seal), Reply::Done);
+            assert_eq!(state(&opener).seal, Seal::Sealing);
+        }
+        let order = "--no-block start postkeep-seal.target\n";
+        assert_eq!(laid.file("systemctl.asked"), order.repeat(3).as_bytes());
+    }
+
+    #[test]
+    fn a_volume_that_somebody_has_exchanged_is_not_opened() {
+        let (laid, opener) = laid();
+        let header = HEADER.replace(
+            "{\"type\": \"raw\", \"encryption\": \"aes-xts-plain64\"",
+            "{\"type\": \"raw\", \"encryption\": \"cipher_null-ecb\"",
+        );
+        assert_ne!(header, HEADER);
+        fs::write(laid.folder.path().join("header"), header).unwrap();
+        laid.answer(&opener, 0);
+        assert_eq!(laid.answer(&opener, 1), Reply::Opens);
+        until(&opener, Seal::Sealed);
+        assert!(!String::from_utf8(laid.file("cryptsetup.asked")).unwrap().contains("open --type"));
+        assert!(laid.file("cryptsetup.input").is_empty(), "the passphrase was shown to nobody");
+    }
+
+    #[test]
+    fn an_opener_that_is_started_again_beside_an_open_volume_knows_that_it_is_open() {
+        let (laid, _) = laid();
+        fs::create_dir(laid.folder.path().join("mapper")).unwrap();
+        fs::write(laid.folder.path().join("mapper/postkeep-data"), "").unwrap();
+        let opener = Opener::start(place(laid.folder.path())).unwrap().unwrap();
+        assert_eq!(state(&opener).seal, Seal::Open);
+        assert!(state(&opener).offer.is_none());
     }
 
     #[test]
     fn a_box_without_a_token_has_nothing_to_keep_and_a_damaged_one_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(Opener::sealed(place(folder.path())).unwrap().is_none());
+        assert!(Opener::start(place(folder.path())).unwrap().is_none());
         fs::create_dir(folder.path().join("postkeep")).unwrap();
         for damaged in [&b""[..], b"rubbish", &[0xff; 100], &vec![b'a'; LARGEST_TOKEN + 10]] {
             fs::write(folder.path().join(TOKEN), damaged).unwrap();
-            let error = Opener::sealed(place(folder.path())).err().unwrap().to_string();
+            let error = Opener::start(place(folder.path())).err().unwrap().to_string();
             assert!(error.contains("postkeep/token") && error.contains("put back a copy"), "{error}");
         }
     }

@@ -7,11 +7,14 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use postkeep_keys::{SECRET, Secret, VolumeId};
+use serde_json::Value;
 
 /// cryptsetup(8): the passphrase is none of the volume's.
 const WRONG_PASSPHRASE: i32 = 2;
 /// The fewest that LUKS2 takes: what is stretched has 256 bits already.
 const ITERATIONS: &str = "1000";
+/// In seconds; opening takes less than one.
+const LONGEST_RUN: &str = "60";
 /// What of a program's words is told on.
 const MOST_WORDS: usize = 300;
 
@@ -24,6 +27,8 @@ pub struct Volume {
     pub name: String,
     /// cryptsetup.
     pub program: PathBuf,
+    /// Where open volumes appear: /dev/mapper.
+    pub mapper: PathBuf,
 }
 
 /// Why a volume was not opened or changed.
@@ -43,9 +48,46 @@ pub enum VolumeError {
     /// See the text.
     #[error("cryptsetup failed: {0}")]
     Failed(String),
+    /// See the text.
+    #[error("the volume is not as this box made it, and is not opened: {0}; somebody may have exchanged it")]
+    Strange(String),
+}
+
+/// How all volumes of a box are encrypted, and the slots that open them.
+const CIPHER: &str = "aes-xts-plain64";
+/// Octets of the key that CIPHER takes: AES-256, twice.
+const KEY_SIZE: u64 = 64;
+
+/// Says what is wrong with a header (LUKS2 On-Disk Format Specification 1.1.1, 3) that is to be opened by `slot`.
+fn check(json: &str, slot: u32) -> Result<(), String> {
+    let header: Value = serde_json::from_str(json).map_err(|error| format!("its header cannot be read: {error}"))?;
+    let all = |of: &str| header[of].as_object().cloned().unwrap_or_default();
+    let is = |value: &Value, wanted: &str| value.as_str() == Some(wanted);
+    let segments = all("segments");
+    if segments.len() != 1 || !segments.values().all(|one| is(&one["type"], "crypt") && is(&one["encryption"], CIPHER))
+    {
+        return Err(format!("its content is not encrypted by {CIPHER} alone"));
+    }
+    let slots = all("keyslots");
+    let Some(ours) = slots.get(&slot.to_string()) else { return Err(format!("it has no slot {slot}")) };
+    let is_ours = is(&ours["type"], "luks2")
+        && ours["key_size"].as_u64() == Some(KEY_SIZE)
+        && is(&ours["area"]["type"], "raw")
+        && is(&ours["area"]["encryption"], CIPHER)
+        && ours["area"]["key_size"].as_u64() == Some(KEY_SIZE);
+    if !is_ours {
+        return Err(format!("its slot {slot} is not kept by {CIPHER}"));
+    }
+    Ok(())
 }
 
 impl Volume {
+    /// Whether it is open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.mapper.join(&self.name).exists()
+    }
+
     /// Its UUID.
     ///
     /// # Errors
@@ -55,13 +97,14 @@ impl Volume {
         told.trim().parse().map_err(VolumeError::Failed)
     }
 
-    /// Whether `passphrase` opens it; nothing is opened.
+    /// Whether `passphrase` opens its `slot`; nothing is opened.
     ///
     /// # Errors
-    /// The volume is damaged.
-    pub fn is_opened_by(&self, passphrase: &Secret) -> Result<bool, VolumeError> {
+    /// The volume is damaged, or has no such slot.
+    pub fn is_opened_by(&self, passphrase: &Secret, slot: u32) -> Result<bool, VolumeError> {
+        let slot = format!("--key-slot={slot}");
         let arguments =
-            ["open", "--test-passphrase", "--type=luks2", "--key-file=-", "--keyfile-size=32"].map(OsStr::new);
+            ["open", "--test-passphrase", "--type=luks2", &slot, "--key-file=-", "--keyfile-size=32"].map(OsStr::new);
         match self.run(&[&arguments[..], &[self.device.as_os_str()]].concat(), &[passphrase]) {
             Ok(_) => Ok(true),
             Err(VolumeError::WrongPassphrase) => Ok(false),
@@ -69,13 +112,29 @@ impl Volume {
         }
     }
 
-    /// Opens it with `passphrase`.
+    /// Opens it with `passphrase`, which belongs to `slot`. Whoever has the disk may have written its header: one that any passphrase or
+    /// a token of its own would open, or whose content would not be encrypted as ours is, is refused before.
     ///
     /// # Errors
-    /// The passphrase is wrong, or the volume is damaged.
-    pub fn open(&self, passphrase: &Secret) -> Result<(), VolumeError> {
-        let arguments =
-            ["open", "--type=luks2", "--allow-discards", "--key-file=-", "--keyfile-size=32"].map(OsStr::new);
+    /// The passphrase is wrong, or the volume is damaged or not as it was made.
+    pub fn open(&self, id: &VolumeId, passphrase: &Secret, slot: u32) -> Result<(), VolumeError> {
+        let dump = ["luksDump", "--dump-json-metadata"].map(OsStr::new);
+        let header = self.run(&[&dump[..], &[self.device.as_os_str()]].concat(), &[])?;
+        check(&header, slot).map_err(VolumeError::Strange)?;
+        if self.id()? != *id {
+            return Err(VolumeError::Strange("its UUID is not the one in the token".to_owned()));
+        }
+        let slot = format!("--key-slot={slot}");
+        let arguments = [
+            "open",
+            "--type=luks2",
+            "--allow-discards",
+            "--disable-external-tokens",
+            &slot,
+            "--key-file=-",
+            "--keyfile-size=32",
+        ]
+        .map(OsStr::new);
         let operands = [self.device.as_os_str(), OsStr::new(&self.name)];
         self.run(&[&arguments[..], &operands].concat(), &[passphrase]).map(drop)
     }
@@ -121,7 +180,10 @@ impl Volume {
 
     fn run(&self, arguments: &[&OsStr], secrets: &[&Secret]) -> Result<String, VolumeError> {
         let cannot_run = |error| VolumeError::CannotRun { program: self.program.clone(), error };
-        let mut child = Command::new(&self.program)
+        // A disk that does not answer must not keep the box from being asked again.
+        let mut child = Command::new("timeout")
+            .args(["--kill-after=5", LONGEST_RUN])
+            .arg(&self.program)
             .args(arguments)
             .stdin(if secrets.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
@@ -142,6 +204,51 @@ impl Volume {
                 let words: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(MOST_WORDS).collect();
                 Err(VolumeError::Failed(format!("{}: {words}", output.status)))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As cryptsetup 2.7.5 writes it, shortened.
+    const HEADER: &str = r#"{
+        "keyslots": {"1": {"type": "luks2", "key_size": 64, "area": {"type": "raw", "encryption": "aes-xts-plain64", "key_size": 64}}},
+        "tokens": {}, "digests": {},
+        "segments": {"0": {"type": "crypt", "encryption": "aes-xts-plain64", "sector_size": 4096}}
+    }"#;
+
+    #[test]
+    fn a_header_that_somebody_else_has_written_is_refused() {
+        check(HEADER, 1).unwrap();
+        assert!(check(HEADER, 0).unwrap_err().contains("no slot 0"));
+        for (from, to, said) in [
+            (
+                "\"encryption\": \"aes-xts-plain64\", \"key_size\"",
+                "\"encryption\": \"cipher_null-ecb\", \"key_size\"",
+                "slot 1",
+            ),
+            ("\"key_size\": 64, \"area\"", "\"key_size\": 32, \"area\"", "slot 1"),
+            (
+                "\"crypt\", \"encryption\": \"aes-xts-plain64\"",
+                "\"crypt\", \"encryption\": \"cipher_null-ecb\"",
+                "its content",
+            ),
+            ("\"crypt\"", "\"linear\"", "its content"),
+            (
+                "\"segments\": {",
+                "\"segments\": {\"1\": {\"type\": \"crypt\", \"encryption\": \"aes-xts-plain64\"}, ",
+                "its content",
+            ),
+        ] {
+            let changed = HEADER.replacen(from, to, 1);
+            assert_ne!(changed, HEADER, "{from}");
+            let error = check(&changed, 1).unwrap_err();
+            assert!(error.contains(said), "{to}: {error}");
+        }
+        for nonsense in ["", "[]", "{\"keyslots\":3}"] {
+            assert!(check(nonsense, 1).is_err());
         }
     }
 }

@@ -47,8 +47,11 @@ impl SshEd25519 {
         let ephemeral = StaticSecret::random_from_rng(rand_core::OsRng);
         let public = PublicKey::from(&ephemeral);
         let tweak = StaticSecret::from(hkdf(&self.wire, LABEL, &[]));
-        let exchanged = ephemeral.diffie_hellman(&PublicKey::from(self.point));
-        let exchanged = tweak.diffie_hellman(&PublicKey::from(*exchanged.as_bytes()));
+        // With the tweak, which everybody knows, the first exchange is as good as the second: both are overwritten.
+        let first = ephemeral.diffie_hellman(&PublicKey::from(self.point));
+        let mut point = PublicKey::from(*first.as_bytes());
+        let exchanged = tweak.diffie_hellman(&point);
+        point.zeroize();
         let salt = [*public.as_bytes(), self.point].concat();
         let mut wrapping = hkdf(&salt, LABEL, exchanged.as_bytes());
         let body = aead_encrypt(&wrapping, key.expose_secret());

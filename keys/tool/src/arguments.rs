@@ -15,9 +15,9 @@ What a custodian does, in this order:
                                                           your answer to a box that waits; nobody but that box can read it
   postkeep-keys unseal --token box.token --identity anna.key --offer 'postkeep-offer-1:…' --reason 'no network'
                                                           the same as a text, to be carried to its console
-  postkeep-keys prove --box mail-1.example.com:8444 --identity anna.key --name anna
+  postkeep-keys prove --box mail-1.example.com:8444 --token box.token --identity anna.key --name anna
                                                           once a quarter: that you still hold your key
-  postkeep-keys seal --box mail-1.example.com:8444 --identity anna.key --name anna
+  postkeep-keys seal --box mail-1.example.com:8444 --token box.token --identity anna.key --name anna
                                                           closes the box now; it takes a quorum to open it again
 
 Nothing that these commands print is secret, but for what `paper` prints.
@@ -107,23 +107,15 @@ pub(crate) enum Command {
     Prove {
         #[command(flatten)]
         at: At,
-        /// The file with your key.
-        #[arg(long, value_name = "FILE")]
-        identity: PathBuf,
-        /// What you are called in the token.
-        #[arg(long, value_name = "NAME")]
-        name: Name,
+        #[command(flatten)]
+        member: Member,
     },
     /// Seals a box now. Any one custodian may: mail stops, and the volume is closed. It takes a quorum to open it again.
     Seal {
         #[command(flatten)]
         at: At,
-        /// The file with your key.
-        #[arg(long, value_name = "FILE")]
-        identity: PathBuf,
-        /// What you are called in the token.
-        #[arg(long, value_name = "NAME")]
-        name: Name,
+        #[command(flatten)]
+        member: Member,
     },
 }
 
@@ -136,6 +128,22 @@ pub(crate) struct At {
     /// The sum of its certificate, as its console shows it; without it, the one that it shows is believed and printed.
     #[arg(long, value_name = "SUM")]
     pub(crate) certificate: Option<Sum>,
+}
+
+/// Somebody who is in a token.
+#[derive(Debug, Args)]
+pub(crate) struct Member {
+    /// The token of the box.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token: PathBuf,
+    #[command(flatten)]
+    pub(crate) trust: Trust,
+    /// The file with your key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: PathBuf,
+    /// What you are called in the token.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Name,
 }
 
 /// Where an answer goes.
@@ -155,7 +163,8 @@ pub(crate) struct Way {
 pub(crate) struct To {
     #[command(flatten)]
     pub(crate) way: Way,
-    /// The sum of the box's certificate, as its console shows it.
+    /// The sum of the box's certificate, as its console shows it. Without it you are shown what answers and asked whether that is
+    /// your box: whoever stands in between would get your share.
     #[arg(long, value_name = "SUM", requires = "address")]
     pub(crate) certificate: Option<Sum>,
 }

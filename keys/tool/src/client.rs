@@ -1,5 +1,6 @@
 //! The way to a box's door: one call a connection. Who answers is told by the sum of its certificate, which a box makes anew at each
-//! start: it can be compared with its console. What is secret in an answer does not rely on it.
+//! start, and which can be compared with its console. The answer key comes the same way: without that comparison (or a quote of a
+//! TPM) whoever stands in between gets the share.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -23,12 +23,18 @@ use self::outcome::{Failure, Outcome};
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let json = arguments.json;
-    // A closed pipe is the reader's choice, not our failure.
     match run(arguments.command) {
         Ok(outcome) => {
             let mut out = std::io::stdout().lock();
-            let _ = if json { writeln!(out, "{}", outcome.json) } else { out.write_all(outcome.text.as_bytes()) };
-            ExitCode::SUCCESS
+            let written = if json { writeln!(out, "{}", outcome.json) } else { out.write_all(outcome.text.as_bytes()) };
+            match written.and_then(|()| out.flush()) {
+                // A closed pipe is the reader's choice, not our failure.
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    let _ = writeln!(std::io::stderr().lock(), "error: cannot write the result: {error}");
+                    ExitCode::from(outcome::FAILED)
+                }
+                _ => ExitCode::SUCCESS,
+            }
         }
         Err(Failure { code, why }) => {
             if json {
@@ -49,7 +55,7 @@ fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Unseal { holding, to, reason, paper } => work::unseal(&holding, &to, &reason, paper.as_deref()),
         Command::Token { at, out } => online::token(&at, &out),
         Command::State { at } => online::state(&at),
-        Command::Prove { at, identity, name } => online::respond(&at, Asked::Possession, &identity, &name),
-        Command::Seal { at, identity, name } => online::respond(&at, Asked::Seal, &identity, &name),
+        Command::Prove { at, member } => online::respond(&at, Asked::Possession, &member),
+        Command::Seal { at, member } => online::respond(&at, Asked::Seal, &member),
     }
 }

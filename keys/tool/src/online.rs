@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
+use postkeep_keys::Token;
 use postkeep_keys::challenge::{Asked, respond as answer_to};
 use postkeep_keys::wire::{Reply, Request, Seal, State};
-use postkeep_keys::{Name, Token};
 use serde_json::json;
 
-use crate::arguments::At;
+use crate::arguments::{At, Member};
 use crate::client::Client;
 use crate::identities;
 use crate::outcome::{Failure, Outcome, bad, refused, write_new};
+use crate::work;
 
 pub(crate) fn token(at: &At, out: &Path) -> Result<Outcome, Failure> {
     if out.exists() {
@@ -40,13 +41,8 @@ pub(crate) fn state(at: &At) -> Result<Outcome, Failure> {
         said += &format!("cause        {}\noffer        {offer}\n", offer.cause.name());
     }
     for progress in &state.progress {
-        let names: Vec<&str> = progress.answered.iter().map(Name::as_str).collect();
-        let who = if names.is_empty() { "nobody yet".to_owned() } else { names.join(", ") };
-        said += &format!("{:<12} {} of {}: {who}\n", progress.purpose.name(), names.len(), progress.threshold);
-    }
-    for proven in &state.possession {
-        let last = proven.last.map_or_else(|| "never".to_owned(), |last| format!("{last:.0}"));
-        said += &format!("proven       {:<10} {last}{}\n", proven.name, if proven.is_due { ", due again" } else { "" });
+        said +=
+            &format!("{:<12} {} of {} have answered\n", progress.purpose.name(), progress.count, progress.threshold);
     }
     let certificate = client.certificate();
     if let Some(certificate) = certificate {
@@ -55,9 +51,17 @@ pub(crate) fn state(at: &At) -> Result<Outcome, Failure> {
     Ok(Outcome::new(said, json!({"state": state, "certificate": certificate})))
 }
 
-pub(crate) fn respond(at: &At, asked: Asked, identity: &Path, name: &Name) -> Result<Outcome, Failure> {
+pub(crate) fn respond(at: &At, asked: Asked, member: &Member) -> Result<Outcome, Failure> {
     // Before anything is asked of the box.
-    let identities = identities::open(identity)?;
+    let name = &member.name;
+    let (token, _) = work::token(&member.token, &member.trust)?;
+    let set = token.key_set();
+    let all = set.custodians.iter().chain(set.recovery.iter().flat_map(|set| &set.custodians));
+    if !all.clone().any(|custodian| custodian.name == *name) {
+        let known: Vec<&str> = all.map(|custodian| custodian.name.as_str()).collect();
+        return Err(bad(format!("nobody called {name} is in the token; it names {}", known.join(", "))));
+    }
+    let identities = identities::open(&member.identity)?;
     let identities: Vec<&dyn age::Identity> =
         identities.iter().map(|identity| &**identity as &dyn age::Identity).collect();
     let client = client(at)?;
@@ -66,16 +70,31 @@ pub(crate) fn respond(at: &At, asked: Asked, identity: &Path, name: &Name) -> Re
         Reply::Refused => {
             let state = state_of(&client)?;
             return Err(refused(match state.seal {
-                Seal::Open => format!("the box has no custodian called {name}"),
+                Seal::Open => format!("the box does not know {name}: it has another token than yours"),
                 seal => format!("the box is {}, and asks nothing then", named(seal)),
             }));
         }
         _ => return Err(strange()),
     };
-    let (_, response) = answer_to(question.as_bytes(), asked, &identities).map_err(bad)?;
+    let (question, response) = answer_to(question.as_bytes(), asked, &identities).map_err(bad)?;
+    // Whoever stands in between may hand on the question of another box of ours.
+    if question.volume != token.volume || question.name != *name {
+        return Err(refused(format!(
+            "the question is that of another box (volume {}) to {}, and is not answered: somebody is in between, or the address is wrong",
+            question.volume, question.name
+        )));
+    }
     let said = match (client.ask(&Request::Respond { asked, name: name.clone(), response })?, asked) {
         (Reply::Done, Asked::Possession) => format!("The box has written down that {name} holds their key.\n"),
         (Reply::Done, Asked::Seal) => "The box is being sealed: mail stops, and the volume is closed.\n".to_owned(),
+        (Reply::Failed, Asked::Possession) => {
+            return Err(refused("the box could not write it down; its journal says why. Try again later"));
+        }
+        (Reply::Failed, Asked::Seal) => {
+            return Err(refused(
+                "THE BOX IS NOT SEALED: it could not do it, and its journal says why. Try again, or have it switched off",
+            ));
+        }
         (Reply::Refused, _) => return Err(refused("the box does not count the response; its journal says why")),
         _ => return Err(strange()),
     };

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use postkeep_keys::wire::{Reply, Request};
+use postkeep_keys::wire::{Reply, Request, State};
 use postkeep_keys::{Answer, Grade, Held, KeySet, Name, Offer, Purpose, Recipient, Token, TokenError, envelope, words};
 use postkeep_notes::VerifierKey;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use crate::arguments::{Holding, To, Trust};
 use crate::client::Client;
 use crate::identities::{self, Keeping};
 use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
+use crate::terminal::Terminal;
 use crate::{online, paper};
 
 pub(crate) fn generate(out: &Path, passphrase: bool, guard: Option<&Path>) -> Result<Outcome, Failure> {
@@ -75,8 +76,7 @@ pub(crate) fn paper(holding: &Holding, out: Option<&Path>, check: Option<&Path>)
     let held = from_identity(&token, holding)?;
     let sheet = paper::sheet(&token, &held, Timestamp::now());
     let Some(out) = out else {
-        let words = words::words(&held.share);
-        return Ok(Outcome { text: sheet, json: json!({"name": held.name, "purpose": held.purpose, "words": words}) });
+        return Ok(Outcome { text: sheet, json: json!({"name": held.name, "purpose": held.purpose}) });
     };
     write_new(out, sheet.as_bytes())?;
     let said = format!(
@@ -102,11 +102,17 @@ pub(crate) fn unseal(holding: &Holding, to: &To, reason: &str, paper: Option<&Pa
     let Some(offer) = &state.offer else {
         return Err(refused(format!("the box does not wait to be opened: it is {}", online::named(state.seal))));
     };
+    if to.certificate.is_none() {
+        confirm(&client, &state, offer)?;
+    }
     let (held, answer) = answer(&token, holding, offer, reason, paper)?;
     let (said, is_open) = match client.ask(&Request::Answer { answer })? {
         Reply::Counted { progress } => {
             let names: Vec<&str> = progress.answered.iter().map(Name::as_str).collect();
-            (format!("Your answer counts: {} of {} ({}).\n", names.len(), progress.threshold, names.join(", ")), false)
+            (
+                format!("Your answer counts: {} of {} ({}).\n", progress.count, progress.threshold, names.join(", ")),
+                false,
+            )
         }
         Reply::Opens => ("Your answer counts, and is the last that was needed: the box opens.\n".to_owned(), true),
         _ => return Err(refused("the box does not count the answer; its console and its journal say why")),
@@ -116,6 +122,27 @@ pub(crate) fn unseal(holding: &Holding, to: &To, reason: &str, paper: Option<&Pa
         "certificate": client.certificate(),
     });
     Ok(Outcome::new(said, json))
+}
+
+/// Has whoever types say that what answers is their box.
+fn confirm(client: &Client, state: &State, offer: &Offer) -> Result<(), Failure> {
+    let certificate = client.certificate().map_or_else(String::new, |sum| sum.to_string());
+    let question = format!(
+        "A box answers there.\n  volume       {}\n  key set      {}\n  cause        {}\n  start        {}\n  certificate  {certificate}\n\
+         Compare with its console, or ask somebody who sees it. Whoever stands in between would get your share.\n\
+         Is it your box?",
+        state.volume,
+        state.epoch,
+        offer.cause.name(),
+        offer.boot
+    );
+    match age::Callbacks::confirm(&Terminal, &question, "yes", Some("no")) {
+        Some(true) => Ok(()),
+        Some(false) => Err(refused("nothing was sent")),
+        None => Err(refused(format!(
+            "nobody can be asked whether this is your box: give --certificate {certificate}, once you have compared it with its console"
+        ))),
+    }
 }
 
 /// The share of whoever types, and their answer to `offer`.
@@ -129,7 +156,7 @@ fn answer(
     if offer.token != token.sum() {
         return Err(refused(format!(
             "the box asks for the shares of another token ({}) than the one you have ({}): it has a new key set, is another box, \
-             or only looks like yours; fetch its token anew and compare it with the other custodians",
+             or only looks like yours. Ask the other custodians whether they know of a new token before you fetch one",
             offer.token,
             token.sum()
         )));
@@ -150,7 +177,7 @@ fn answer(
 }
 
 /// The token in `file`, and whether its signature is known to be that of the box.
-fn token(file: &Path, trust: &Trust) -> Result<(Token, bool), Failure> {
+pub(crate) fn token(file: &Path, trust: &Trust) -> Result<(Token, bool), Failure> {
     let octets = read(file)?;
     let named = |error: TokenError| bad(format!("{}: {error}", file.display()));
     match &trust.box_key {

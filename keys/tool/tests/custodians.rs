@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use postkeep_keys::{Cause, Counts, KeySet, Made, Refusal, System, Token, Unseal};
 use postkeep_notes::SignerKey;
@@ -77,14 +78,16 @@ fn two_of_three_open_a_box_by_texts_that_are_carried_to_it() {
     let answer = |name: &str| said(&desk.keys("unseal", name, &["--offer", &offer, "--reason", "power went"]));
     let first = answer("cleo");
     assert!(first.starts_with("-----BEGIN AGE ENCRYPTED FILE-----"), "{first}");
-    assert!(matches!(opener.take(first.as_bytes()), Ok(Counts::Waiting(_))));
-    assert!(matches!(opener.take(first.as_bytes()), Ok(Counts::Again(_))));
-    let Ok(Counts::Enough(opening)) = opener.take(answer("anna").as_bytes()) else { panic!("two of two") };
+    assert!(matches!(opener.take(first.as_bytes(), Duration::ZERO), Ok(Counts::Waiting(_))));
+    assert!(matches!(opener.take(first.as_bytes(), Duration::ZERO), Ok(Counts::Again(_))));
+    let Ok(Counts::Enough(opening)) = opener.take(answer("anna").as_bytes(), Duration::ZERO) else {
+        panic!("two of two")
+    };
     assert_eq!(opening.secret, desk.made.opening);
     assert!(opening.witnesses.iter().all(|witness| witness.reason == "power went"));
     // The same texts at the next start.
     let mut later = Unseal::begin(desk.made.token.clone(), Cause::Planned, &mut System);
-    assert!(matches!(later.take(first.as_bytes()), Err(Refusal::Answer(_))));
+    assert!(matches!(later.take(first.as_bytes(), Duration::ZERO), Err(Refusal::Answer(_))));
 }
 
 #[test]
@@ -133,9 +136,9 @@ fn a_share_on_paper_opens_as_well_as_the_key() {
         "--reason",
         "the laptop burnt",
     ]));
-    opener.take(answer.as_bytes()).unwrap();
+    opener.take(answer.as_bytes(), Duration::ZERO).unwrap();
     let answer = said(&desk.keys("unseal", "anna", &["--offer", &offer, "--reason", "ben has only paper"]));
-    let Ok(Counts::Enough(opening)) = opener.take(answer.as_bytes()) else { panic!("two of two") };
+    let Ok(Counts::Enough(opening)) = opener.take(answer.as_bytes(), Duration::ZERO) else { panic!("two of two") };
     assert_eq!(opening.secret, desk.made.opening);
 }
 
@@ -278,7 +281,7 @@ fn a_key_that_a_plugin_guards_opens_only_with_its_device() {
         "work",
     ];
     let answer = said(&with_drawer(&folder, ours, &unseal));
-    assert!(matches!(opener.take(answer.as_bytes()), Ok(Counts::Enough(_))));
+    assert!(matches!(opener.take(answer.as_bytes(), Duration::ZERO), Ok(Counts::Enough(_))));
 
     fs::rename(path(&folder, "key"), path(&folder, "elsewhere")).unwrap();
     let error = refused(&with_drawer(&folder, ours, &unseal), 2);

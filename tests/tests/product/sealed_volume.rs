@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use age::x25519::Identity;
 use postkeep_keys::unseal::Opening;
@@ -12,7 +13,7 @@ use postkeep_keys::{
     passphrase,
 };
 use postkeep_notes::SignerKey;
-use postkeep_sealed::first::give;
+use postkeep_sealed::first::{FIRST_SLOT, give, slot};
 use postkeep_sealed::opener::TOKEN;
 use postkeep_sealed::volume::{Volume, VolumeError};
 
@@ -42,7 +43,10 @@ fn new_volume(folder: &Path, program: &Path) -> (Volume, Secret) {
         .unwrap();
     child.stdin.take().unwrap().write_all(first.expose()).unwrap();
     assert!(child.wait().unwrap().success());
-    (Volume { device, name: "never-opened".to_owned(), program: program.to_owned() }, first)
+    (
+        Volume { device, name: "never-opened".to_owned(), program: program.to_owned(), mapper: folder.join("mapper") },
+        first,
+    )
 }
 
 struct House {
@@ -66,7 +70,7 @@ fn opened(house: &House, token: &Token, who: [usize; 2]) -> Opening {
     for at in who {
         let held = token.open_shares(None, &[&house.keys[at]]).unwrap().remove(0);
         let answer = Answer { token: offer.token, boot: offer.boot, held, grade: Grade::A1, reason: String::new() };
-        if let Counts::Enough(opening) = opener.take(&answer.seal(&offer).unwrap()).unwrap() {
+        if let Counts::Enough(opening) = opener.take(&answer.seal(&offer).unwrap(), Duration::ZERO).unwrap() {
             return opening;
         }
     }
@@ -79,10 +83,12 @@ fn a_new_volume_is_given_to_its_custodians_and_opened_by_a_quorum_only() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("postkeep")).unwrap();
     let (volume, first) = new_volume(folder.path(), &program);
-    assert!(volume.is_opened_by(&first).unwrap());
+    assert!(volume.is_opened_by(&first, FIRST_SLOT).unwrap());
     let (house, box_key) = (house(), SignerKey::generate("box.example").unwrap());
     let token = give(&volume, &first, &house.set, &box_key, folder.path()).unwrap();
-    assert!(!volume.is_opened_by(&first).unwrap(), "the key that it was made with opens it no more");
+    // The key that it was made with opens it no more, and its slot is gone.
+    assert!(volume.is_opened_by(&first, FIRST_SLOT).is_err());
+    assert!([1, 2].into_iter().all(|slot| !volume.is_opened_by(&first, slot).unwrap()));
     let note = fs::read(folder.path().join(TOKEN)).unwrap();
     assert_eq!(Token::open(&note, std::slice::from_ref(box_key.verifier())).unwrap(), token);
     assert_eq!(token.volume, volume.id().unwrap());
@@ -91,7 +97,7 @@ fn a_new_volume_is_given_to_its_custodians_and_opened_by_a_quorum_only() {
         let opening = opened(&house, &token, who);
         assert_eq!(opening.purpose, purpose);
         let right = passphrase(&opening.secret, None, purpose, &token.volume, token.epoch);
-        assert!(volume.is_opened_by(&right).unwrap());
+        assert!(volume.is_opened_by(&right, slot(purpose)).unwrap());
         // What a share too few, another epoch, or the other purpose would come to.
         let other = if purpose == Purpose::Opening { Purpose::Recovery } else { Purpose::Opening };
         for wrong in [
@@ -100,7 +106,7 @@ fn a_new_volume_is_given_to_its_custodians_and_opened_by_a_quorum_only() {
             passphrase(&opening.secret, Some(&Secret::new(&mut System)), purpose, &token.volume, token.epoch),
             passphrase(&Secret::new(&mut System), None, purpose, &token.volume, token.epoch),
         ] {
-            assert!(!volume.is_opened_by(&wrong).unwrap());
+            assert!([1, 2].into_iter().all(|slot| !volume.is_opened_by(&wrong, slot).unwrap()));
         }
     }
 }
@@ -115,7 +121,7 @@ fn nothing_is_given_where_the_first_key_is_not_the_volume_s() {
     let error = give(&volume, &Secret::new(&mut System), &house().set, &box_key, folder.path()).unwrap_err();
     assert!(error.to_string().contains("none of the volume's slots"), "{error}");
     assert!(!folder.path().join(TOKEN).exists());
-    assert!(volume.is_opened_by(&first).unwrap());
+    assert!(volume.is_opened_by(&first, FIRST_SLOT).unwrap());
     fs::write(&volume.device, "no volume").unwrap();
     assert!(matches!(volume.id(), Err(VolumeError::Failed(_))));
 }

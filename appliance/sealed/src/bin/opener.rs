@@ -74,9 +74,9 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.verb {
         Verb::Serve { volume, name, data } => {
-            let volume = Volume { device: volume, name, program: "cryptsetup".into() };
+            let volume = Volume { device: volume, name, program: "cryptsetup".into(), mapper: "/dev/mapper".into() };
             let place = Place { boot: arguments.boot, data, volume, systemctl: "systemctl".into() };
-            let Some(opener) = Opener::sealed(place)? else {
+            let Some(opener) = Opener::start(place)? else {
                 return Err("no custodians open this box: it has no token".into());
             };
             let listener = UnixListener::from(rustix::stdio::stdin().try_clone_to_owned()?);
@@ -92,10 +92,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Verb::Wait { socket } => loop {
-            match line::ask(&socket, &Request::State, ANSWER)? {
-                Reply::State(state) if state.seal == Seal::Open => return Ok(()),
-                Reply::State(_) => std::thread::sleep(LOOK_AGAIN),
-                other => return Err(format!("asked how the box is, the opener said {other:?}").into()),
+            match line::ask(&socket, &Request::State, ANSWER) {
+                Ok(Reply::State(state)) if state.seal == Seal::Open => return Ok(()),
+                // Also while the opener is busy, or starts again: who waits, waits.
+                _ => std::thread::sleep(LOOK_AGAIN),
             }
         },
         Verb::Closed => Ok(leave(&arguments.boot, Last::Closed)?),
