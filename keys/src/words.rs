@@ -22,17 +22,23 @@ const OCTETS: usize = 1 + SECRET;
 const CHECKED: usize = OCTETS * 8 / BITS;
 /// Words are told by this many letters, or by all that they have.
 const LETTERS: usize = 4;
-/// The longest word has eight letters; somebody may write numbers and line ends between them.
-const LONGEST_TEXT: usize = 1024;
+/// A whole sheet, with its picture.
+const LONGEST_TEXT: usize = 64 << 10;
 
 /// Why words are no share.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WordsError {
     /// See the text.
-    #[error("a share has {WORDS} words, and {given} were given{}", if *given > WORDS { "; numbers beside them are left out" } else { "" })]
+    #[error("a share has {WORDS} words, and {given} were given; type the words alone, or with their numbers")]
     Count {
         /// How many.
         given: usize,
+    },
+    /// See the text.
+    #[error("a share is {WORDS} words, and this has {octets} octets: it is something else")]
+    TooLong {
+        /// How many.
+        octets: usize,
     },
     /// See the text. The word itself is part of a secret and is not repeated.
     #[error("word {at} is not on the list; compare its first four letters with the paper")]
@@ -65,19 +71,19 @@ pub fn words(share: &Share) -> Vec<&'static str> {
     numbers.iter().map(|number| list[*number as usize]).collect()
 }
 
-/// The share that `text` says; capitals, line ends, and numbers before words do not matter.
+/// The share that `text` says; capitals, line ends, and numbers before words do not matter. Where all words have their numbers, what stands
+/// between them does not matter either: it may be the whole sheet.
 ///
 /// # Errors
 /// A word is missing or wrong.
 pub fn share(text: &str) -> Result<Share, WordsError> {
-    let begins_with = |character: char| !character.is_ascii_alphabetic();
-    let given: Vec<&str> = text
-        .get(..LONGEST_TEXT.min(text.len()))
-        .unwrap_or_default()
-        .split(begins_with)
-        .filter(|word| !word.is_empty())
-        .collect();
-    if given.len() != WORDS || text.len() > LONGEST_TEXT {
+    if text.len() > LONGEST_TEXT {
+        return Err(WordsError::TooLong { octets: text.len() });
+    }
+    let given = numbered(text).unwrap_or_else(|| {
+        text.split(|letter: char| !letter.is_ascii_alphabetic()).filter(|word| !word.is_empty()).collect()
+    });
+    if given.len() != WORDS {
         return Err(WordsError::Count { given: given.len() });
     }
     let mut numbers = Zeroizing::new(Vec::with_capacity(WORDS));
@@ -102,6 +108,35 @@ pub fn share(text: &str) -> Result<Share, WordsError> {
     // No share of ours lies at zero, and its words were written by somebody else.
     let place = NonZeroU8::new(octets[0]).ok_or(WordsError::Sum)?;
     Ok(Share { place, values: Secret::fill(|values| values.copy_from_slice(&octets[1..])) })
+}
+
+/// The words that have the numbers 1 to 26 before them, in that order, out of lines that have nothing else; nothing, unless each is
+/// there once.
+fn numbered(text: &str) -> Option<Vec<&str>> {
+    let mut words = [""; WORDS];
+    for line in text.lines() {
+        for (place, word) in pairs(line).unwrap_or_default() {
+            if !std::mem::replace(&mut words[place], word).is_empty() {
+                return None;
+            }
+        }
+    }
+    words.iter().all(|word| !word.is_empty()).then(|| words.to_vec())
+}
+
+/// The places and words of a line such as `3 rural  10. olive`.
+fn pairs(line: &str) -> Option<Vec<(usize, &str)>> {
+    let parts: Vec<&str> = line.split_whitespace().collect();
+    let (pairs, rest) = parts.as_chunks::<2>();
+    let pair = |[number, word]: &[&'_ str; 2]| {
+        let number: usize = number.trim_end_matches(['.', ':', ')']).parse().ok()?;
+        let is_word = word.bytes().all(|letter| letter.is_ascii_alphabetic());
+        Some(number.checked_sub(1)?).filter(|place| *place < WORDS && is_word)
+    };
+    if !rest.is_empty() {
+        return None;
+    }
+    pairs.iter().map(|both| Some((pair(both)?, both[1]))).collect()
 }
 
 fn octets_of(share: &Share) -> Zeroizing<[u8; OCTETS]> {
@@ -177,6 +212,15 @@ mod tests {
             prop_assert_eq!(&share(&words.join(" ")).unwrap(), &whole);
             let sheet: String = words.iter().enumerate().map(|(at, word)| format!("{}. {:.4}\n", at + 1, word.to_uppercase())).collect();
             prop_assert_eq!(&share(&sheet).unwrap(), &whole);
+        }
+
+        #[test]
+        fn what_stands_around_numbered_words_does_not_matter(place in 1..=255_u8, octets: [u8; SECRET], noise in "[a-z ]{0,40}") {
+            let whole = share_of(place, octets);
+            let words = words(&whole);
+            let row = |row: usize| (0..4).filter_map(|column| words.get(column * 7 + row).map(|word| format!("{:>3} {word:<16}", column * 7 + row + 1))).collect::<String>();
+            let sheet: String = (0..7).map(|at| format!("{}\n", row(at))).collect();
+            prop_assert_eq!(&share(&format!("of anna, number 2 of 3\n{noise}\n\n{sheet}\n{noise}\n")).unwrap(), &whole);
         }
 
         #[test]

@@ -14,6 +14,11 @@ impl Terminal {
         rpassword::prompt_password(format!("{question}: ")).ok().map(SecretString::from)
     }
 
+    /// A word to whoever types, beside what they asked for.
+    pub(crate) fn say(word: &str) {
+        let _ = writeln!(std::io::stderr().lock(), "{word}");
+    }
+
     fn line(question: &str) -> Option<String> {
         if !std::io::stdin().is_terminal() {
             return None;
@@ -28,7 +33,7 @@ impl Terminal {
 
 impl age::Callbacks for Terminal {
     fn display_message(&self, message: &str) {
-        let _ = writeln!(std::io::stderr().lock(), "{message}");
+        Self::say(message);
     }
 
     fn confirm(&self, message: &str, yes: &str, no: Option<&str>) -> Option<bool> {

@@ -26,6 +26,9 @@ pub(crate) fn generate(out: &Path, passphrase: bool, guard: Option<&Path>) -> Re
         None if passphrase => Keeping::Passphrase(identities::new_passphrase()?),
         None => Keeping::Plain,
     };
+    if matches!(keeping, Keeping::Plain) {
+        Terminal::say("The key is not closed: whoever reads the file holds it. --passphrase or --guard close it.");
+    }
     let (text, recipient) = identities::generate(&keeping, Timestamp::now())?;
     write_new(out, text.as_bytes())?;
     Ok(Outcome::new(format!("{recipient}\n"), json!({"recipient": recipient, "file": out})))
@@ -181,7 +184,14 @@ pub(crate) fn token(file: &Path, trust: &Trust) -> Result<(Token, bool), Failure
     let octets = read(file)?;
     let named = |error: TokenError| bad(format!("{}: {error}", file.display()));
     match &trust.box_key {
-        None => Ok((Token::unverified(&octets).map_err(named)?, false)),
+        None => {
+            let token = Token::unverified(&octets).map_err(named)?;
+            Terminal::say(&format!(
+                "Nobody's signature under {} was checked: --box-key has it checked.",
+                file.display()
+            ));
+            Ok((token, false))
+        }
         Some(given) => {
             let keys = match given.parse::<VerifierKey>() {
                 Ok(key) => vec![key],
@@ -223,6 +233,11 @@ fn from_identity(token: &Token, holding: &Holding) -> Result<Held, Failure> {
 
 /// The share that is written in `file`, and whose it is: words do not say it, but its commitment does.
 fn from_paper(token: &Token, file: &Path, purpose: Purpose) -> Result<Held, Failure> {
+    if file == Path::new("-") {
+        Terminal::say(
+            "Type the 26 words, with or without their numbers, four letters of each at least; then Ctrl-D on a line of its own.",
+        );
+    }
     let text = read(file)?;
     let text = Zeroizing::new(String::from_utf8_lossy(&text).into_owned());
     let share = words::share(&text).map_err(bad)?;

@@ -125,6 +125,10 @@ fn a_share_on_paper_opens_as_well_as_the_key() {
     let text = said(&with_paper(&["paper", "--check", typed_in.to_str().unwrap()]));
     assert!(text.contains("ben's share for opening of key set 1"), "{text}");
 
+    // The whole sheet as well, as somebody checks it before they print it.
+    let whole = desk.path("sheet.txt");
+    assert!(said(&with_paper(&["paper", "--check", whole.to_str().unwrap()])).contains("ben's share"));
+
     let mut opener = Unseal::begin(desk.made.token.clone(), Cause::Unclean, &mut System);
     let offer = opener.offer().to_string();
     let answer = said(&with_paper(&[
