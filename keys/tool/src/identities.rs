@@ -1,5 +1,5 @@
-//! Files with keys: plain ones, as age writes them; ones that a passphrase closes; and ones that a plugin's device guards. The box
-//! knows only the first kind of key, and never hears of the rest.
+//! Files with keys: plain ones, as age writes them; ones that a passphrase closes; ones that a plugin's device guards; SSH keys. The box
+//! knows public halves, and never hears of passphrases and devices.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -11,6 +11,7 @@ use postkeep_keys::{Recipient, envelope};
 use zeroize::Zeroizing;
 
 use crate::outcome::{Failure, bad, read, refused};
+use crate::ssh_ed25519;
 use crate::terminal::Terminal;
 
 const GUARD: &str = "# guard: ";
@@ -90,6 +91,9 @@ pub(crate) fn open(path: &Path) -> Result<Identities, Failure> {
     let named = |why: String| bad(format!("{}: {why}", path.display()));
     let octets = read(path)?;
     let text = std::str::from_utf8(&octets).unwrap_or_default();
+    if text.trim_start().starts_with(ssh_ed25519::BEGINS) {
+        return Ok(vec![Box::new(ssh_ed25519::read(text).map_err(named)?)]);
+    }
     let plain = match text.find(ARMOUR_BEGINS) {
         None if octets.starts_with(b"age-encryption.org/") => Some(unlock(&octets, "")),
         None => None,

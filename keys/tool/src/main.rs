@@ -7,18 +7,25 @@ mod identities;
 mod online;
 mod outcome;
 mod paper;
+mod ssh_ed25519;
 mod terminal;
 mod work;
 
+use std::alloc::System;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use postkeep_keys::challenge::Asked;
 use serde_json::json;
+use zeroizing_alloc::ZeroAlloc;
 
 use self::arguments::{Arguments, Command};
 use self::outcome::{Failure, Outcome};
+
+/// Shares and keys pass through libraries that free them as they are.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -298,3 +298,26 @@ fn a_key_that_a_plugin_guards_opens_only_with_its_device() {
         refused(&keys(&["generate", "--guard", plain.to_str().unwrap(), "--out", another.to_str().unwrap()]), 3);
     assert!(error.contains("identity file of a plugin") && !another.exists(), "{error}");
 }
+
+#[test]
+fn an_ssh_key_opens_what_the_box_encrypted_to_it() {
+    // Made with `ssh-keygen -t ed25519 -N ''` for this test, and used nowhere else.
+    let files = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ssh_ed25519");
+    let recipient = fs::read_to_string(format!("{files}.pub")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let set = format!("threshold = 1\n[[custodian]]\nname = \"anna\"\nrecipients = [\"{}\"]\n", recipient.trim());
+    let made = Token::make(&KeySet::parse(&set).unwrap(), &VOLUME.parse().unwrap(), 1, &mut System).unwrap();
+    let token = path(&folder, "box.token");
+    fs::write(&token, made.token.sign(&SignerKey::generate("box.example").unwrap()).unwrap()).unwrap();
+    let mut opener = Unseal::begin(made.token.clone(), Cause::Planned, &mut System);
+    let offer = opener.offer().to_string();
+    let unseal = |key: &str| {
+        keys(&["unseal", "--token", token.to_str().unwrap(), "--identity", key, "--offer", &offer, "--reason", "work"])
+    };
+    let answer = said(&unseal(files));
+    assert!(matches!(opener.take(answer.as_bytes(), Duration::ZERO), Ok(Counts::Enough(_))));
+    let damaged = path(&folder, "damaged");
+    fs::write(&damaged, &fs::read_to_string(files).unwrap()[..200]).unwrap();
+    let error = refused(&unseal(damaged.to_str().unwrap()), 2);
+    assert!(error.contains("the SSH key cannot be read"), "{error}");
+}

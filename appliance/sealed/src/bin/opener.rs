@@ -1,5 +1,6 @@
 //! `postkeep-opener`: keeps the seal of the box. Run by a unit of the image; custodians use `postkeep keys`.
 
+use std::alloc::System;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ use postkeep_sealed::cause::{Last, leave};
 use postkeep_sealed::line;
 use postkeep_sealed::opener::{Opener, Place};
 use postkeep_sealed::volume::Volume;
+use zeroizing_alloc::ZeroAlloc;
 
 /// Between two looks at a box that waits.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -57,6 +59,10 @@ enum Verb {
     /// Leaves word for the next start that the volume was closed in order.
     Closed,
 }
+
+/// Shares and keys pass through libraries that free them as they are.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     if let Err(why) = postkeep_journal::start("postkeep-opener") {
