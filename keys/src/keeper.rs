@@ -23,7 +23,7 @@ pub struct Keeper {
 
 /// [`Seal`], with what belongs to it.
 enum Held {
-    Sealed(Unseal),
+    Sealed(Box<Unseal>),
     /// Its shares are used up, and so is its answer key.
     Opening,
     Open,
@@ -56,7 +56,7 @@ impl Keeper {
     /// Of a box that has just started, sealed. `note` is what holds `token`.
     pub fn sealed(note: String, token: Token, cause: Cause, random: &mut dyn Random) -> Self {
         let unseal = Unseal::begin(token.clone(), cause, random);
-        Self { note, token, seal: Held::Sealed(unseal), standing: Standing::default(), cause }
+        Self { note, token, seal: Held::Sealed(Box::new(unseal)), standing: Standing::default(), cause }
     }
 
     /// Of a box whose volume is open: it has just made its token.
@@ -161,7 +161,7 @@ impl Keeper {
     /// opens it with them behind their custodians' backs.
     pub fn did_not_open(&mut self, random: &mut dyn Random) {
         if matches!(self.seal, Held::Opening) {
-            self.seal = Held::Sealed(Unseal::begin(self.token.clone(), self.cause, random));
+            self.seal = Held::Sealed(Box::new(Unseal::begin(self.token.clone(), self.cause, random)));
         }
     }
 
@@ -174,7 +174,7 @@ impl Keeper {
 
     fn state(&self, possession: &[Proven]) -> State {
         let (seal, waits) = match &self.seal {
-            Held::Sealed(unseal) => (Seal::Sealed, Some(unseal)),
+            Held::Sealed(unseal) => (Seal::Sealed, Some(&**unseal)),
             Held::Opening => (Seal::Opening, None),
             Held::Open => (Seal::Open, None),
             Held::Sealing => (Seal::Sealing, None),

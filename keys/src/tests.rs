@@ -307,7 +307,7 @@ fn recovery_and_opening_do_not_mix() {
 fn a_token_goes_through_its_text() {
     let token = house(2, 3, Some((2, 3)), 7).made.token;
     let text = token.text();
-    assert_eq!(Token::parse(&text).unwrap(), token);
+    assert_eq!(Token::parse(text).unwrap(), token);
     for (from, to, said) in [
         ("format = 1", "format = 2", "reads format 1"),
         ("threshold = 2", "threshold = 4", "4 of 3"),
