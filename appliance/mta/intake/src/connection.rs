@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use postkeep_guests::{NoSeat, Seat};
 use postkeep_smtp::Reply;
 use postkeep_smtp::command::{Line, LineReader};
 use postkeep_smtp::proxy;
@@ -23,7 +24,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::doors::{Phase, Shared};
-use postkeep_guests::{NoSeat, Seat};
 use crate::tables::{Door, DoorKey, Tables};
 use crate::transport::Transport;
 use crate::{Gatekeeper, Refused, TlsSummary};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use postkeep_configuration::Configuration;
+use postkeep_guests::Guests;
 use rustls::server::ProducesTickets;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,7 +19,6 @@ use tokio::task::JoinHandle;
 use crate::Gatekeeper;
 use crate::authentication::Authenticator;
 use crate::connection::{self, Connection};
-use postkeep_guests::Guests;
 use crate::tables::{DoorKey, Tables, TablesError, door_keys};
 
 /// Connections that the kernel keeps for each listener until they are accepted.
