@@ -1,21 +1,19 @@
 //! A custodian's answer: their share, and for which start of which box they give it, readable by nobody but that start of the box.
 
 use std::fmt;
-use std::num::NonZeroU8;
 use std::str::FromStr;
 
 use age::x25519;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use crate::envelope::{self, EnvelopeError};
-use crate::{BootId, Held, Name, Purpose, Recipient, RecipientError, SECRET, Secret, Share, Sum};
+use crate::parcel::{self, SHARE};
+use crate::{BootId, Held, Name, Purpose, Recipient, RecipientError, Sum};
 
 /// Why somebody opens a box is written into its records; this is room for a sentence or two, in octets.
 pub const LONGEST_REASON: usize = 300;
 
 const BEGINS: &[u8] = b"postkeep answer 1\n";
-const SHARE: usize = 1 + SECRET;
 
 /// What a sealed box shows to those who are to open it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,14 +160,8 @@ impl Answer {
             grade: self.grade,
             reason: self.reason.clone(),
         };
-        let head = serde_json::to_vec(&head).map_err(|_| AnswerError::Form)?;
-        // The secret stands alone behind the text, so that no parser makes copies of it.
-        let mut content = Zeroizing::new(Vec::with_capacity(BEGINS.len() + head.len() + 1 + SHARE));
-        content.extend_from_slice(BEGINS);
-        content.extend_from_slice(&head);
-        content.push(b'\n');
-        content.push(share.place.get());
-        content.extend_from_slice(share.values.expose());
+        let secret = [&[share.place.get()][..], share.values.expose()];
+        let content = parcel::pack(BEGINS, &head, &secret).map_err(|_| AnswerError::Form)?;
         Ok(envelope::seal(&content, [&offer.answer_to].into_iter())?)
     }
 
@@ -183,15 +175,9 @@ impl Answer {
     }
 
     fn read(content: &[u8]) -> Result<Self, AnswerError> {
-        let form = AnswerError::Form;
-        let rest = content.strip_prefix(BEGINS).ok_or(form.clone())?;
-        let at = rest.len().checked_sub(SHARE).ok_or(form.clone())?;
-        let (head, octets) = rest.split_at(at);
-        let head: Head =
-            head.strip_suffix(b"\n").and_then(|head| serde_json::from_slice(head).ok()).ok_or(form.clone())?;
+        let (head, octets) = parcel::unpack::<Head, SHARE>(BEGINS, content).ok_or(AnswerError::Form)?;
         check(&head.reason)?;
-        let place = NonZeroU8::new(octets[0]).ok_or(form)?;
-        let share = Share { place, values: Secret::fill(|values| values.copy_from_slice(&octets[1..])) };
+        let share = parcel::share(octets).ok_or(AnswerError::Form)?;
         let held = Held { name: head.name, purpose: head.purpose, share };
         Ok(Self { token: head.token, boot: head.boot, held, grade: head.grade, reason: head.reason })
     }

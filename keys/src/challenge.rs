@@ -6,10 +6,9 @@
 
 use aws_lc_rs::{constant_time, hmac};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use crate::envelope::{self, EnvelopeError};
-use crate::{Name, Random, Recipient, SECRET, Secret, VolumeId, octets};
+use crate::{Name, Random, Recipient, SECRET, Secret, VolumeId, octets, parcel};
 
 const BEGINS: &[u8] = b"postkeep challenge 1\n";
 
@@ -86,12 +85,7 @@ impl Challenge {
     /// Nothing can be encrypted to them.
     pub fn ask(question: Question, recipients: &[Recipient], random: &mut dyn Random) -> Result<Self, ChallengeError> {
         let secret = Secret::new(random);
-        let head = serde_json::to_vec(&question).map_err(|_| ChallengeError::Form)?;
-        let mut content = Zeroizing::new(Vec::with_capacity(BEGINS.len() + head.len() + 1 + SECRET));
-        content.extend_from_slice(BEGINS);
-        content.extend_from_slice(&head);
-        content.push(b'\n');
-        content.extend_from_slice(secret.expose());
+        let content = parcel::pack(BEGINS, &question, &[secret.expose()]).map_err(|_| ChallengeError::Form)?;
         let file = envelope::seal(&content, recipients.iter())?;
         Ok(Self { question, secret, file })
     }
@@ -126,19 +120,13 @@ pub fn respond(
     identities: &[&dyn age::Identity],
 ) -> Result<(Question, Response), ChallengeError> {
     let content = envelope::open(file, identities.iter().copied())?;
-    let (question, secret) = read(&content).ok_or(ChallengeError::Form)?;
+    let (question, octets) = parcel::unpack::<Question, SECRET>(BEGINS, &content).ok_or(ChallengeError::Form)?;
+    let secret = Secret::fill(|secret| *secret = *octets);
     if question.asked != wanted {
         return Err(ChallengeError::OtherThanWanted { asked: question.asked, wanted });
     }
     let response = response_to(&question, &secret);
     Ok((question, response))
-}
-
-fn read(content: &[u8]) -> Option<(Question, Secret)> {
-    let rest = content.strip_prefix(BEGINS)?;
-    let (head, secret) = rest.split_at_checked(rest.len().checked_sub(SECRET)?)?;
-    let question = serde_json::from_slice(head.strip_suffix(b"\n")?).ok()?;
-    Some((question, Secret::fill(|octets| octets.copy_from_slice(secret))))
 }
 
 fn response_to(question: &Question, secret: &Secret) -> Response {

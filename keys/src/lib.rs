@@ -14,6 +14,7 @@ pub mod keeper;
 mod key_set;
 mod names;
 mod octets;
+mod parcel;
 mod passphrase;
 pub mod possession;
 mod random;

@@ -1,19 +1,17 @@
 //! The token: what lies beside an encrypted volume and says who opens it. For each custodian an age file with their share, and the
 //! commitment to it. Everybody may read it; the box signs it, so that a custodian sees whether it is the one that they know.
 
-use std::num::NonZeroU8;
-
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use postkeep_notes::{Note, NoteError, SignerKey, VerifierKey};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use crate::commitment::{Belonging, Commitment};
 use crate::envelope::{self, EnvelopeError};
 use crate::key_set::{Custodian, KeySet, KeySetError, Name};
+use crate::parcel::{self, SHARE};
 use crate::share::{ShareError, split};
-use crate::{Purpose, Random, Recipient, SECRET, Secret, Share, Sum, VolumeId};
+use crate::{Purpose, Random, Recipient, Secret, Share, Sum, VolumeId};
 
 /// The only form of tokens there is so far.
 pub const FORMAT: u32 = 1;
@@ -22,7 +20,6 @@ pub const LARGEST_TOKEN: usize = 256 << 10;
 
 /// How the content of a share's age file begins; a line of JSON and the share itself follow.
 const BEGINS: &[u8] = b"postkeep share 1\n";
-const SHARE: usize = 1 + SECRET;
 
 /// Who opens a volume, with their shares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -307,7 +304,9 @@ impl Token {
             Err(EnvelopeError::NotOurs) => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        let (head, share) = read_share(&content).ok_or_else(|| failed(EnvelopeError::Damaged))?;
+        let (head, share) = parcel::unpack::<Head, SHARE>(BEGINS, &content)
+            .and_then(|(head, octets)| Some((head, parcel::share(octets)?)))
+            .ok_or_else(|| failed(EnvelopeError::Damaged))?;
         let is_ours = head.volume == self.volume
             && head.epoch == self.epoch
             && head.purpose == purpose
@@ -347,7 +346,9 @@ fn shares_of(
     let holder = |(custodian, share): (&Custodian, &Share)| {
         let name = custodian.name.clone();
         let head = Head { volume: volume.clone(), epoch, purpose, name: name.clone() };
-        let file = envelope::seal(&write_share(&head, share), custodian.recipients.iter())
+        let secret = [&[share.place.get()][..], share.values.expose()];
+        let content = parcel::pack(BEGINS, &head, &secret).map_err(|error| TokenError::Syntax(error.to_string()))?;
+        let file = envelope::seal(&content, custodian.recipients.iter())
             .map_err(|error| TokenError::Envelope { name: name.clone(), error })?;
         let belonging = Belonging { purpose, volume, epoch, name: &name, recipients: &custodian.recipients };
         let commitment = Commitment::to(share, belonging);
@@ -360,24 +361,4 @@ fn shares_of(
     };
     let holders = custodians.iter().zip(&shares).map(holder).collect::<Result<_, _>>()?;
     Ok(Shares { threshold, holders })
-}
-
-fn write_share(head: &Head, share: &Share) -> Zeroizing<Vec<u8>> {
-    let head = serde_json::to_vec(head).unwrap_or_default();
-    let mut content = Zeroizing::new(Vec::with_capacity(BEGINS.len() + head.len() + 1 + SHARE));
-    content.extend_from_slice(BEGINS);
-    content.extend_from_slice(&head);
-    content.push(b'\n');
-    content.push(share.place.get());
-    content.extend_from_slice(share.values.expose());
-    content
-}
-
-fn read_share(content: &[u8]) -> Option<(Head, Share)> {
-    let rest = content.strip_prefix(BEGINS)?;
-    let (head, share) = rest.split_at_checked(rest.len().checked_sub(SHARE)?)?;
-    let head = serde_json::from_slice(head.strip_suffix(b"\n")?).ok()?;
-    let (place, values) = share.split_first()?;
-    let share = Share { place: NonZeroU8::new(*place)?, values: Secret::fill(|to| to.copy_from_slice(values)) };
-    Some((head, share))
 }

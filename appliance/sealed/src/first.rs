@@ -7,8 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use postkeep_keys::{KeySet, Made, Purpose, System, Token, TokenError, VolumeId, passphrase};
-use postkeep_keys::{Random, Secret};
+use postkeep_keys::{KeySet, Made, Purpose, Secret, System, Token, TokenError, VolumeId, passphrase};
 use postkeep_notes::{NoteError, SignerKey};
 
 use crate::opener::TOKEN;
@@ -62,19 +61,8 @@ pub fn give(
     box_key: &SignerKey,
     boot: &Path,
 ) -> Result<Token, GiveError> {
-    give_with(volume, first, set, box_key, boot, &mut System)
-}
-
-fn give_with(
-    volume: &Volume,
-    first: &Secret,
-    set: &KeySet,
-    box_key: &SignerKey,
-    boot: &Path,
-    random: &mut dyn Random,
-) -> Result<Token, GiveError> {
     let id: VolumeId = volume.id()?;
-    let Made { token, opening, recovery } = Token::make(set, &id, EPOCH, random)?;
+    let Made { token, opening, recovery } = Token::make(set, &id, EPOCH, &mut System)?;
     for (purpose, secret) in [(Purpose::Opening, Some(&opening)), (Purpose::Recovery, recovery.as_ref())] {
         if let Some(secret) = secret {
             let passphrase = passphrase(secret, None, purpose, &id, EPOCH);
