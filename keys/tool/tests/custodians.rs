@@ -1,6 +1,8 @@
 //! Three custodians with the program, and a box that asks them: from new keys to an open volume, and everything that somebody may get
 //! wrong on the way.
 
+mod program;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,6 +11,8 @@ use std::time::Duration;
 use postkeep_keys::{Cause, Counts, KeySet, Made, Refusal, System, Token, Unseal};
 use postkeep_notes::SignerKey;
 use tempfile::TempDir;
+
+use program::{keys, refused, said};
 
 const VOLUME: &str = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed";
 const NAMES: [&str; 3] = ["anna", "ben", "cleo"];
@@ -52,22 +56,6 @@ impl Desk {
 
 fn path(folder: &TempDir, name: &str) -> PathBuf {
     folder.path().join(name)
-}
-
-fn keys(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_postkeep-keys")).args(arguments).output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// What was said to a command that ended with `code`, and printed nothing that might be taken for a result.
-fn refused(output: &Output, code: i32) -> String {
-    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.stdout.is_empty());
-    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! Custodians with the program, at the door of a box on loopback: the real door, the real opener behind it, and a program in the place
 //! of cryptsetup.
 
+mod program;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,8 @@ use postkeep_sealed::line;
 use postkeep_sealed::opener::{Opener, Place, TOKEN};
 use postkeep_sealed::volume::Volume;
 use tempfile::TempDir;
+
+use program::{keys, refused, said};
 
 const VOLUME: &str = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed";
 const HEADER: &str = r#"{
@@ -112,20 +116,6 @@ impl House {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-fn keys(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_postkeep-keys")).args(arguments).output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn refused(output: &Output, code: i32) -> String {
-    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 #[test]
