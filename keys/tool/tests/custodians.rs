@@ -244,7 +244,7 @@ fn a_key_that_a_plugin_guards_opens_only_with_its_device() {
     let folder = tempfile::tempdir().unwrap();
     let ours = Path::new(env!("CARGO_BIN_EXE_postkeep-keys"));
     let plugin = ours.with_file_name("examples/age-plugin-drawer");
-    assert!(plugin.exists(), "{} is built by `cargo test`", plugin.display());
+    assert!(plugin.exists(), "{} is built by `cargo build --workspace --examples`", plugin.display());
     let device = path(&folder, "device.txt");
     fs::write(&device, with_drawer(&folder, &plugin, &[]).stdout).unwrap();
     let key = path(&folder, "anna.key");
