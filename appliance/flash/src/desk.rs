@@ -95,7 +95,11 @@ fn described(seed: &Seed) -> Outcome {
     for file in seed.mail.iter().flat_map(|mail| &mail.files) {
         line("file", format!("{}, {} octets", file.name, file.content.len()));
     }
-    seed.custodians.iter().for_each(|custodian| line("custodian", custodian.clone()));
+    if let Some(keys) = &seed.keys {
+        line("opened by", format!("{} of {}", keys.threshold, keys.custodians.len()));
+        keys.custodians.iter().for_each(|custodian| line("custodian", custodian.name.to_string()));
+        keys.warnings().into_iter().for_each(|warning| line("warning", warning));
+    }
     seed.api.iter().flat_map(|api| &api.clients).for_each(|client| line("client", client.clone()));
     seed.api.iter().flat_map(|api| &api.readers).for_each(|reader| line("reader", reader.clone()));
     let mail = seed

@@ -1,10 +1,11 @@
 //! The seed itself: read strictly, believed only from its owner, written for the flasher.
 
 use jiff::Timestamp;
+use postkeep_keys::{KeySet, secret_line};
 use postkeep_notes::{KeyError, Note, NoteError, SignerKey, VerifierKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::names::{is_age_recipient, is_fingerprint, is_host};
+use crate::names::{is_fingerprint, is_host};
 use crate::{Machine, MachineFacts, Network};
 
 /// The only form of seeds there is so far.
@@ -12,7 +13,6 @@ pub const FORMAT: u32 = 1;
 /// Room for a large configuration of mail, and far below what would fill the partition that it lies on.
 pub const LARGEST_SEED: usize = 256 * 1024;
 
-const MOST_CUSTODIANS: usize = 64;
 const MOST_CLIENTS: usize = 64;
 
 /// What a box is told when it is flashed.
@@ -29,9 +29,9 @@ pub struct Seed {
     /// Whose the box is: the key that has signed this seed, and signs the next ones.
     #[serde(serialize_with = "write_key", deserialize_with = "read_key")]
     pub owner: VerifierKey,
-    /// The public keys of age of those who hold shares.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub custodians: Vec<String>,
+    /// Who opens the box. Without it nobody holds a share: its TPM opens it, or a passphrase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<KeySet>,
     /// What the box is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -164,7 +164,7 @@ impl Seed {
             issued,
             expires: None,
             owner,
-            custodians: Vec::new(),
+            keys: None,
             hostname: None,
             machine: None,
             network: Network::default(),
@@ -275,19 +275,8 @@ impl Seed {
         if self.expires.is_some_and(|expires| expires <= self.issued) {
             return Some("it expires before it is issued".to_owned());
         }
-        if self.custodians.len() > MOST_CUSTODIANS {
-            return Some(format!("custodians: there are more than {MOST_CUSTODIANS}"));
-        }
-        for (at, custodian) in self.custodians.iter().enumerate() {
-            if !is_age_recipient(custodian) {
-                // It may be the secret half: not shown.
-                let shown: String = custodian.chars().take(8).collect();
-                let rule = "is not a public key of age (age1…); a character may be lost, or it is the secret half";
-                return Some(format!("custodians: number {} ({shown:?}…) {rule}", at + 1));
-            }
-            if self.custodians[..at].contains(custodian) {
-                return Some(format!("custodians: number {} is there twice", at + 1));
-            }
+        if let Some(error) = self.keys.as_ref().and_then(|keys| keys.check().err()) {
+            return Some(format!("keys: {error}"));
         }
         if let Some(name) = self.hostname.as_ref().filter(|name| !is_host(name, false)) {
             return Some(format!("hostname: {name:?} is not the name of a host"));
@@ -362,15 +351,10 @@ fn not_too_large(note: String) -> Result<String, SeedError> {
 
 /// Why `text` cannot be read. What TOML says repeats a line of it or a value: not where a secret key may be among them.
 fn syntax(text: &str, error: &toml::de::Error) -> SeedError {
-    let holds_secret = |line: &str| {
-        let line = line.to_ascii_uppercase();
-        ["AGE-SECRET-KEY-", "PRIVATE KEY-----"].iter().any(|begin| line.contains(begin))
-    };
-    match text.lines().position(holds_secret) {
-        Some(at) => SeedError::Syntax(format!(
-            "line {} holds a secret key, and a seed lies where anybody can read it; give the public half, and make a new key \
-             if this file was anywhere else",
-            at + 1
+    match secret_line(text) {
+        Some(line) => SeedError::Syntax(format!(
+            "line {line} holds a secret key, and a seed lies where anybody can read it; give the public half, and make a new key \
+             if this file was anywhere else"
         )),
         None => SeedError::Syntax(error.to_string().trim_end().to_owned()),
     }
@@ -393,8 +377,12 @@ mod tests {
 
     const DRAFT: &str = r#"
         hostname = "mail-1.example.com"
-        custodians = ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]
         expires = "2027-01-01T00:00:00Z"
+        [keys]
+        threshold = 1
+        [[keys.custodian]]
+        name = "anna"
+        recipients = ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]
         [machine]
         serial = "B5QM12"
         mac = ["52:54:00:12:34:56"]
@@ -490,8 +478,10 @@ mod tests {
         for (old, new, named) in [
             ("hostname = \"mail-1", "hostname = \"mail_1", "hostname"),
             ("hostname", "host-name", "host-name"),
-            ("age1ql3z", "age1ql3y", "custodians: number 1"),
-            ("age1ql3z7", "AGE-SECRET-KEY-1", "custodians: number 1 (\"AGE-SECR\"…)"),
+            ("age1ql3z", "age1ql3y", "is damaged"),
+            ("age1ql3z7", "AGE-SECRET-KEY-1", "holds a secret key"),
+            ("threshold = 1", "threshold = 2", "2 of 1 custodians cannot open"),
+            ("name = \"anna\"", "name = \"Anna\"", "small letters"),
             ("2027-01-01", "2026-01-01", "expires before"),
             ("52:54:00:12:34:56", "52:54", "network card"),
             ("203.0.113.5/32", "203.0.113.5/33", "network.interface.addresses"),
