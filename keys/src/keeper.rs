@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::challenge::Asked;
 use crate::possession::Proven;
 use crate::standing::Standing;
-use crate::unseal::{Counts, Opening, Unseal, Witness};
+use crate::unseal::{Counts, Opening, Unseal};
 use crate::wire::{Reply, Request, Seal, State};
 use crate::{Cause, Name, Progress, Purpose, Random, Token, envelope};
 
@@ -100,16 +100,14 @@ impl Keeper {
                 if let Err(error) = self.standing.answer(*asked, name, &self.token.volume, response, now) {
                     return Handled::refused(error.to_string());
                 }
-                let (act, told) = match asked {
-                    Asked::Possession => {
-                        (Act::Prove(name.clone()), format!("{name} has proved possession of their key"))
-                    }
+                let act = match asked {
+                    Asked::Possession => Act::Prove(name.clone()),
                     Asked::Seal => {
                         self.seal = Held::Sealing;
-                        (Act::Seal(name.clone()), format!("{name} has the box sealed"))
+                        Act::Seal(name.clone())
                     }
                 };
-                Handled { reply: Reply::Done, act: Some(act), told: Some(told) }
+                Handled { reply: Reply::Done, act: Some(act), told: None }
             }
         }
     }
@@ -132,8 +130,7 @@ impl Keeper {
                 Handled { reply: Reply::Counted { progress }, act: None, told: Some(told) }
             }
             Ok(Counts::Enough(opening)) => {
-                let told =
-                    format!("enough have answered for {}: {}", opening.purpose.name(), listed(&opening.witnesses));
+                let told = format!("enough have answered for {}: {}", opening.purpose.name(), opening.listed());
                 self.cause = unseal.offer().cause;
                 self.seal = Held::Opening;
                 Handled { reply: Reply::Opens, act: Some(Act::Open(opening)), told: Some(told) }
@@ -204,11 +201,6 @@ impl Handled {
 }
 
 /// Who opened, with their grades and reasons.
-fn listed(witnesses: &[Witness]) -> String {
-    let one = |witness: &Witness| format!("{} ({:?}, \u{201c}{}\u{201d})", witness.name, witness.grade, witness.reason);
-    witnesses.iter().map(one).collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use age::x25519::Identity;

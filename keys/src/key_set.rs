@@ -122,6 +122,14 @@ impl KeySet {
         Ok(set)
     }
 
+    /// It as a TOML text, which [`KeySet::parse`] reads.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn text(&self) -> Result<String, KeySetError> {
+        toml::to_string(self).map_err(|error| KeySetError::Syntax(error.to_string()))
+    }
+
     /// Says what is wrong with it, if anything is.
     ///
     /// # Errors

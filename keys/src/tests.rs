@@ -363,6 +363,7 @@ fn key_sets_that_would_not_hold_are_refused_or_warned_of() {
     };
     let other = format!("\"{}\"", Recipient::of(&Identity::generate()));
     let set = KeySet::parse(&text(2, &other)).unwrap();
+    assert_eq!(KeySet::parse(&set.text().unwrap()).unwrap(), set);
     let warnings = set.warnings().join("\n");
     assert!(warnings.contains("one lost share is the loss of all data"), "{warnings}");
     let set = KeySet::parse(&text(1, &other)).unwrap();

@@ -117,6 +117,16 @@ pub enum Refusal {
     },
 }
 
+impl Opening {
+    /// Who gave it, with the grade of each and their reason.
+    #[must_use]
+    pub fn listed(&self) -> String {
+        let one =
+            |witness: &Witness| format!("{} ({:?}, \u{201c}{}\u{201d})", witness.name, witness.grade, witness.reason);
+        self.witnesses.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl Unseal {
     /// A box that has just started and found `token` beside its volume.
     pub fn begin(token: Token, cause: Cause, random: &mut dyn Random) -> Self {

@@ -60,6 +60,9 @@ enum Verb {
         /// Asks for this file's content when the data volume is opened; the TPM's, when none is named.
         #[arg(long, value_name = "FILE")]
         key_file: Option<PathBuf>,
+        /// Also where there is one: it was made by a first boot that was cut short, and nothing opens it.
+        #[arg(long, requires = "key_file")]
+        anew: bool,
     },
     /// Puts the mirror below the data volume together, with one half if there is no other; makes it at the first boot.
     Assemble,
@@ -87,7 +90,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Root => lay_root(),
         Verb::Halves => volume::halves(),
-        Verb::Make { key_file } => volume::make(key_file.as_deref()),
+        Verb::Make { key_file, anew } => volume::make(key_file.as_deref(), anew),
         Verb::Assemble => volume::assemble(),
         Verb::Copy { mounted, meanwhile } => copy(&mounted, &meanwhile),
         Verb::Watch { status } => watch::watch(&status),

@@ -43,17 +43,21 @@ pub(crate) fn halves() -> Result<(), Failure> {
 }
 
 /// First boot: makes the data volume, to the end of the disk or of the mirror, and on one disk the second slot before it.
-pub(crate) fn make(key_file: Option<&Path>) -> Result<(), Failure> {
-    let (opens, key) = match key_file {
+/// `anew`: also where there is one.
+pub(crate) fn make(key_file: Option<&Path>, anew: bool) -> Result<(), Failure> {
+    let (opens, mut more) = match key_file {
         None => ("tpm", TPM.map(str::to_owned).to_vec()),
         Some(file) => ("passphrase", vec![format!("--key-file={}", file.display())]),
     };
+    if anew {
+        more.push("--factory-reset=yes".to_owned());
+    }
     if boot::mark(Path::new(EFI))?.is_none() {
         let disk = Own::read(Path::new("/"))?.boot.disk;
-        return repart(&format!("/dev/{disk}"), opens, "refuse", &key);
+        return repart(&format!("/dev/{disk}"), opens, "refuse", &more);
     }
     // The array's own table of partitions, with one partition: made, or there from a first boot that was cut short.
-    repart(ARRAY, &format!("{opens}-mirror"), "allow", &key)
+    repart(ARRAY, &format!("{opens}-mirror"), "allow", &more)
 }
 
 fn create(halves: &[&Partition]) -> Result<(), Failure> {
@@ -179,14 +183,14 @@ fn examine(half: &Partition) -> Result<String, Failure> {
     Ok(run(Command::new("mdadm").arg("--examine").arg(half.device()))?)
 }
 
-fn repart(device: &str, definitions: &str, empty: &str, key: &[String]) -> Result<(), Failure> {
+fn repart(device: &str, definitions: &str, empty: &str, more: &[String]) -> Result<(), Failure> {
     let mut command = Command::new("systemd-repart");
     command.args([
         "--dry-run=no",
         &*format!("--empty={empty}"),
         &*format!("--definitions={DEFINITIONS}/{definitions}"),
     ]);
-    run(command.args(key).arg(device))?;
+    run(command.args(more).arg(device))?;
     settle();
     Ok(())
 }

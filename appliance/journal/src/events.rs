@@ -62,6 +62,16 @@ events! {
         "The owner allowed something at the console, and it could not be done."
     CONSOLE_REFUSED "0ac63c05935e440fbcaf7e61deba8998" "console-refused" Warn ["REASON"]
         "An answer that was typed at the console was not the owner's, or not one to this challenge."
+    VOLUME_GIVEN "fff33d6192c74ca18673ab8254d9c558" "volume-given" Info ["THRESHOLD", "CUSTODIANS", "BOX_KEY"]
+        "First boot: the new data volume was given to its custodians. From now on THRESHOLD of CUSTODIANS open it; BOX_KEY is what they know the box by."
+    VOLUME_OPENED "f2aeb4d7644142128dac9fc8740ef921" "volume-opened" Info ["PURPOSE", "CUSTODIANS"]
+        "Enough custodians have answered, and the data volume is open. CUSTODIANS are those who have, each with the grade that they could make sure of and their reason."
+    VOLUME_UNOPENED "880b6cb09dba4914a978bb6a2ec0392b" "volume-unopened" Error ["CUSTODIANS", "REASON"]
+        "Enough custodians have answered, and the data volume did not open. They may answer again."
+    SEAL_ASKED "4e289d68cc8a457db26464dca2880e14" "seal-asked" Warn ["CUSTODIAN"]
+        "A custodian has the box sealed: mail stops, and the data volume is closed."
+    POSSESSION_PROVEN "e899e556722c4954927e401aeab19759" "possession-proven" Info ["CUSTODIAN"]
+        "A custodian has proved that they hold their key still."
     MIRROR_DEGRADED "0f3100548c444ceeb8a5d48a43d9c965" "mirror-degraded" Error ["DISKS"]
         "Of two disks one is missing or has failed. The box runs on; DISKS are those that have all data."
     MIRROR_WHOLE "1de60da6b386498a8fe1494ffac6f3cf" "mirror-whole" Info ["DISKS"]

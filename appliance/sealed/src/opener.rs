@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use postkeep_journal::{POSSESSION_PROVEN, SEAL_ASKED, VOLUME_OPENED, VOLUME_UNOPENED};
 use postkeep_keys::keeper::{Act, Handled, Keeper};
 use postkeep_keys::possession::{Possession, Proven};
 use postkeep_keys::unseal::Opening;
@@ -26,6 +27,8 @@ const LARGEST_POSSESSION: u64 = 64 << 10;
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Ends what uses the volume, and closes it.
 const SEAL: &str = "postkeep-seal.target";
+/// Starts what a box does when its volume is open.
+const EVERYTHING: &str = "default.target";
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -135,9 +138,16 @@ impl Opener {
                 reply
             }
             Some(Act::Seal(name)) => {
+                SEAL_ASKED.tell(format_args!("{name} has the box sealed"), [&name]);
                 self.done(&format!("{name} wants the box sealed"), self.seal(), Keeper::did_not_seal)
             }
-            Some(Act::Prove(name)) => self.done(&format!("{name} has proved possession"), self.prove(&name), |_| ()),
+            Some(Act::Prove(name)) => {
+                let proved = self.prove(&name);
+                if proved.is_ok() {
+                    POSSESSION_PROVEN.tell(format_args!("{name} has proved possession of their key"), [&name]);
+                }
+                self.done(&format!("{name} has proved possession"), proved, |_| ())
+            }
         }
     }
 
@@ -179,24 +189,42 @@ impl Opener {
                     log::warn!("the next start will not know that the volume was open: {error}");
                 }
                 self.keeper().opened();
-                log::info!("the data volume is open");
+                let (purpose, custodians) = (opening.purpose.name(), opening.listed());
+                VOLUME_OPENED
+                    .tell(format_args!("the data volume is open; {purpose}: {custodians}"), [&purpose, &custodians]);
+                self.start_what_waits();
             }
             Err(error) => {
-                log::error!(
-                    "enough have answered, and the volume does not open: {error}; they may answer what it offers now"
+                let custodians = opening.listed();
+                VOLUME_UNOPENED.tell(
+                    format_args!(
+                        "enough have answered, and the volume does not open: {error}; they may answer what it offers now"
+                    ),
+                    [&custodians, &error],
                 );
             }
         }
         drop(unless_open);
     }
 
+    /// At a start everything waits for the volume already. In a box that was sealed since nothing does.
+    fn start_what_waits(&self) {
+        if let Err(error) = self.begin(EVERYTHING) {
+            log::error!("the data volume is open, and what needs it may not start: {error}");
+        }
+    }
+
     fn seal(&self) -> io::Result<()> {
-        // It ends this program's own use of the volume as well: nobody waits for it here.
-        let status = Command::new(&self.place.systemctl).args(["--no-block", "start", SEAL]).status()?;
+        self.begin(SEAL)
+    }
+
+    /// Sealing ends this program's own use of the volume as well, and much waits for opening: nobody waits for it here.
+    fn begin(&self, unit: &str) -> io::Result<()> {
+        let status = Command::new(&self.place.systemctl).args(["--no-block", "start", unit]).status()?;
         if status.success() {
             Ok(())
         } else {
-            Err(io::Error::other(format!("systemctl start {SEAL} ended with {status}")))
+            Err(io::Error::other(format!("systemctl start {unit} ended with {status}")))
         }
     }
 
@@ -395,7 +423,12 @@ mod tests {
             assert_eq!(state(&opener).seal, Seal::Sealing);
         }
         let order = "--no-block start postkeep-seal.target\n";
-        assert_eq!(laid.file("systemctl.asked"), order.repeat(3).as_bytes());
+        let wanted = format!("--no-block start default.target\n{}", order.repeat(3));
+        assert_eq!(
+            String::from_utf8(laid.file("systemctl.asked")).unwrap(),
+            wanted,
+            "what needs the volume, then sealing"
+        );
     }
 
     #[test]

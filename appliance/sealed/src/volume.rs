@@ -2,9 +2,11 @@
 //! random octets: stretching them would only cost time at the moment when mail waits.
 
 use std::ffi::OsStr;
-use std::io::{self, Write as _};
+use std::io::{self, Read, Write as _};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use postkeep_keys::{SECRET, Secret, VolumeId};
 use serde_json::Value;
@@ -13,8 +15,12 @@ use serde_json::Value;
 const WRONG_PASSPHRASE: i32 = 2;
 /// The fewest that LUKS2 takes: what is stretched has 256 bits already.
 const ITERATIONS: &str = "1000";
-/// In seconds; opening takes less than one.
-const LONGEST_RUN: &str = "60";
+/// Opening takes less than a second.
+const LONGEST_RUN: Duration = Duration::from_secs(60);
+/// Between two looks at whether a program has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// LUKS2 On-Disk Format Specification 1.1.1, 2.2: no header is larger.
+const LARGEST_OUTPUT: u64 = 4 << 20;
 /// What of a program's words is told on.
 const MOST_WORDS: usize = 300;
 
@@ -147,17 +153,20 @@ impl Volume {
         self.run(&[OsStr::new("close"), OsStr::new(&self.name)], &[]).map(drop)
     }
 
-    /// Gives it one more slot, `slot`, that `new` opens; `known` opens it already.
+    /// Gives it one more slot, `slot`, that `new` opens; `known` opens the slot that is named beside it.
     ///
     /// # Errors
     /// `known` does not open it, or the slot is taken.
-    pub fn add(&self, known: &Secret, new: &Secret, slot: u32) -> Result<(), VolumeError> {
-        let (iterations, slot) = (format!("--pbkdf-force-iterations={ITERATIONS}"), format!("--new-key-slot={slot}"));
+    pub fn add(&self, known: (&Secret, u32), new: &Secret, slot: u32) -> Result<(), VolumeError> {
+        let (known, known_slot) = known;
+        let iterations = format!("--pbkdf-force-iterations={ITERATIONS}");
+        let (known_slot, slot) = (format!("--key-slot={known_slot}"), format!("--new-key-slot={slot}"));
         let arguments = [
             "luksAddKey",
             "--batch-mode",
             "--pbkdf=pbkdf2",
             &iterations,
+            &known_slot,
             &slot,
             "--key-file=-",
             "--keyfile-size=32",
@@ -180,10 +189,7 @@ impl Volume {
 
     fn run(&self, arguments: &[&OsStr], secrets: &[&Secret]) -> Result<String, VolumeError> {
         let cannot_run = |error| VolumeError::CannotRun { program: self.program.clone(), error };
-        // A disk that does not answer must not keep the box from being asked again.
-        let mut child = Command::new("timeout")
-            .args(["--kill-after=5", LONGEST_RUN])
-            .arg(&self.program)
+        let mut child = Command::new(&self.program)
             .args(arguments)
             .stdin(if secrets.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
@@ -196,15 +202,44 @@ impl Volume {
                 let _ = input.write_all(&secret.expose()[..SECRET]);
             }
         }
-        let output = child.wait_with_output().map_err(cannot_run)?;
-        match output.status.code() {
-            Some(0) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        let (stdout, stderr) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
+        // A disk that does not answer must not keep the box from being asked again.
+        let status = within(LONGEST_RUN, &mut child).map_err(cannot_run)?;
+        let Some(status) = status else { return Err(VolumeError::Failed("it does not come to an end".to_owned())) };
+        let said = |told: JoinHandle<Vec<u8>>| String::from_utf8_lossy(&told.join().unwrap_or_default()).into_owned();
+        match status.code() {
+            Some(0) => Ok(said(stdout)),
             Some(WRONG_PASSPHRASE) => Err(VolumeError::WrongPassphrase),
             _ => {
-                let words: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(MOST_WORDS).collect();
-                Err(VolumeError::Failed(format!("{}: {words}", output.status)))
+                let words: String = said(stderr).trim().chars().take(MOST_WORDS).collect();
+                Err(VolumeError::Failed(format!("{status}: {words}")))
             }
         }
+    }
+}
+
+/// What comes from a pipe until it is closed, and no more than what a header may have.
+fn read_all(from: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut octets = Vec::new();
+        let _ = from.map(|from| from.take(LARGEST_OUTPUT).read_to_end(&mut octets));
+        octets
+    })
+}
+
+/// How `child` ends; nothing, where it had to be killed.
+fn within(time: Duration, child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if began.elapsed() >= time {
+            child.kill()?;
+            // One that waits for a disk dies when the disk answers; it is not waited for.
+            return Ok(None);
+        }
+        std::thread::sleep(LOOK_AGAIN);
     }
 }
 
@@ -218,6 +253,17 @@ mod tests {
         "tokens": {}, "digests": {},
         "segments": {"0": {"type": "crypt", "encryption": "aes-xts-plain64", "sector_size": 4096}}
     }"#;
+
+    #[test]
+    fn a_program_that_does_not_end_is_not_waited_for() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let began = Instant::now();
+        assert_eq!(within(Duration::from_millis(100), &mut child).unwrap(), None);
+        assert!(began.elapsed() < Duration::from_secs(5));
+        assert!(!child.wait().unwrap().success());
+        let mut child = Command::new("true").spawn().unwrap();
+        assert!(within(Duration::from_secs(10), &mut child).unwrap().unwrap().success());
+    }
 
     #[test]
     fn a_header_that_somebody_else_has_written_is_refused() {

@@ -61,6 +61,9 @@ enum Verb {
         /// Where the fingerprint of the door for management is written for the console.
         #[arg(long, value_name = "FILE", default_value = "/run/postkeep-settle/box-fingerprint")]
         fingerprint: PathBuf,
+        /// What the data volume has when it was given to custodians.
+        #[arg(long, value_name = "PATH", default_value = "/var/lib/postkeep/keys")]
+        custody: PathBuf,
     },
     /// Keeps resolv.conf as the network is: the DNS servers that systemd-networkd knows of.
     Resolver {
@@ -102,7 +105,9 @@ fn main() -> ExitCode {
             let place = network::Place { seed: &seed, run: &run, sys: &sys, time_servers: &time_servers, instead_of };
             network::apply(&place)
         }
-        Verb::Settle { seed, folder, fingerprint } => settle::settle(&seed, &folder, &fingerprint, now),
+        Verb::Settle { seed, folder, fingerprint, custody } => {
+            settle::settle(&seed, &folder, &fingerprint, &custody, now)
+        }
         Verb::Resolver { state, into } => resolver::follow(&state, &into),
         Verb::Volume { volume, chip } => volume::open(&volume, &chip),
         Verb::Passphrase { into, volume } => passphrase::choose(&into, &volume),

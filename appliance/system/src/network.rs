@@ -95,6 +95,17 @@ pub(crate) fn apply(place: &Place<'_>) -> Result<Vec<String>, crate::Failure> {
     let copy = run.join("postkeep-seed");
     folder(&copy)?;
     write(&copy.join("seed"), &octets)?;
+    // At the first boot the data volume is given to them (`postkeep-opener give`).
+    let keys = copy.join("keys");
+    match &parsed.keys {
+        Some(set) => write(&keys, set.text()?.as_bytes())?,
+        None => match fs::remove_file(&keys) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(NetworkError::File { verb: "remove", path: keys, error }.into());
+            }
+            _ => {}
+        },
+    }
     let owner = parsed.owner.name();
     postkeep_journal::NETWORK_SET.tell(
         format_args!("network set up from the seed of {owner} issued at {}", parsed.issued),
@@ -187,6 +198,31 @@ mod tests {
         let settings = fs::read_to_string(run.join("sysctl.d/95-postkeep-hostname.conf")).unwrap();
         assert_eq!(settings, "kernel.hostname = mail-1.example.com\n");
         assert_eq!(fs::read(run.join("postkeep-seed/seed")).unwrap(), fs::read(&seed).unwrap());
+    }
+
+    #[test]
+    fn who_opens_the_box_is_left_for_the_first_boot_and_is_gone_with_a_seed_that_says_nothing() {
+        let now: Timestamp = "2026-11-27T05:00:00Z".parse().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let owner = SignerKey::from_seed(&[7; 32], "example.com/owner").unwrap();
+        let (path, run) = (folder.path().join("seed"), folder.path().join("run"));
+        let set = "threshold = 1\n[[keys.custodian]]\nname = \"anna\"\nrecipients = \
+                   [\"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"]\n[keys.recovery]\nthreshold = 1\n\
+                   [[keys.recovery.custodian]]\nname = \"safe\"\nrecipients = \
+                   [\"age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg\"]\n";
+        let seed = |draft: &str| {
+            let seed = Seed::draft(draft, owner.verifier(), now).unwrap();
+            fs::write(&path, seed.sign(&owner).unwrap()).unwrap();
+            of(&folder, &path, &run, apply).unwrap();
+            seed.keys
+        };
+        let keys = seed(&format!("[keys]\n{set}")).unwrap();
+        let left = fs::read_to_string(run.join("postkeep-seed/keys")).unwrap();
+        // As the opener reads it.
+        assert_eq!(left, keys.text().unwrap());
+        assert!(left.contains("[recovery]") && left.contains("anna"), "{left}");
+        seed("[network]\n");
+        assert!(!run.join("postkeep-seed/keys").exists());
     }
 
     #[test]

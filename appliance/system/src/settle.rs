@@ -29,7 +29,14 @@ const CONFIGURATION: &str = "postkeep.toml";
 const MARK: &str = "# What follows is of the seed's [api]; the box writes it.\n";
 
 /// Takes the seed over, when it is news; makes keys that are missing in any case.
-pub(crate) fn settle(seed: &Path, folder: &Path, fingerprint: &Path, now: Timestamp) -> Result<Vec<String>, Failure> {
+/// `custody` is there when the data volume was given to custodians.
+pub(crate) fn settle(
+    seed: &Path,
+    folder: &Path,
+    fingerprint: &Path,
+    custody: &Path,
+    now: Timestamp,
+) -> Result<Vec<String>, Failure> {
     let mut said = Vec::new();
     let standing = read(&folder.join(TAKEN), MOST_READ)?;
     let taken = standing.as_deref().map(whose).transpose()?;
@@ -42,7 +49,8 @@ pub(crate) fn settle(seed: &Path, folder: &Path, fingerprint: &Path, now: Timest
                 SEED_REFUSED.tell(format_args!("the seed on the boot partition is not taken: {why}"), [&why]);
                 said.push(format!("the seed on the boot partition is not taken: {why}"));
             }
-            Ok(new) => match take(&new, folder, &mut said)
+            Ok(new) => match has_custody(&new, custody)
+                .and_then(|()| take(&new, folder, &mut said))
                 // Last: a seed that was taken half is taken again.
                 .and_then(|()| Ok(postkeep_files::replace(&folder.join(TAKEN), &octets)?))
             {
@@ -83,6 +91,16 @@ pub(crate) fn settle(seed: &Path, folder: &Path, fingerprint: &Path, now: Timest
         said.push("no configuration of mail yet: the seed brings none".to_owned());
     }
     Ok(said)
+}
+
+/// A box whose owner wants custodians takes no mail without them.
+fn has_custody(seed: &Seed, custody: &Path) -> Result<(), Failure> {
+    if seed.keys.is_none() || custody.exists() {
+        return Ok(());
+    }
+    Err("its [keys] say that custodians open this box, and its data volume was made without them, by a seed that did not say so or \
+         could not be read; flash the box anew with this seed, or leave its [keys] out"
+        .into())
 }
 
 /// Tells why the seed is not taken. A box that has one goes on with what its owner said before.
@@ -232,7 +250,12 @@ mod tests {
             let seed = Seed::draft(draft, owner.verifier(), issued).unwrap().sign(owner).unwrap();
             let path = self.folder.path().join("seed");
             fs::write(&path, seed).unwrap();
-            settle(&path, &etc, &self.folder.path().join("box-fingerprint"), issued).map_err(|error| error.to_string())
+            self.settle_at(issued).map_err(|error| error.to_string())
+        }
+
+        fn settle_at(&self, now: Timestamp) -> Result<Vec<String>, Failure> {
+            let at = |name: &str| self.folder.path().join(name);
+            settle(&at("seed"), &self.etc(), &at("box-fingerprint"), &at("keys"), now)
         }
 
         fn hostname(&self) -> String {
@@ -279,9 +302,26 @@ mod tests {
         let here = Box::new();
         let draft = format!("expires = \"2026-12-01T00:00:00Z\"\n{}", here.mail("a.example.test"));
         here.settle_with(&draft, "2026-11-02T00:00:00Z", &key(1)).unwrap();
-        let (seed, fingerprint) = (here.folder.path().join("seed"), here.folder.path().join("box-fingerprint"));
-        let later = "2027-01-01T00:00:00Z".parse().unwrap();
-        assert_eq!(settle(&seed, &here.etc(), &fingerprint, later).unwrap(), Vec::<String>::new());
+        assert_eq!(here.settle_at("2027-01-01T00:00:00Z".parse().unwrap()).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_seed_with_custodians_is_not_taken_by_a_box_that_was_made_without_them() {
+        let here = Box::new();
+        let keys = "[keys]\nthreshold = 1\n[[keys.custodian]]\nname = \"anna\"\nrecipients = \
+                    [\"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"]\n";
+        let draft = here.mail("a.example.test") + keys;
+        let error = here.settle_with(&draft, "2026-11-02T00:00:00Z", &key(1)).unwrap_err();
+        assert!(error.contains("flash the box anew") && !here.etc().join("postkeep.toml").exists(), "{error}");
+        // Nor by one that runs, which goes on as it did.
+        here.settle("a.example.test", "2026-11-02T00:00:00Z", &key(1)).unwrap();
+        let draft = here.mail("b.example.test") + keys;
+        let said = here.settle_with(&draft, "2026-11-03T00:00:00Z", &key(1)).unwrap().join("\n");
+        assert!(said.contains("flash the box anew"), "{said}");
+        assert_eq!(here.hostname(), "hostname = \"a.example.test\"");
+        fs::create_dir(here.folder.path().join("keys")).unwrap();
+        here.settle_with(&draft, "2026-11-03T00:00:00Z", &key(1)).unwrap();
+        assert_eq!(here.hostname(), "hostname = \"b.example.test\"");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use postkeep_keys::{
     passphrase,
 };
 use postkeep_notes::SignerKey;
-use postkeep_sealed::first::{FIRST_SLOT, give, slot};
+use postkeep_sealed::first::{FIRST_SLOT, GiveError, give, slot};
 use postkeep_sealed::opener::TOKEN;
 use postkeep_sealed::volume::{Volume, VolumeError};
 
@@ -85,7 +85,16 @@ fn a_new_volume_is_given_to_its_custodians_and_opened_by_a_quorum_only() {
     let (volume, first) = new_volume(folder.path(), &program);
     assert!(volume.is_opened_by(&first, FIRST_SLOT).unwrap());
     let (house, box_key) = (house(), SignerKey::generate("box.example").unwrap());
-    let token = give(&volume, &first, &house.set, &box_key, folder.path()).unwrap();
+    let mut kept = false;
+    let keep = |id: &_, opens: &_, slot| {
+        // Custodians could open it by now, and nobody was told so yet.
+        assert_eq!(*id, volume.id().unwrap());
+        assert!(volume.is_opened_by(opens, slot).unwrap() && !folder.path().join(TOKEN).exists());
+        kept = true;
+        Ok(())
+    };
+    let token = give(&volume, &first, &house.set, &box_key, folder.path(), keep).unwrap();
+    assert!(kept);
     // The key that it was made with opens it no more, and its slot is gone.
     assert!(volume.is_opened_by(&first, FIRST_SLOT).is_err());
     assert!([1, 2].into_iter().all(|slot| !volume.is_opened_by(&first, slot).unwrap()));
@@ -118,8 +127,16 @@ fn nothing_is_given_where_the_first_key_is_not_the_volume_s() {
     fs::create_dir(folder.path().join("postkeep")).unwrap();
     let (volume, first) = new_volume(folder.path(), &program);
     let box_key = SignerKey::generate("box.example").unwrap();
-    let error = give(&volume, &Secret::new(&mut System), &house().set, &box_key, folder.path()).unwrap_err();
-    assert!(error.to_string().contains("none of the volume's slots"), "{error}");
+    let give = |key: &Secret, why: Option<&str>| {
+        let keep = |_: &_, _: &_, _| why.map_or(Ok(()), |why| Err(GiveError::Keep(why.to_owned())));
+        give(&volume, key, &house().set, &box_key, folder.path(), keep).unwrap_err().to_string()
+    };
+    let error = give(&Secret::new(&mut System), None);
+    assert!(error.contains("none of the volume's slots"), "{error}");
+    assert!(!folder.path().join(TOKEN).exists());
+    // Without the key of the box nobody could tell its token from another.
+    let error = give(&first, Some("no room"));
+    assert!(error.contains("no room"), "{error}");
     assert!(!folder.path().join(TOKEN).exists());
     assert!(volume.is_opened_by(&first, FIRST_SLOT).unwrap());
     fs::write(&volume.device, "no volume").unwrap();

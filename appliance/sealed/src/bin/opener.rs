@@ -1,15 +1,22 @@
 //! `postkeep-opener`: keeps the seal of the box. Run by a unit of the image; custodians use `postkeep keys`.
 
-use std::alloc::System;
+use std::alloc;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use postkeep_journal::VOLUME_GIVEN as GIVEN;
 use postkeep_keys::wire::{Reply, Request, Seal};
+use postkeep_keys::{KeySet, Secret, System};
+use postkeep_notes::SignerKey;
 use postkeep_sealed::cause::{Last, leave};
+use postkeep_sealed::first::{self, open_and_keep};
 use postkeep_sealed::line;
 use postkeep_sealed::opener::{Opener, Place};
 use postkeep_sealed::volume::Volume;
@@ -18,6 +25,8 @@ use zeroizing_alloc::ZeroAlloc;
 /// Between two looks at a box that waits.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const ANSWER: Duration = Duration::from_secs(10);
+/// Of a key set, in octets: a seed has no more.
+const MOST_KEYS: u64 = 256 << 10;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -40,12 +49,8 @@ struct Arguments {
 enum Verb {
     /// Answers at the socket that is standard input; opens the volume when enough custodians have answered.
     Serve {
-        /// The volume.
-        #[arg(long, value_name = "PATH", default_value = "/dev/postkeep-data")]
-        volume: PathBuf,
-        /// Its name when it is open.
-        #[arg(long, value_name = "NAME", default_value = "postkeep-data")]
-        name: String,
+        #[command(flatten)]
+        volume: Named,
         /// Where it is mounted.
         #[arg(long, value_name = "FOLDER", default_value = "/var/lib/postkeep")]
         data: PathBuf,
@@ -56,13 +61,53 @@ enum Verb {
         #[arg(long, value_name = "SOCKET", default_value = "/run/postkeep-opener.socket")]
         socket: PathBuf,
     },
-    /// Leaves word for the next start that the volume was closed in order.
-    Closed,
+    /// Closes the volume, which nobody uses any more, and leaves word for the next start that it was closed in order.
+    Close {
+        #[command(flatten)]
+        volume: Named,
+    },
+    /// First boot: makes the random key that a new volume is made with.
+    FirstKey {
+        /// Where it goes; in memory, and for a moment.
+        #[arg(long, value_name = "FILE", default_value = "/run/postkeep-custody/key")]
+        into: PathBuf,
+    },
+    /// First boot: gives the new volume to its custodians, after which that key opens it no more; the volume is open then.
+    Give {
+        #[command(flatten)]
+        volume: Named,
+        /// The random key.
+        #[arg(long, value_name = "FILE", default_value = "/run/postkeep-custody/key")]
+        key: PathBuf,
+        /// Who the custodians are, as `postkeep-system network` has found them in the seed.
+        #[arg(long, value_name = "FILE", default_value = "/run/postkeep-seed/keys")]
+        keys: PathBuf,
+        /// Where the volume is mounted meanwhile.
+        #[arg(long, value_name = "FOLDER", default_value = "/run/postkeep-custody/data")]
+        mounted: PathBuf,
+    },
+}
+
+/// A volume and its name.
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// The volume.
+    #[arg(long, value_name = "PATH", default_value = "/dev/postkeep-data")]
+    volume: PathBuf,
+    /// Its name when it is open.
+    #[arg(long, value_name = "NAME", default_value = "postkeep-data")]
+    name: String,
+}
+
+impl Named {
+    fn volume(self) -> Volume {
+        Volume { device: self.volume, name: self.name, program: "cryptsetup".into(), mapper: "/dev/mapper".into() }
+    }
 }
 
 /// Shares and keys pass through libraries that free them as they are.
 #[global_allocator]
-static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+static ALLOCATOR: ZeroAlloc<alloc::System> = ZeroAlloc(alloc::System);
 
 fn main() -> ExitCode {
     if let Err(why) = postkeep_journal::start("postkeep-opener") {
@@ -79,9 +124,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.verb {
-        Verb::Serve { volume, name, data } => {
-            let volume = Volume { device: volume, name, program: "cryptsetup".into(), mapper: "/dev/mapper".into() };
-            let place = Place { boot: arguments.boot, data, volume, systemctl: "systemctl".into() };
+        Verb::Serve { volume, data } => {
+            let place = Place { boot: arguments.boot, data, volume: volume.volume(), systemctl: "systemctl".into() };
             let Some(opener) = Opener::start(place)? else {
                 return Err("no custodians open this box: it has no token".into());
             };
@@ -104,7 +148,53 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 _ => std::thread::sleep(LOOK_AGAIN),
             }
         },
-        Verb::Closed => Ok(leave(&arguments.boot, Last::Closed)?),
+        Verb::Close { volume } => {
+            let volume = volume.volume();
+            if volume.is_open() {
+                volume.close()?;
+            }
+            Ok(leave(&arguments.boot, Last::Closed)?)
+        }
+        Verb::FirstKey { into } => {
+            let key = Secret::new(&mut System);
+            let mut file = File::options().write(true).create_new(true).mode(0o600).open(&into)?;
+            Ok(file.write_all(key.expose())?)
+        }
+        Verb::Give { volume, key, keys, mounted } => {
+            give_volume(&arguments.boot, &volume.volume(), &key, &keys, &mounted)
+        }
+    }
+}
+
+fn give_volume(boot: &Path, volume: &Volume, key: &Path, keys: &Path, mounted: &Path) -> Result<(), Failure> {
+    let set = postkeep_files::beginning(keys, MOST_KEYS)?;
+    let set = KeySet::parse(&String::from_utf8(set)?)?;
+    let mut first = Ok(());
+    let secret = Secret::fill(|octets| first = File::open(key).and_then(|mut file| file.read_exact(octets)));
+    first?;
+    let box_key = SignerKey::generate(&box_name(&volume.id()?.to_string()))?;
+    let token = first::give(volume, &secret, &set, &box_key, boot, |id, passphrase, slot| {
+        open_and_keep(volume, (id, passphrase, slot), &box_key, mounted)
+    })?;
+    leave(boot, Last::Open)?;
+    let (threshold, count) = (token.opening.threshold, token.opening.holders.len());
+    GIVEN.tell(
+        format_args!("from now on {threshold} of {count} custodians open this box"),
+        [&threshold, &count, &box_key.verifier()],
+    );
+    say(&format!(
+        "from now on {threshold} of {count} custodians open this box; custodians know it by {}",
+        box_key.verifier()
+    ));
+    Ok(())
+}
+
+/// What the box is called in what it signs: its name, or what its volume is called, if it has none.
+fn box_name(volume: &str) -> String {
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match hostname.trim() {
+        "" | "(none)" | "localhost" => format!("box-{volume}"),
+        name => name.to_owned(),
     }
 }
 
