@@ -8,6 +8,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
 use crate::code;
+use crate::custody::{Custody, Pasted};
 use crate::facts::{Facts, Volume};
 use crate::form::{FIELDS, Form};
 use crate::model::{Asked, Entry, Model, Screen};
@@ -34,6 +35,7 @@ pub fn draw(model: &Model, frame: &mut Frame<'_>) {
     match &model.screen {
         Screen::Status => page.status(frame, body),
         Screen::Identity => page.identity(frame, body),
+        Screen::Custodians(pasted) => page.custodians(frame, body, pasted),
         Screen::Network(form) => page.network(frame, body, form),
         Screen::Asking => page.lines(frame, body, &[Line::from(""), Line::from("A challenge is being made...")]),
         Screen::Challenge(asked) => page.challenge(frame, body, asked),
@@ -85,6 +87,7 @@ impl Page<'_> {
             }
             Screen::Notice(_) if model.trial.is_some() => Line::from("[k] keep the new network  [Esc] back"),
             Screen::Identity | Screen::Notice(_) | Screen::Asking => Line::from("[Esc] back"),
+            Screen::Custodians(_) => Line::from("[Tab] large code  [Ctrl-U] empty  [Esc] back"),
             Screen::Network(_) => {
                 Line::from("[Tab] next  [<-][->] other card, yes/no  [Enter] ask the owner  [Esc] back")
             }
@@ -142,6 +145,44 @@ impl Page<'_> {
         self.lines(frame, area, &lines);
         let below = Rect { y: area.y + used, height: area.height - used, ..area };
         self.picture(frame, below, &machine.replace(' ', ""));
+    }
+
+    fn custodians(&self, frame: &mut Frame<'_>, area: Rect, pasted: &Pasted) {
+        let Some(Custody { told, offer: Some(offer), door }) = &self.model.facts.custody else {
+            return self.lines(frame, area, &wrapped("This box waits for no custodians.", self.width));
+        };
+        if pasted.picture {
+            if !self.picture(frame, area, offer) {
+                let text =
+                    "This terminal is too small for the code, or cannot show it; copy the text instead. [Tab] back";
+                self.lines(frame, area, &wrapped(text, self.width));
+            }
+            return;
+        }
+        let mut lines = wrapped(&format!("This box {told}."), self.width);
+        lines.push(Line::from(""));
+        match door {
+            Some(door) => {
+                lines.extend(wrapped(
+                    "From elsewhere, where its certificate has this sum: postkeep-keys unseal --box ADDRESS",
+                    self.width,
+                ));
+                lines.extend(wrapped(door, self.width).into_iter().map(|line| line.style(Modifier::BOLD)));
+            }
+            None => {
+                lines.extend(wrapped("Its door is not open: custodians cannot reach it from elsewhere.", self.width))
+            }
+        }
+        lines.push(Line::from(""));
+        lines.extend(wrapped(
+            "Without a network: postkeep-keys unseal --token FILE --offer, with this text:",
+            self.width,
+        ));
+        lines.extend(wrapped(offer, self.width).into_iter().map(|line| line.style(Modifier::BOLD)));
+        lines.push(Line::from(""));
+        lines.extend(wrapped("What that prints is pasted here, the lines with BEGIN and END too.", self.width));
+        lines.extend(wrapped(&pasted.told(), self.width).into_iter().map(|line| line.style(Modifier::BOLD)));
+        self.lines(frame, area, &lines);
     }
 
     fn network(&self, frame: &mut Frame<'_>, area: Rect, form: &Form) {
@@ -272,6 +313,10 @@ fn told(model: &Model) -> Vec<(&'static str, String)> {
         Volume::Unknown => "not known",
     };
     told.push(("State", volume.to_owned()));
+    if let Some(custody) = &facts.custody {
+        told.push(("Seal", custody.told.clone()));
+        told.extend(custody.door.iter().map(|door| ("Door", door.clone())));
+    }
     let posture = match &facts.posture {
         Some(posture) => posture.told(),
         None => "not measured".to_owned(),

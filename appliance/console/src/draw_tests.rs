@@ -106,6 +106,39 @@ fn a_box_without_an_owner_shows_no_entry_that_changes_it_and_says_why() {
 }
 
 #[test]
+fn a_sealed_box_says_what_its_custodians_need_and_shows_an_answer_arrive() {
+    let offer = format!("postkeep-offer-1:unclean:{}:{}:age1{}", "0b".repeat(16), "5e".repeat(32), "q".repeat(58));
+    let door = "5f".repeat(32);
+    let told = "waits for its custodians (unclean): for opening 1 of 2 have answered".to_owned();
+    let mut facts = crate::model::tests::facts();
+    facts.volume = Volume::Sealed;
+    facts.custody = Some(Custody { told, offer: Some(offer.clone()), door: Some(door.clone()) });
+    let model = update(owned(), Event::Facts(Box::new(facts)), Duration::ZERO).0;
+    let text = to_text(&model, 80, 24);
+    assert!(text.contains("Seal      waits for its custodians (unclean): for opening 1 of 2 have answered"), "{text}");
+    assert!(text.contains(&format!("Door      {door}")) && text.contains("[u] unseal"), "{text}");
+
+    let mut model = pressed(model, Key::Char('u'));
+    let shown = |model: &Model| to_text(model, 80, 24);
+    let whole: String = shown(&model).chars().filter(|character| !character.is_whitespace()).collect();
+    assert!(whole.contains(&offer) && whole.contains(&door), "{whole}");
+    assert!(shown(&model).contains("Nothing has come yet."));
+    // A serial line sends what is pasted as keys.
+    for character in "-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n".chars() {
+        model = pressed(model, if character == '\n' { Key::Enter } else { Key::Char(character) });
+    }
+    assert!(shown(&model).contains("2 lines of an answer have come"), "{}", shown(&model));
+    let (model, actions) = update(model, Event::Paste("-----END AGE ENCRYPTED FILE-----\n".to_owned()), Duration::ZERO);
+    let answer = "-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n-----END AGE ENCRYPTED FILE-----\n";
+    assert_eq!(actions, [crate::model::Action::HandOver(answer.to_owned())]);
+    let said = Event::HandedOver(Ok("It counts: 2 of 3 have answered.".to_owned()));
+    assert!(shown(&update(model.clone(), said, Duration::ZERO).0).contains("It counts: 2 of 3"));
+    // Large enough, it is a picture.
+    let picture = to_text(&pressed(model, Key::Tab), 128, 48);
+    assert!(picture.contains('\u{2588}') && !picture.contains("too small"), "{picture}");
+}
+
+#[test]
 fn a_network_that_is_tried_says_how_to_keep_it() {
     let who = Who { machine: "X".into(), owner: Some("o".into()), why: None, trial: Some(42) };
     let model = update(owned(), Event::Reply(Ok(Reply::Who(who))), Duration::ZERO).0;

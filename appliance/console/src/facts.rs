@@ -3,11 +3,14 @@
 
 use serde::Deserialize;
 
+use crate::custody::Custody;
 use crate::plain::{clean, without_addresses};
 
 /// Of links, addresses of a link, failed units and sentences each; the screen has no room for more.
 const MOST: usize = 16;
 const LONGEST_LINE: usize = 200;
+/// An offer that is cut cannot be answered.
+const LONGEST_OFFER: usize = 400;
 
 /// The state of the machine at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Facts {
     pub worst: Option<Worst>,
     /// The fingerprint of the box at its door for management; absent: it has none.
     pub api: Option<String>,
+    /// How its seal is; absent: no custodians open it, or nobody has said.
+    pub custody: Option<Custody>,
     /// How the two disks are; absent: the box has one, or nobody has said.
     pub disks: Option<String>,
     /// The network cards.
@@ -150,6 +155,12 @@ impl Facts {
         let grade = self.posture.as_ref().map(|posture| posture.grade.clone());
         self.worst = self.worst.filter(|worst| Some(&worst.grade) != grade.as_ref());
         self.api = self.api.map(|sum| clean(&sum, 64));
+        if let Some(custody) = &mut self.custody {
+            custody.told = clean(&custody.told, LONGEST_LINE);
+            for text in [&mut custody.offer, &mut custody.door].into_iter().flatten() {
+                *text = clean(text, LONGEST_OFFER);
+            }
+        }
         self.disks = self.disks.map(|told| clean(&without_addresses(&told), LONGEST_LINE));
         self.links.truncate(MOST);
         for link in &mut self.links {

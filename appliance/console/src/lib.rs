@@ -10,6 +10,7 @@ pub mod answer;
 mod bus;
 pub mod challenge;
 pub mod code;
+pub mod custody;
 pub mod deed;
 pub mod draw;
 pub mod facts;

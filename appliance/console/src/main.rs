@@ -46,6 +46,12 @@ struct Arguments {
     /// Where the fingerprint stands by which the box is known at its door for management.
     #[arg(long, value_name = "FILE", default_value = "/run/postkeep-settle/box-fingerprint", global = true)]
     box_fingerprint: PathBuf,
+    /// The socket of the opener, on a box that custodians open.
+    #[arg(long, value_name = "PATH", default_value = "/run/postkeep-opener.socket", global = true)]
+    opener: PathBuf,
+    /// Where the sum of the certificate stands that the door of the seal shows.
+    #[arg(long, value_name = "FILE", default_value = "/run/postkeep-door/fingerprint", global = true)]
+    door: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -101,6 +107,8 @@ async fn run(arguments: Arguments) -> Result<(), String> {
             posture: arguments.posture,
             disks: arguments.disks,
             history: arguments.history,
+            opener: arguments.opener,
+            door: arguments.door,
             box_fingerprint: arguments.box_fingerprint,
             release: "/etc/os-release".into(),
         },

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::code::{self, CodeError};
+use crate::custody::Pasted;
 use crate::deed::Deed;
 use crate::facts::Facts;
 use crate::form::Form;
@@ -15,6 +16,8 @@ pub const LOG: usize = 50;
 /// Characters of an answer that can be typed: more than it has, with separators.
 const LONGEST_ANSWER: usize = 400;
 const LONGEST_TEXT: usize = 600;
+/// Characters that are looked at of what is pasted where an answer of a custodian is awaited.
+const LONGEST_PASTE: usize = 16 << 10;
 
 /// A key that means something here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub enum Event {
     Who(Result<Who, String>),
     /// The privileged part has answered an action, or could not be reached.
     Reply(Result<Reply, String>),
+    /// What became of a custodian's answer.
+    HandedOver(Result<String, String>),
 }
 
 /// Something to do outside.
@@ -69,6 +74,8 @@ pub enum Event {
 pub enum Action {
     /// Ask the privileged part.
     Send(Request),
+    /// Hand a custodian's answer to the opener.
+    HandOver(String),
     /// Draw everything again: something else has written to the terminal.
     Redraw,
 }
@@ -78,6 +85,8 @@ pub enum Action {
 pub enum Entry {
     /// The fingerprint, large.
     Identity,
+    /// What custodians need, and where their answers are pasted.
+    Custodians,
     /// Another network.
     Network,
     /// Start again.
@@ -94,6 +103,7 @@ impl Entry {
     pub fn label(self) -> (char, &'static str) {
         match self {
             Self::Identity => ('f', "fingerprint"),
+            Self::Custodians => ('u', "unseal"),
             Self::Network => ('n', "network"),
             Self::Reboot => ('r', "start again"),
             Self::PowerOff => ('o', "power off"),
@@ -128,6 +138,8 @@ pub enum Screen {
     Status,
     /// Which machine it is, large.
     Identity,
+    /// What custodians need, and an answer of theirs.
+    Custodians(Pasted),
     /// Another network.
     Network(Form),
     /// Waits for a challenge.
@@ -179,6 +191,10 @@ impl Model {
     #[must_use]
     pub fn menu(&self) -> Vec<Entry> {
         let mut menu = vec![Entry::Identity];
+        // Whoever brings an answer has been allowed by whoever made it.
+        if self.facts.custody.as_ref().is_some_and(|custody| custody.offer.is_some()) {
+            menu.push(Entry::Custodians);
+        }
         if matches!(&self.who, Ok(who) if who.owner.is_some()) {
             menu.extend([Entry::Network, Entry::Reboot, Entry::PowerOff]);
             if self.facts.can_seal {
@@ -207,8 +223,13 @@ pub fn update(mut model: Model, event: Event, now: Duration) -> (Model, Vec<Acti
         Event::Key(Key::Redraw) => vec![Action::Redraw],
         Event::Key(key) => press(&mut model, key),
         Event::Paste(text) => {
-            for character in text.chars().take(LONGEST_ANSWER) {
-                put(&mut model, character);
+            let most = if matches!(model.screen, Screen::Custodians(_)) { LONGEST_PASTE } else { LONGEST_ANSWER };
+            text.chars().take(most).flat_map(|character| put(&mut model, character)).collect()
+        }
+        Event::HandedOver(said) => {
+            if let Screen::Custodians(pasted) = &mut model.screen {
+                pasted.waiting = false;
+                pasted.said = Some(clean(&said.unwrap_or_else(|why| why), LONGEST_TEXT));
             }
             Vec::new()
         }
@@ -279,6 +300,15 @@ fn press(model: &mut Model, key: Key) -> Vec<Action> {
                 Err(fault) => form.fault = Some(clean(&fault, LONGEST_TEXT)),
             },
         },
+        Screen::Custodians(pasted) => match key {
+            Key::Escape => model.screen = Screen::Status,
+            Key::Tab | Key::BackTab => pasted.picture = !pasted.picture,
+            Key::Empty => pasted.empty(),
+            // Terminals without brackets around what is pasted send it as keys.
+            Key::Char(character) => return put(model, character),
+            Key::Enter => return put(model, '\n'),
+            _ => {}
+        },
         Screen::Challenge(asked) => match key {
             Key::Escape => model.screen = Screen::Status,
             Key::Tab | Key::BackTab => asked.picture = !asked.picture,
@@ -290,7 +320,7 @@ fn press(model: &mut Model, key: Key) -> Vec<Action> {
                 asked.typed.clear();
                 asked.said = None;
             }
-            Key::Char(character) => put(model, character),
+            Key::Char(character) => return put(model, character),
             Key::Enter if !asked.waiting => match code::decode(&asked.typed) {
                 // A slip is told here: it never reaches the part that counts wrong answers.
                 Err(error) => asked.said = Some(clean(&error.to_string(), LONGEST_TEXT)),
@@ -337,6 +367,7 @@ fn press_status(model: &mut Model, key: Key) -> Vec<Action> {
 fn choose(model: &mut Model, entry: Entry) -> Vec<Action> {
     match entry {
         Entry::Identity => model.screen = Screen::Identity,
+        Entry::Custodians => model.screen = Screen::Custodians(Pasted::default()),
         Entry::Network => model.screen = Screen::Network(Form::of(&model.facts.links)),
         Entry::Reboot => return ask(model, Deed::Reboot),
         Entry::PowerOff => return ask(model, Deed::PowerOff),
@@ -350,8 +381,9 @@ fn ask(model: &mut Model, deed: Deed) -> Vec<Action> {
     vec![Action::Send(Request::Ask(deed))]
 }
 
-fn put(model: &mut Model, character: char) {
+fn put(model: &mut Model, character: char) -> Vec<Action> {
     match &mut model.screen {
+        Screen::Custodians(pasted) => return pasted.put(character).map(Action::HandOver).into_iter().collect(),
         Screen::Network(form) => form.put(character),
         Screen::Challenge(asked) if !asked.waiting && asked.typed.len() < LONGEST_ANSWER => {
             // Pasted lines end; that is no character of an answer.
@@ -365,6 +397,7 @@ fn put(model: &mut Model, character: char) {
         }
         _ => {}
     }
+    Vec::new()
 }
 
 fn know(model: &mut Model, mut who: Who) {

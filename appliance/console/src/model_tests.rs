@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::custody::Custody;
 use crate::facts::{Link, Posture, Sentence, Volume};
 
 pub(crate) fn facts() -> Facts {
@@ -25,6 +26,7 @@ pub(crate) fn facts() -> Facts {
         }),
         worst: None,
         api: None,
+        custody: None,
         disks: None,
         links: vec![link("eno1", "routable", &["203.0.113.5/32", "2001:db8::2/64"]), link("eno2", "no-carrier", &[])],
         mail: "running, 12 recipients wait".into(),
@@ -150,7 +152,7 @@ fn the_form_asks_for_exactly_what_was_typed() {
 pub(crate) fn any_event() -> impl Strategy<Value = Event> {
     let key = prop_oneof![
         any::<char>().prop_map(Key::Char),
-        prop::sample::select(vec!['f', 'n', 'r', 'o', 's', 'k', 'y', '0', ' ']).prop_map(Key::Char),
+        prop::sample::select(vec!['f', 'n', 'r', 'o', 's', 'u', 'k', 'y', '0', ' ']).prop_map(Key::Char),
         prop::sample::select(vec![
             Key::Enter,
             Key::Escape,
@@ -184,12 +186,13 @@ pub(crate) fn any_event() -> impl Strategy<Value = Event> {
             problems: list.clone(),
             links: vec![Link {
                 name: word.clone(),
-                state: word,
+                state: word.clone(),
                 addresses: list.clone(),
-                own: list,
+                own: list.clone(),
                 ..Link::default()
             }],
             can_seal,
+            custody: can_seal.then(|| Custody { told: word.clone(), offer: list.first().cloned(), door: None }),
             ..facts()
         });
     prop_oneof![
@@ -200,6 +203,7 @@ pub(crate) fn any_event() -> impl Strategy<Value = Event> {
         1 => text().prop_map(Event::Log),
         1 => proptest::result::maybe_ok(who, text()).prop_map(Event::Who),
         2 => proptest::result::maybe_ok(reply, text()).prop_map(Event::Reply),
+        1 => proptest::result::maybe_ok(text(), text()).prop_map(Event::HandedOver),
     ]
 }
 
@@ -217,11 +221,15 @@ proptest! {
             for action in actions {
                 match action {
                     Action::Send(Request::Ask(_)) => {
-                        prop_assert!(before.menu().len() > 1 || matches!(before.screen, Screen::Network(_)));
+                        prop_assert!(before.menu().contains(&Entry::Reboot) || matches!(before.screen, Screen::Network(_)));
                     }
                     Action::Send(Request::Answer { .. }) => prop_assert!(matches!(before.screen, Screen::Challenge(_))),
                     Action::Send(Request::Keep) => prop_assert!(before.trial.is_some()),
                     Action::Send(Request::Who) => prop_assert!(false, "the screen's edge asks that by itself"),
+                    Action::HandOver(answer) => {
+                        prop_assert!(matches!(before.screen, Screen::Custodians(_)));
+                        prop_assert!(answer.starts_with("-----BEGIN"));
+                    }
                     Action::Redraw => {}
                 }
             }

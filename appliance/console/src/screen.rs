@@ -16,6 +16,7 @@ use ratatui::layout::Rect;
 use ratatui::{Terminal, TerminalOptions, Viewport};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use crate::custody;
 use crate::draw::{draw, to_text};
 use crate::model::{Action, Event, Key, Model, update};
 use crate::watch::{self, Places};
@@ -99,6 +100,7 @@ async fn show(options: &Options) -> Result<(), String> {
                 match action {
                     Action::Redraw => terminal = empty(size).map_err(failed)?,
                     Action::Send(request) => send(options.socket.clone(), request, events.clone()),
+                    Action::HandOver(answer) => hand_over(options.places.opener.clone(), answer, events.clone()),
                 }
             }
         }
@@ -130,6 +132,14 @@ fn send(socket: PathBuf, request: Request, events: Sender<Event>) {
         // The screen has ended: nobody waits for it.
         let _ = events.send(Event::Reply(reply)).await;
         let _ = events.send(Event::Who(who)).await;
+    });
+}
+
+fn hand_over(opener: PathBuf, answer: String, events: Sender<Event>) {
+    tokio::spawn(async move {
+        let said = custody::hand_over(&opener, answer).await;
+        // The screen has ended: nobody waits for it.
+        let _ = events.send(Event::HandedOver(said)).await;
     });
 }
 

@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc::Sender;
 
 use crate::bus::Bus;
+use crate::custody;
 use crate::facts::{self, Facts, Volume};
 use crate::model::{Event, LOG};
 
@@ -37,6 +38,10 @@ pub struct Places {
     pub box_fingerprint: PathBuf,
     /// How the disks are, written by whoever watches over them.
     pub disks: PathBuf,
+    /// The opener, on a box that custodians open.
+    pub opener: PathBuf,
+    /// The sum of the certificate of the door of the seal.
+    pub door: PathBuf,
     /// `os-release`.
     pub release: PathBuf,
 }
@@ -54,9 +59,12 @@ pub async fn look(places: &Places) -> Facts {
     facts.posture = told(&places.posture, facts::posture, problems);
     facts.worst = told(&places.history, facts::worst, problems).flatten();
     facts.disks = told(&places.disks, facts::disks, problems).flatten();
-    match small_file(&places.box_fingerprint) {
-        Ok(octets) => facts.api = octets.map(|octets| String::from_utf8_lossy(&octets).trim().to_owned()),
-        Err(why) => facts.problems.push(why),
+    let sum = |octets: &[u8]| Ok(String::from_utf8_lossy(octets).trim().to_owned());
+    facts.api = told(&places.box_fingerprint, sum, problems);
+    let door = told(&places.door, sum, problems);
+    match custody::look(&places.opener, door).await {
+        Ok(custody) => facts.custody = custody,
+        Err(why) => problems.push(why),
     }
     match tokio::time::timeout(Duration::from_secs(5), async {
         ask_the_system(&Bus::system().await?, &mut facts).await
