@@ -79,8 +79,8 @@ class Owner:
     def facts(self):
         return json.loads((self.prepared / "prepared.json").read_text())
 
-    def seed(self, hostname="box.owner.example", interface=f"mac = {toml(MAC)}", dns=HERE, time_servers=(), addresses=(BOX, SECOND)):
-        """What the box is told. Keys are not in it: the box makes its own."""
+    def seed(self, hostname="box.owner.example", interface=f"mac = {toml(MAC)}", dns=HERE, time_servers=(), addresses=(BOX, SECOND), keys=()):
+        """What the box is told. Keys are not in it: the box makes its own. `keys` are lines that say who opens it."""
         box = self.prepared / "box"
         lines = [
             f"hostname = {toml(hostname)}", "[network]", f"dns = [{toml(dns)}]", f"time-servers = {toml(list(time_servers))}", "[[network.interface]]", interface,
@@ -89,6 +89,7 @@ class Owner:
         ]
         for name in ("authority.pem", "trust-anchors", "events.secret"):
             lines += ["[[mail.file]]", f"name = {toml('rehearsal/' + name)}", f"content = {toml((box / name).read_text())}"]
+        lines += keys
         draft, seed = self.folder / "seed.toml", self.folder / "seed"
         draft.write_text("\n".join(lines) + "\n")
         seed.unlink(missing_ok=True)

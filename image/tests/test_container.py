@@ -26,7 +26,7 @@ UNITS = "usr/lib/systemd/system"
 ANSWERS = re.search(r"^## What answers from outside\n\nTCP ([^;]+);", (BUILD / "image/image.md").read_text(), re.M).group(1)
 DOCUMENTED = {int(number) for number in re.findall(r"\b\d+\b", ANSWERS)}
 # Where we listen although nobody may get there.
-UNDOCUMENTED = {1, 22, 53, 2525, 8025, 8444, 9999}
+UNDOCUMENTED = {1, 22, 53, 2525, 8025, 8445, 9999}
 # Addresses of IPv6 for the box and for us, of which the rehearsal has none.
 BOX6, HERE6 = "fd00:706b::1", "fd00:706b::2"
 KNOCK = b"is anybody there?"
@@ -39,6 +39,7 @@ ROOT_NEVERTHELESS = {
     "postkeep-array.service": ("CAP_MKNOD CAP_SYS_ADMIN", "mdadm makes a node for the array, and puts it together by ioctls"),
     "postkeep-boot-changed.service": ("", "systemd obeys root"),
     "postkeep-boot-copy.service": ("CAP_SYS_ADMIN", "mounts the boot partition of the other disk"),
+    "postkeep-custody.service": ("CAP_SYS_ADMIN", "writes partition tables, makes a volume by device-mapper, and mounts it"),
     "postkeep-disks.service": ("CAP_SYS_ADMIN", "mounts the boot partition of the other disk"),
     "postkeep-first-boot.service": ("", "the boot partition is root's"),
     "postkeep-folders.service": ("CAP_CHOWN CAP_FOWNER CAP_FSETID", "gives each folder to its owner"),
@@ -51,6 +52,9 @@ ROOT_NEVERTHELESS = {
     "postkeep-names.service": ("", "systemd obeys root"),
     "postkeep-network-settled.service": ("CAP_DAC_READ_SEARCH", "what networkd reads is root's; the seed lies in a folder of the mail core's user"),
     "postkeep-network.service": ("", "the boot partition is root's, and so is what networkd reads"),
+    "postkeep-onlookers.service": ("", "systemd obeys root"),
+    "postkeep-open.service": ("CAP_SYS_ADMIN", "closes a volume by device-mapper"),
+    "postkeep-opener.service": ("CAP_SYS_ADMIN", "opens and closes a volume by device-mapper; systemd obeys root"),
     "postkeep-partitions-passphrase.service": ("CAP_SYS_ADMIN", "writes partition tables, and makes a volume by device-mapper"),
     "postkeep-partitions.service": ("CAP_SYS_ADMIN", "writes partition tables, and makes a volume by device-mapper"),
     "postkeep-passphrase.service": ("", "what was typed is left in root's keyring"),
