@@ -4,6 +4,9 @@
 //! The fuzzer calls them by `fuzz_targets/`; the ordinary tests call them with the
 //! seeds in `corpus/` (`tests/tests/fuzz_seeds.rs`). A broken promise is a panic.
 
+#[path = "targets/keys.rs"]
+pub(crate) mod keys;
+
 use std::sync::{Arc, LazyLock};
 
 use bytes::BytesMut;
@@ -31,7 +34,7 @@ const LONGEST: usize = 32 * 1024;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the name of their folder in `corpus/`.
-pub(crate) const TARGETS: [Target; 15] = [
+pub(crate) const TARGETS: [Target; 19] = [
     ("smtp_server", smtp_server),
     ("smtp_client", smtp_client),
     ("header", message_header),
@@ -47,6 +50,10 @@ pub(crate) const TARGETS: [Target; 15] = [
     ("boot_file", boot_file),
     ("event_log", event_log),
     ("signature_list", signature_list),
+    ("key_set", keys::key_set),
+    ("token", keys::token),
+    ("seal_request", keys::seal_request),
+    ("typed", keys::typed),
 ];
 
 /// A boot file. Its sections lie inside it, and neither its digest nor its PCR 11 takes anything else for granted.

@@ -66,7 +66,7 @@ class Custody(unittest.TestCase):
         return self.reach(verb, certificate, "--token", self.token, "--identity", self.key(name), *more, check=check)
 
     def state(self, certificate):
-        return json.loads(self.reach("state", certificate).stdout)
+        return json.loads(self.reach("state", certificate).stdout)["state"]
 
     def test_two_of_three_open_it_and_one_seals_it(self):
         with Machine(f"{SCRATCH}/machine", f"{BUILD}/keys", network=TAP) as machine:

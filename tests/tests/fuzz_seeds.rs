@@ -59,6 +59,14 @@ fn the_seeds_of_what_lies_below_the_system_keep_their_promises() {
 }
 
 #[test]
+fn the_seeds_of_what_custodians_and_boxes_send_each_other_keep_their_promises() {
+    run("key_set");
+    run("token");
+    run("seal_request");
+    run("typed");
+}
+
+#[test]
 fn the_seeds_of_the_smtp_server_keep_its_promises() {
     run("smtp_server");
 }
@@ -155,5 +163,70 @@ fn write_the_seeds_of_the_spool_segment() {
                 std::fs::write(to.join(format!("{name}-{number}")), &bytes[..length]).expect("write a seed");
             }
         }
+    }
+}
+
+/// Not a test: `cargo test -p postkeep-tests --test fuzz_seeds -- --ignored` after a change of the format.
+#[test]
+#[ignore = "writes the seeds of the keys anew"]
+fn write_the_seeds_of_the_keys() {
+    use age::x25519::Identity;
+    use postkeep_keys::challenge::Asked;
+    use postkeep_keys::wire::Request;
+    use postkeep_keys::{
+        Answer, Cause, Custodian, Grade, KeySet, Purpose, Quorum, Recipient, System, Token, Unseal, envelope, words,
+    };
+    use postkeep_notes::SignerKey;
+
+    let write = |target: &str, name: &str, octets: &[u8]| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join(name), octets).expect("write a seed");
+    };
+    let known: Identity = targets::keys::CUSTODIAN.parse().expect("a key");
+    let custodian = |name: &str, keys: &[&Identity]| Custodian {
+        name: name.parse().expect("a name"),
+        recipients: keys.iter().map(|key| Recipient::of(key)).collect(),
+    };
+    let others: Vec<Identity> = (0..4).map(|_| Identity::generate()).collect();
+    let three = || {
+        vec![
+            custodian("anna", &[&known]),
+            custodian("ben", &[&others[0]]),
+            custodian("cleo", &[&others[1], &others[2]]),
+        ]
+    };
+    let recovery = || Some(Quorum { threshold: 1, custodians: vec![custodian("safe", &[&others[3]])] });
+    let box_key = SignerKey::generate("box.example").expect("a key");
+    let volume = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed".parse().expect("a volume");
+    for (name, threshold, custodians, recovery) in [
+        ("one_alone", 1, vec![custodian("anna", &[&known])], None),
+        ("one_of_two", 1, vec![custodian("anna", &[&known]), custodian("ben", &[&others[0]])], None),
+        ("two_of_three", 2, three(), None),
+        ("with_recovery", 2, three(), recovery()),
+        ("all_of_three", 3, three(), recovery()),
+    ] {
+        let set = KeySet { threshold, custodians, recovery };
+        write("key_set", name, set.text().expect("a text").as_bytes());
+        let made = Token::make(&set, &volume, 1, &mut System).expect("a token");
+        write("token", name, made.token.sign(&box_key).expect("a note").as_bytes());
+        let opener = Unseal::begin(made.token.clone(), Cause::Unclean, &mut System);
+        let held = made.token.open_shares(None, &[&known]).expect("a share").remove(0);
+        assert_eq!(held.purpose, Purpose::Opening);
+        write("typed", &format!("share_{name}"), words::words(&held.share).join(" ").as_bytes());
+        write("typed", &format!("offer_{name}"), opener.offer().to_string().as_bytes());
+        let offer = opener.offer().clone();
+        let answer = Answer { token: offer.token, boot: offer.boot, held, grade: Grade::A1, reason: "work".to_owned() };
+        let answer = envelope::armour(&answer.seal(&offer).expect("an answer"));
+        let request = |request: &Request| serde_json::to_vec(request).expect("JSON");
+        write("seal_request", &format!("answer_{name}"), &request(&Request::Answer { answer }));
+    }
+    for (name, request) in [
+        ("state", Request::State),
+        ("token", Request::Token),
+        ("ask_seal", Request::Ask { asked: Asked::Seal, name: "anna".parse().expect("a name") }),
+        ("ask_possession", Request::Ask { asked: Asked::Possession, name: "ben".parse().expect("a name") }),
+    ] {
+        write("seal_request", name, &serde_json::to_vec(&request).expect("JSON"));
     }
 }

@@ -97,6 +97,13 @@ pub(crate) enum Command {
         #[arg(value_name = "ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// For custodians: a key of one's own, opening and sealing a box. Runs postkeep-keys, which is one static file.
+    #[command(disable_help_flag = true, after_help = "Example: postkeep keys generate --out anna.key")]
+    Keys {
+        /// What postkeep-keys is told; --help for its own.
+        #[arg(value_name = "ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Send a campaign through a configuration in a simulated internet on loopback.
     #[command(
         after_help = "Examples: postkeep rehearse --config /etc/postkeep/postkeep.toml --recipients 10000 --seed 7 --summary summary.json\n          postkeep rehearse --config postkeep.toml --box 10.1.0.1 --block 10.0.0.0/8 --prepare folder\n          postkeep rehearse --prepared folder --recipients 1000\n          postkeep rehearse --prepared folder --no-campaign --serve"

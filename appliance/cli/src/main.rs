@@ -79,7 +79,8 @@ async fn run(arguments: Arguments) -> Outcome {
             }
         }
         Command::Console(command) => console::run(&command, json),
-        Command::Flash { arguments } => flash(&arguments, json),
+        Command::Flash { arguments } => become_program("postkeep-flash", &arguments, json),
+        Command::Keys { arguments } => become_program("postkeep-keys", &arguments, json),
         Command::Credential(CredentialCommand::Hash) => {
             let mut input = String::new();
             match std::io::stdin().take(4096).read_to_string(&mut input) {
@@ -114,14 +115,15 @@ async fn run(arguments: Arguments) -> Outcome {
     }
 }
 
-/// Becomes postkeep-flash, from beside this program or from the PATH. Comes back only when it is not there.
-fn flash(arguments: &[OsString], json: bool) -> Outcome {
+/// Becomes the program called `name`, which is a file of its own for machines that have nothing else of ours, from beside this one or from the
+/// PATH. Comes back only when it is not there.
+fn become_program(name: &str, arguments: &[OsString], json: bool) -> Outcome {
     use std::os::unix::process::CommandExt as _;
-    let name = Path::new("postkeep-flash");
+    let name = Path::new(name);
     let beside = std::env::current_exe().ok().map(|program| program.with_file_name(name)).filter(|path| path.exists());
     let program = beside.as_deref().unwrap_or(name);
     let error = std::process::Command::new(program).args(json.then_some("--json")).args(arguments).exec();
-    failure(BAD_INPUT, &format!("cannot start {}: {error}; scripts/flasher builds it", program.display()))
+    failure(BAD_INPUT, &format!("cannot start {}: {error}; scripts/static builds it", program.display()))
 }
 
 /// The way to the daemon: a box, where one is named, or the socket of this machine.

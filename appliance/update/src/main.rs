@@ -28,6 +28,10 @@ const LONGEST_ANSWER: usize = 256 * 1024;
 
 const GATE: &str = "postkeep-gate.service";
 const SEAL: &str = "postkeep-seal.target";
+/// Is starting as long as the box waits for its custodians.
+const SEALED: &str = "postkeep-open.service";
+/// What they need for that.
+const LETS_CUSTODIANS_IN: [&str; 2] = ["postkeep-opener.service", "postkeep-door.service"];
 /// Asks again and again whether a version on trial has been judged.
 const TIMER: &str = "postkeep-trial-failed.timer";
 
@@ -116,6 +120,15 @@ fn again(place: &Place, programs: &Programs) -> Result<ExitCode, Failure> {
             say(&format!("this start goes on: {why}"));
             return Ok(ExitCode::SUCCESS);
         }
+    }
+    // People take their time, and sleep at night. A version that does not let them in has no such excuse.
+    if install::state(programs, SEALED)? == "activating"
+        && LETS_CUSTODIANS_IN
+            .iter()
+            .try_fold(true, |all, unit| Ok::<_, Failure>(all && install::state(programs, unit)? == "active"))?
+    {
+        say("this start goes on: it waits for its custodians, who can reach it");
+        return Ok(ExitCode::SUCCESS);
     }
     let running = place.running()?;
     if install::is_worth_a_start(place, running)? {
