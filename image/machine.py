@@ -177,10 +177,14 @@ class Machine:
         self.ask("screendump", filename=str(picture))
         return Glass(picture.read_bytes())
 
-    def ask(self, command, **arguments):
+    def dump_memory(self, file):
+        """All that stands in the memory of the running machine."""
+        self.ask("dump-guest-memory", within=300, paging=False, protocol=f"file:{file}")
+
+    def ask(self, command, within=30, **arguments):
         """QEMU, of the machine that runs."""
         with socket.socket(socket.AF_UNIX) as line:
-            line.settimeout(30)
+            line.settimeout(within)
             line.connect(str(self.state / "qmp.socket"))
             with line.makefile("rw") as words:
                 # The greeting; then what it says to each command.

@@ -1,35 +1,31 @@
-"""A box that its custodians open, as on a server: firmware, disk, serial line, and three people elsewhere with a key each. The disk is
-searched for what must not be on it, as somebody would who has taken it away.
+"""A box that its custodians open, as on a server: firmware, disk, serial line, and three people elsewhere with a key each. Its disk is
+searched for what must not be on it, as somebody would who has taken it away; and its memory, once it is sealed.
 """
 
-import json
 import mmap
-import re
+import os
+import pathlib
 import shutil
 import socket
-import subprocess
 import unittest
 
-from machine import Machine, volume_header
-from stage import BOX, TAP, Owner, network, toml, write_seed
+from custodians import GIVEN, NAMES, Custodians, door, offer
+from machine import Machine, partitions, volume_header
+from stage import BOX, TAP, Owner, network, run, write_seed
 
 BUILD = "/build"
 SCRATCH = f"{BUILD}/scratch/custody"
-KEYS = f"{BUILD}/bin/postkeep-keys"
-DOOR = f"{BOX}:8444"
 TAKES_MAIL = "Reached target Postkeep takes mail"
-GIVEN = "from now on 2 of 3 custodians open this box"
-NAMES = ("anna", "ben", "cleo")
 MENU = "[f] fingerprint"
-# What of the box is worth something: whom it writes to, what, and with which key it signs.
+# What of the box is worth something: whom it writes to, and with which key it signs.
 RECIPIENT = "canary-7f3e@gmail.test"
-SECRETS = (RECIPIENT.encode(), b"canary-7f3e", b"PRIVATE KEY-----")
+PRIVATE_KEY = "PRIVATE KEY-----"
 
 
-def found(file, *texts):
-    """Which of the texts stand in a file, anywhere."""
+def found(file, **texts):
+    """Which of the texts stand in a file, anywhere: their names."""
     with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as octets:
-        return [text for text in texts if octets.find(text) >= 0]
+        return {name for name, text in texts.items() if octets.find(text) >= 0}
 
 
 class Custody(unittest.TestCase):
@@ -37,49 +33,57 @@ class Custody(unittest.TestCase):
         network()
         shutil.rmtree(SCRATCH, ignore_errors=True)
         self.owner = Owner(f"{SCRATCH}/owner", f"{BUILD}/bin", deadline=1800, configuration=f"{BUILD}/image/postkeep.toml")
-        self.token = f"{SCRATCH}/box.token"
+        self.custodians = Custodians(f"{SCRATCH}/custodians", f"{BUILD}/bin")
 
-    def key(self, name):
-        return f"{SCRATCH}/{name}.key"
+    def deliver(self, identifiers):
+        self.owner.open_internet()
+        try:
+            self.owner.wait_for(identifiers, within=180)
+        finally:
+            self.owner.close_internet()
 
-    def keys(self, *command, check=True, typed=None):
-        """The custodians' program, on their own machine."""
-        return subprocess.run([KEYS, *command], check=check, capture_output=True, text=True, timeout=120, input=typed)
+    def refuses(self, *ports):
+        for port in ports:
+            with self.assertRaises(OSError):
+                socket.create_connection((BOX, port), 5).close()
 
-    def set_of_keys(self):
-        """As the owner writes it into the seed, from the public halves that the custodians have sent."""
-        lines = ["[keys]", "threshold = 2"]
-        for name in NAMES:
-            recipient = self.keys("generate", "--out", self.key(name)).stdout.strip()
-            lines += ["[[keys.custodian]]", f"name = {toml(name)}", f"recipients = [{toml(recipient)}]"]
-        return lines
+    def what_opens(self, disk):
+        """What opens the volume, and what is in it: the custodians' passphrase, and the key of the volume in its two halves, with which the
+        kernel's tables for AES begin."""
+        passphrase, header, key = (f"{SCRATCH}/{name}" for name in ("volume.passphrase", "volume.header", "volume.key"))
+        identities = [word for name in NAMES[:2] for word in ("--identity", self.custodians.key(name))]
+        self.custodians.run("recover", "--token", self.custodians.token, *identities, "--out", passphrase)
+        part = next(one for one in partitions(disk) if one.get("name") == "postkeep-data")
+        with open(disk, "rb") as file:
+            file.seek(part["start"] * 512)
+            pathlib.Path(header).write_bytes(file.read(32 << 20))
+        run("cryptsetup", "luksDump", "--batch-mode", "--dump-volume-key", "--volume-key-file", key, "--key-file", passphrase, "--keyfile-size", "32", header)
+        octets = pathlib.Path(key).read_bytes()
+        self.assertEqual(len(octets), 64)
+        return {"passphrase": pathlib.Path(passphrase).read_bytes(), "first half": octets[:32], "second half": octets[32:],
+                "recipient": RECIPIENT.encode(), "private key": PRIVATE_KEY.encode()}
 
-    def door(self, machine, *texts):
-        """The sum of the door's certificate, read off the screen."""
-        shown = machine.screen.see(MENU, "Seal", "Door", *texts)
-        return re.search(r"^Door +([0-9a-f]{64})$", shown, re.M).group(1)
-
-    def reach(self, verb, certificate, *more, check=True):
-        return self.keys(verb, "--box", DOOR, "--certificate", certificate, "--json", *more, check=check)
-
-    def as_custodian(self, verb, name, certificate, *more, check=True):
-        return self.reach(verb, certificate, "--token", self.token, "--identity", self.key(name), *more, check=check)
-
-    def state(self, certificate):
-        return json.loads(self.reach("state", certificate).stdout)["state"]
+    def in_memory(self, machine, secrets):
+        """Which of them stand in the memory of the machine."""
+        dump = f"{SCRATCH}/memory"
+        machine.dump_memory(dump)
+        names = found(dump, **secrets)
+        os.unlink(dump)
+        return names
 
     def test_two_of_three_open_it_and_one_seals_it(self):
+        custodians = self.custodians
         with Machine(f"{SCRATCH}/machine", f"{BUILD}/keys", network=TAP) as machine:
             disk = machine.insert(f"{BUILD}/image.raw")
-            write_seed(disk, self.owner.seed(keys=self.set_of_keys()))
+            write_seed(disk, self.owner.seed(keys=custodians.of_seed()))
             machine.start()
             machine.console.expect(GIVEN, within=300, refuse=["[FAILED]"])
             machine.console.expect(TAKES_MAIL, within=300, refuse=["[FAILED]"])
-            certificate = self.door(machine, " OPEN", "3 of 3 have not proved lately")
-            # Enrolment: each has the token, and shows that they can read their share of it.
-            self.reach("token", certificate, "--out", self.token)
+            certificate = door(machine, MENU, " OPEN", "3 of 3 have not proved lately")
+            # Their first day: the token, a share in it that their key opens, and the box knows so.
             for name in NAMES:
-                self.as_custodian("prove", name, certificate, "--name", name)
+                custodians.reach("enrol", certificate, "--identity", custodians.key(name), "--out", custodians.folder / f"{name}.token")
+            shutil.copy(custodians.folder / "anna.token", custodians.token)
             machine.screen.see(MENU, "opened by its custodians", without=["have not proved"])
             self.owner.publish(machine.console.text)
             left = [self.owner.submit(number, recipient=RECIPIENT) for number in range(3)]
@@ -88,54 +92,53 @@ class Custody(unittest.TestCase):
             # Nobody else has a slot: not the key that it was made with, not a passphrase, not the TPM.
             header = volume_header(disk)
             self.assertEqual((sorted(header["keyslots"]), header["tokens"]), (["1"], {}))
-            # Whoever takes the disk finds nothing of it; and whoever searches finds what is not secret.
-            self.assertEqual(found(disk, *SECRETS, b"box.owner.example"), [b"box.owner.example"])
+            # Whoever takes the disk finds nothing of it; and whoever searches so finds what is not secret.
+            seen = found(disk, recipient=RECIPIENT.encode(), name=RECIPIENT.split("@")[0].encode(), key=PRIVATE_KEY.encode(), public=b"box.owner.example")
+            self.assertEqual(seen, {"public"})
 
             machine.start()
             machine.console.expect("postkeep: sealed: postkeep-offer-1:unclean:", within=300, refuse=["[FAILED]", TAKES_MAIL])
-            certificate = self.door(machine, " SEALED", "waits for its custodians (unclean): for opening 0 of 2 have answered", "Failed    nothing")
-            self.assertEqual(self.state(certificate)["seal"], "sealed")
-            for port in (25, 587, 8443):
-                with self.assertRaises(OSError):
-                    socket.create_connection((BOX, port), 5).close()
-            # One by the network, who asks twice; that is not two.
-            for _ in range(2):
-                self.as_custodian("unseal", "anna", certificate, "--reason", "the power was cut")
+            certificate = door(machine, MENU, " SEALED", "waits for its custodians (unclean): for opening 0 of 2 have answered", "Failed    nothing")
+            self.assertEqual(custodians.state(certificate)["seal"], "sealed")
+            self.refuses(25, 587, 8443)
+            # One by the network, who answers twice; that is not two.
+            custodians.unseal(["anna", "anna"], certificate, "the power was cut")
             machine.screen.see("for opening 1 of 2 have answered")
-            self.assertEqual(self.state(certificate)["seal"], "sealed")
+            self.assertEqual(custodians.state(certificate)["seal"], "sealed")
             # A stranger's key has no share.
-            self.keys("generate", "--out", self.key("mallory"))
-            refused = self.as_custodian("unseal", "mallory", certificate, "--reason", "me too", check=False)
+            custodians.new_key("mallory")
+            refused = custodians.act("unseal", "mallory", certificate, "--reason", "me too", check=False)
             self.assertEqual(refused.returncode, 2, refused.stdout + refused.stderr)
             # The other one by a text that somebody carries to the console.
-            offer = re.search(r"postkeep: sealed: (postkeep-offer-1:\S+)", machine.console.text[machine.console.text.rindex("postkeep: sealed: "):]).group(1)
-            answer = self.keys("unseal", "--offer", offer, "--token", self.token, "--identity", self.key("cleo"), "--reason", "no network here").stdout
+            line = offer(machine)
+            answer = custodians.run("unseal", "--offer", line, "--token", custodians.token, "--identity", custodians.key("cleo"), "--reason", "no network here").stdout
             machine.screen.press("u")
-            machine.screen.see("Nothing has come yet.", offer[-40:])
+            machine.screen.see("Nothing has come yet.", line[-40:])
             machine.screen.press(answer.replace("\n", "\r"))
             machine.screen.see("enough have answered: the data volume is being opened")
             machine.console.expect(TAKES_MAIL, within=300, refuse=["[FAILED]", "publish "])
-            self.owner.open_internet()
-            try:
-                self.owner.wait_for(left, within=180)
-            finally:
-                self.owner.close_internet()
+            self.deliver(left)
 
             # One custodian seals it from outside. It goes on without what was in it, and can be opened again.
-            certificate = self.door(machine, " OPEN")
-            self.as_custodian("seal", "ben", certificate, "--name", "ben")
+            certificate = door(machine, MENU, " OPEN")
+            secrets = self.what_opens(disk)
+            # What is searched for is there to be found: but for the passphrase, which nobody needs any more.
+            self.assertEqual(self.in_memory(machine, secrets), secrets.keys() - {"passphrase"})
+            custodians.act("seal", "ben", certificate, "--name", "ben")
             machine.screen.see(MENU, " SEALED", "waits for its custodians (planned): for opening 0 of 2", "Failed    nothing", without=["NOT SEALED"])
-            with self.assertRaises(OSError):
-                socket.create_connection((BOX, 587), 5).close()
-            for name in ("ben", "cleo"):
-                self.as_custodian("unseal", name, certificate, "--reason", "it was a drill")
+            self.assertEqual(self.in_memory(machine, secrets), set())
+            self.refuses(587)
+            custodians.unseal(["ben", "cleo"], certificate, "it was a drill")
             machine.console.expect(TAKES_MAIL, within=300, refuse=["[FAILED]"])
-            left = [self.owner.submit(9, recipient="person-9@gmail.test")]
-            self.owner.open_internet()
-            try:
-                self.owner.wait_for(left, within=180)
-            finally:
-                self.owner.close_internet()
+            self.deliver([self.owner.submit(9, recipient="person-9@gmail.test")])
+
+            # And somebody at the rack, by a chord; a box with custodians needs nobody's leave for that.
+            door(machine, MENU, " OPEN")
+            machine.screen.press("\x18")
+            machine.screen.see("Seal this box now?")
+            machine.screen.press("\x18")
+            machine.screen.see(MENU, " SEALED", "waits for its custodians (planned)", "Failed    nothing", without=["NOT SEALED"])
+            self.refuses(587)
 
 
 if __name__ == "__main__":

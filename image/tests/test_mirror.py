@@ -9,6 +9,7 @@ import subprocess
 import time
 import unittest
 
+from custodians import GIVEN, Custodians, door
 from machine import Machine
 from stage import TAP, Owner, network, run
 
@@ -104,6 +105,34 @@ class Mirror(unittest.TestCase):
             while f"postkeep_{version}.efi" not in self.boot_files(disk):
                 self.assertLess(time.monotonic(), deadline, self.boot_files(disk))
                 time.sleep(2)
+
+    def test_its_custodians_open_it_with_either_disk_after_a_first_boot_that_was_cut(self):
+        folder = SCRATCH / "mirror-custody"
+        shutil.rmtree(folder, ignore_errors=True)
+        owner = Owner(folder / "owner", BUILD / "bin", deadline=7200, configuration=BUILD / "image/postkeep.toml")
+        custodians = Custodians(folder / "custodians", BUILD / "bin")
+        with Machine(folder / "machine", KEYS, network=TAP) as machine:
+            self.flash(machine, owner.seed(keys=custodians.of_seed()), folder)
+            # A volume is made, and before it is anybody's the power goes: nothing opens it.
+            machine.start()
+            machine.console.expect("Starting Data volume of the custodians", within=BOOT)
+            time.sleep(4)
+            self.assertNotIn(GIVEN, machine.console.text)
+            machine.cut_power()
+            machine.start()
+            machine.console.expect(GIVEN, within=BOOT, refuse=["[FAILED]"])
+            machine.console.expect(READY, within=BOOT, refuse=["[FAILED]"])
+            owner.publish(machine.console.text)
+            custodians.reach("token", door(machine, " OPEN"), "--out", custodians.token)
+            accepted = [owner.submit(number) for number in range(3)]
+            machine.cut_power()
+            # Without the disk that it was started from: the other one has the token too.
+            (machine.state / "disk0.raw").rename(machine.state / "disk0.out")
+            machine.start()
+            machine.console.expect("postkeep: sealed: postkeep-offer-1:unclean:", within=BOOT)
+            custodians.unseal(["anna", "cleo"], door(machine, " SEALED"), "a disk is missing")
+            machine.console.expect(READY, within=BOOT)
+            self.arrive(owner, accepted)
 
     def test_either_disk_may_go_and_come_back(self):
         with self.box("mirror") as (folder, owner, machine):

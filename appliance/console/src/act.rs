@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
-use postkeep_journal::{CONSOLE_DONE, CONSOLE_FAILED, CONSOLE_REFUSED};
+use postkeep_journal::{CONSOLE_DONE, CONSOLE_FAILED, CONSOLE_REFUSED, SEALED_AT_CONSOLE};
 use postkeep_notes::VerifierKey;
 use postkeep_seed::{Network, Seed};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -25,6 +25,8 @@ use crate::watch::{SEAL, small_file};
 use crate::wire::{LONGEST_LINE, Reply, Request, Who};
 
 /// Connections at a time; a console needs one, now and then two.
+/// Below `/run`: the opener of a box that has custodians.
+const OPENER: &str = "postkeep-opener.socket";
 const MOST_CONNECTIONS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often networkd is asked to read the old network, before that is left to the next start of this program.
@@ -176,6 +178,21 @@ impl Act {
             Request::Ask(deed) => self.ask(deed).await,
             Request::Answer { challenge, answer } => self.answer(&challenge, &answer).await,
             Request::Keep => self.keep().await,
+            Request::SealNow => self.seal_now().await,
+        }
+    }
+
+    /// Only where a start does not open it again by itself.
+    async fn seal_now(&self) -> Reply {
+        if !self.places.run.join(OPENER).exists() {
+            return Reply::Refused("no custodians open this box: the owner has to allow its sealing".to_owned());
+        }
+        match self.start_unit(SEAL, "The machine is being sealed. Its custodians have to open it again.").await {
+            Ok(said) => {
+                SEALED_AT_CONSOLE.tell(format_args!("somebody at the console has the box sealed"), [&"seal"]);
+                Reply::Done(said)
+            }
+            Err(why) => Reply::Refused(why),
         }
     }
 

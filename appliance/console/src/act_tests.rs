@@ -154,6 +154,17 @@ async fn systemd_is_asked_for_what_the_owner_signed_and_for_nothing_else() {
 }
 
 #[tokio::test]
+async fn only_a_box_that_custodians_open_is_sealed_without_the_owner() {
+    let place = place().await;
+    let reply = place.act.do_what_is_asked(Request::SealNow).await;
+    assert!(is_refused(&reply, "no custodians open this box") && place.asked().is_empty(), "{reply:?}");
+    fs::write(place.folder.path().join("run/postkeep-opener.socket"), "").unwrap();
+    let reply = place.act.do_what_is_asked(Request::SealNow).await;
+    // The fake systemd has no such unit; it was asked for.
+    assert!(is_refused(&reply, "systemd does not start postkeep-seal"), "{reply:?}");
+}
+
+#[tokio::test]
 async fn the_seed_on_the_open_volume_says_whose_the_box_is() {
     let place = place().await;
     let challenge = place.challenge(Deed::Reboot).await;

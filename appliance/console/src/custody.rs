@@ -30,12 +30,7 @@ pub struct Custody {
 impl Custody {
     fn of(state: &State, door: Option<String>) -> Self {
         let waits = |progress: &postkeep_keys::Progress| {
-            format!(
-                "for {} {} of {} have answered",
-                progress.purpose.name(),
-                progress.answered.len(),
-                progress.threshold
-            )
+            format!("for {} {} of {} have answered", progress.purpose.name(), progress.count, progress.threshold)
         };
         let waits = state.progress.iter().map(waits).collect::<Vec<_>>().join(", ");
         let told = match (state.seal, &state.offer) {
@@ -76,7 +71,7 @@ pub(crate) async fn look(opener: &Path, door: Option<String>) -> Result<Option<C
 pub(crate) async fn hand_over(opener: &Path, answer: String) -> Result<String, String> {
     match ask(opener, Request::Answer { answer }).await? {
         Reply::Counted { progress } => {
-            Ok(format!("It counts: {} of {} have answered.", progress.answered.len(), progress.threshold))
+            Ok(format!("It counts: {} of {} have answered.", progress.count, progress.threshold))
         }
         Reply::Opens => Ok("It counts, and enough have answered: the data volume is being opened.".to_owned()),
         Reply::Refused => {

@@ -37,7 +37,16 @@ pub fn draw(model: &Model, frame: &mut Frame<'_>) {
         Screen::Identity => page.identity(frame, body),
         Screen::Custodians(pasted) => page.custodians(frame, body, pasted),
         Screen::Network(form) => page.network(frame, body, form),
-        Screen::Asking => page.lines(frame, body, &[Line::from(""), Line::from("A challenge is being made...")]),
+        Screen::SealNow => page.lines(
+            frame,
+            body,
+            &wrapped(
+                "Seal this box now? Mail stops, and the data volume is closed: as after a power cut, but in order. Its custodians have to open \
+                 it again.",
+                page.width,
+            ),
+        ),
+        Screen::Asking => page.lines(frame, body, &[Line::from(""), Line::from("Asked; waiting for the answer...")]),
         Screen::Challenge(asked) => page.challenge(frame, body, asked),
         Screen::Notice(text) => {
             let mut lines = vec![Line::from("")];
@@ -87,6 +96,7 @@ impl Page<'_> {
             }
             Screen::Notice(_) if model.trial.is_some() => Line::from("[k] keep the new network  [Esc] back"),
             Screen::Identity | Screen::Notice(_) | Screen::Asking => Line::from("[Esc] back"),
+            Screen::SealNow => Line::from("[Ctrl-X] once more: seal it  [Esc] back"),
             Screen::Custodians(_) => Line::from("[Tab] large code  [Ctrl-U] empty  [Esc] back"),
             Screen::Network(_) => {
                 Line::from("[Tab] next  [<-][->] other card, yes/no  [Enter] ask the owner  [Esc] back")

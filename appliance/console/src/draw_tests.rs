@@ -139,6 +139,21 @@ fn a_sealed_box_says_what_its_custodians_need_and_shows_an_answer_arrive() {
 }
 
 #[test]
+fn an_open_box_with_custodians_is_sealed_by_a_chord_pressed_twice_and_another_is_not() {
+    assert_eq!(pressed(owned(), Key::SealNow).screen, Screen::Status, "a start would open it again");
+    let mut facts = crate::model::tests::facts();
+    facts.custody = Some(Custody { told: "opened by its custodians".to_owned(), ..Custody::default() });
+    let model = update(owned(), Event::Facts(Box::new(facts)), Duration::ZERO).0;
+    let asked = pressed(pressed(model, Key::Char('f')), Key::SealNow);
+    let text = to_text(&asked, 80, 24);
+    assert!(text.contains("Seal this box now?") && text.contains("[Ctrl-X] once more"), "{text}");
+    assert_eq!(pressed(asked.clone(), Key::Escape).screen, Screen::Status);
+    let (after, actions) = update(asked, Event::Key(Key::SealNow), Duration::ZERO);
+    assert_eq!(actions, [crate::model::Action::Send(crate::wire::Request::SealNow)]);
+    assert!(to_text(&after, 80, 24).contains("waiting for the answer"));
+}
+
+#[test]
 fn a_network_that_is_tried_says_how_to_keep_it() {
     let who = Who { machine: "X".into(), owner: Some("o".into()), why: None, trial: Some(42) };
     let model = update(owned(), Event::Reply(Ok(Reply::Who(who))), Duration::ZERO).0;

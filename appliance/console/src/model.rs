@@ -46,6 +46,8 @@ pub enum Key {
     Empty,
     /// Control and L: draw everything again.
     Redraw,
+    /// Control and X, twice: seal a box that custodians open.
+    SealNow,
 }
 
 /// Something that happened.
@@ -140,6 +142,8 @@ pub enum Screen {
     Identity,
     /// What custodians need, and an answer of theirs.
     Custodians(Pasted),
+    /// Whether it is to be sealed now.
+    SealNow,
     /// Another network.
     Network(Form),
     /// Waits for a challenge.
@@ -202,6 +206,12 @@ impl Model {
             }
         }
         menu
+    }
+
+    /// Whether anybody may seal it: an open box that only its custodians open again.
+    #[must_use]
+    pub fn can_seal_now(&self) -> bool {
+        self.facts.can_seal && self.facts.custody.as_ref().is_some_and(|custody| custody.offer.is_none())
     }
 
     /// Why the menu offers no changes.
@@ -275,12 +285,15 @@ fn expire(model: &mut Model) {
 }
 
 fn press(model: &mut Model, key: Key) -> Vec<Action> {
+    if key == Key::SealNow {
+        return press_seal_now(model);
+    }
     match &mut model.screen {
         Screen::Status => return press_status(model, key),
         Screen::Notice(_) if matches!(key, Key::Char('k' | 'K')) && model.trial.is_some() => {
             return vec![Action::Send(Request::Keep)];
         }
-        Screen::Identity | Screen::Notice(_) | Screen::Asking => {
+        Screen::Identity | Screen::Notice(_) | Screen::Asking | Screen::SealNow => {
             if matches!(key, Key::Escape | Key::Enter) {
                 model.screen = Screen::Status;
             }
@@ -294,7 +307,7 @@ fn press(model: &mut Model, key: Key) -> Vec<Action> {
             Key::Backspace => form.rub(),
             Key::Empty => (0..LONGEST_ANSWER).for_each(|_| form.rub()),
             Key::Char(character) => form.put(character),
-            Key::Redraw => {}
+            Key::Redraw | Key::SealNow => {}
             Key::Enter => match form.deed() {
                 Ok(deed) => return ask(model, deed),
                 Err(fault) => form.fault = Some(clean(&fault, LONGEST_TEXT)),
@@ -337,6 +350,19 @@ fn press(model: &mut Model, key: Key) -> Vec<Action> {
             _ => {}
         },
     }
+    Vec::new()
+}
+
+/// From wherever the screen is: who needs this has no time to look for it. The second time does it.
+fn press_seal_now(model: &mut Model) -> Vec<Action> {
+    if !model.can_seal_now() {
+        return Vec::new();
+    }
+    if model.screen == Screen::SealNow {
+        model.screen = Screen::Asking;
+        return vec![Action::Send(Request::SealNow)];
+    }
+    model.screen = Screen::SealNow;
     Vec::new()
 }
 

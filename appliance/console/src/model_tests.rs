@@ -165,6 +165,7 @@ pub(crate) fn any_event() -> impl Strategy<Value = Event> {
             Key::Backspace,
             Key::Empty,
             Key::Redraw,
+            Key::SealNow,
         ]),
     ];
     let text = || "(?s).{0,120}";
@@ -225,6 +226,7 @@ proptest! {
                     }
                     Action::Send(Request::Answer { .. }) => prop_assert!(matches!(before.screen, Screen::Challenge(_))),
                     Action::Send(Request::Keep) => prop_assert!(before.trial.is_some()),
+                    Action::Send(Request::SealNow) => prop_assert!(before.can_seal_now() && before.screen == Screen::SealNow),
                     Action::Send(Request::Who) => prop_assert!(false, "the screen's edge asks that by itself"),
                     Action::HandOver(answer) => {
                         prop_assert!(matches!(before.screen, Screen::Custodians(_)));

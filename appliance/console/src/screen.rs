@@ -193,6 +193,7 @@ fn pressed(key: KeyEvent) -> Option<Key> {
         return match key.code {
             KeyCode::Char('l') => Some(Key::Redraw),
             KeyCode::Char('u') => Some(Key::Empty),
+            KeyCode::Char('x') => Some(Key::SealNow),
             KeyCode::Char('h') => Some(Key::Backspace),
             KeyCode::Char('j' | 'm') => Some(Key::Enter),
             _ => None,

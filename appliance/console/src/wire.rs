@@ -30,6 +30,8 @@ pub enum Request {
     },
     /// The network that is being tried works.
     Keep,
+    /// Seal a box that custodians open, without anybody's leave: whoever stands there can pull the plug, which seals it as well.
+    SealNow,
 }
 
 /// What the privileged part answers.

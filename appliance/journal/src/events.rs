@@ -70,6 +70,8 @@ events! {
         "Enough custodians have answered, and the data volume did not open. They may answer again."
     SEAL_ASKED "4e289d68cc8a457db26464dca2880e14" "seal-asked" Warn ["CUSTODIAN"]
         "A custodian has the box sealed: mail stops, and the data volume is closed."
+    SEALED_AT_CONSOLE "7aa5b14bf57d45d0abfbc41c9de3b585" "sealed-at-console" Warn ["DEED"]
+        "Somebody at the console has the box sealed. That needs nobody's leave where custodians open the box."
     POSSESSION_PROVEN "e899e556722c4954927e401aeab19759" "possession-proven" Info ["CUSTODIAN"]
         "A custodian has proved that they hold their key still."
     MIRROR_DEGRADED "0f3100548c444ceeb8a5d48a43d9c965" "mirror-degraded" Error ["DISKS"]

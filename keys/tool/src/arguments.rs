@@ -8,6 +8,8 @@ use postkeep_keys::{Name, Sum};
 const EXAMPLES: &str = "\
 What a custodian does, in this order:
   postkeep-keys generate --passphrase --out anna.key      once: makes your key. Keep the file; send the line age1… to the owner of the box
+  postkeep-keys enrol --box mail-1.example.com:8444 --identity anna.key --out box.token
+                                                          once the box runs: whether your key opens a share, and that the box knows so
   postkeep-keys show box.token                            who opens the box, how many it takes, and whether you can
   postkeep-keys paper --token box.token --identity anna.key --out share.txt
                                                           your share on paper, for the day on which the file is lost
@@ -19,8 +21,10 @@ What a custodian does, in this order:
                                                           once a quarter: that you still hold your key
   postkeep-keys seal --box mail-1.example.com:8444 --token box.token --identity anna.key --name anna
                                                           closes the box now; it takes a quorum to open it again
+  postkeep-keys recover --token box.token --identity anna.key --identity ben.key --out volume.key
+                                                          its machine is gone and its disk is not: what opens the volume anywhere
 
-Nothing that these commands print is secret, but for what `paper` prints.
+Nothing that these commands print is secret, but for what `paper` prints and `recover` writes.
 
 Exit status:
   0  done
@@ -90,6 +94,22 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE", conflicts_with = "identity")]
         paper: Option<PathBuf>,
     },
+    /// Your first day as a custodian of a box: fetches its token, sees whether your key opens a share in it, and proves that to the box.
+    Enrol {
+        #[command(flatten)]
+        at: At,
+        #[command(flatten)]
+        trust: Trust,
+        /// The file with your key.
+        #[arg(long, value_name = "FILE")]
+        identity: PathBuf,
+        /// What you are called in the token; needed where your key opens the shares of several.
+        #[arg(long, value_name = "NAME")]
+        name: Option<Name>,
+        /// Where the token goes. An existing file is never overwritten.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Fetches the token of a box, to keep it and to compare it.
     Token {
         #[command(flatten)]
@@ -109,6 +129,27 @@ pub(crate) enum Command {
         at: At,
         #[command(flatten)]
         member: Member,
+    },
+    /// Opens the volume of a machine that is gone, from its disk: enough custodians at one desk make the passphrase itself. Works for shares
+    /// that need no TPM: those of the recovery set, or all of a box without one.
+    Recover {
+        /// The token of the box.
+        #[arg(long, value_name = "FILE")]
+        token: PathBuf,
+        #[command(flatten)]
+        trust: Trust,
+        /// A file with a custodian's key; once for each.
+        #[arg(long = "identity", value_name = "FILE", required_unless_present = "papers")]
+        identities: Vec<PathBuf>,
+        /// A file with the words of a share; once for each.
+        #[arg(long = "paper", value_name = "FILE")]
+        papers: Vec<PathBuf>,
+        /// Takes the shares of the recovery set.
+        #[arg(long)]
+        recovery: bool,
+        /// Where the passphrase goes: 32 octets for cryptsetup. An existing file is never overwritten.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
     /// Seals a box now. Any one custodian may: mail stops, and the volume is closed. It takes a quorum to open it again.
     Seal {

@@ -7,6 +7,7 @@ mod identities;
 mod online;
 mod outcome;
 mod paper;
+mod recover;
 mod ssh_ed25519;
 mod terminal;
 mod work;
@@ -16,6 +17,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use postkeep_keys::Purpose;
 use postkeep_keys::challenge::Asked;
 use serde_json::json;
 use zeroizing_alloc::ZeroAlloc;
@@ -60,9 +62,15 @@ fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Show { file, trust } => work::show(&file, &trust),
         Command::Paper { holding, out, check } => work::paper(&holding, out.as_deref(), check.as_deref()),
         Command::Unseal { holding, to, reason, paper } => work::unseal(&holding, &to, &reason, paper.as_deref()),
+        Command::Enrol { at, trust, identity, name, out } => online::enrol(&at, &trust, &identity, name.as_ref(), &out),
         Command::Token { at, out } => online::token(&at, &out),
         Command::State { at } => online::state(&at),
         Command::Prove { at, member } => online::respond(&at, Asked::Possession, &member),
+        Command::Recover { token, trust, identities, papers, recovery, out } => {
+            let purpose = if recovery { Purpose::Recovery } else { Purpose::Opening };
+            let brought = recover::Brought { identities: &identities, papers: &papers, purpose };
+            recover::recover(&token, &trust, &brought, &out)
+        }
         Command::Seal { at, member } => online::respond(&at, Asked::Seal, &member),
     }
 }

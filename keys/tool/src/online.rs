@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use postkeep_keys::Token;
 use postkeep_keys::challenge::{Asked, respond as answer_to};
 use postkeep_keys::wire::{Reply, Request, Seal, State};
+use postkeep_keys::{Held, Name, Purpose, Token};
 use serde_json::json;
 
-use crate::arguments::{At, Member};
+use crate::arguments::{At, Member, Trust};
 use crate::client::Client;
 use crate::identities;
 use crate::outcome::{Failure, Outcome, bad, refused, write_new};
@@ -30,6 +30,57 @@ pub(crate) fn token(at: &At, out: &Path) -> Result<Outcome, Failure> {
         token.sum()
     );
     Ok(Outcome::new(said, json!({"volume": token.volume, "epoch": token.epoch, "token": token.sum(), "file": out})))
+}
+
+/// A custodian's first day: the token, whether one's own key opens a share in it, and the proof of that to the box.
+pub(crate) fn enrol(
+    at: &At,
+    trust: &Trust,
+    identity: &Path,
+    name: Option<&Name>,
+    out: &Path,
+) -> Result<Outcome, Failure> {
+    if out.exists() {
+        return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
+    }
+    let client = client(at)?;
+    let Reply::Token { note } = client.ask(&Request::Token)? else { return Err(strange()) };
+    let (token, is_checked) = work::token_of(note.as_bytes(), "the token of the box", trust)?;
+    let mut mine: Vec<Held> = Vec::new();
+    for purpose in [Purpose::Opening, Purpose::Recovery] {
+        mine.extend(work::shares_of(&token, identity, name, purpose)?);
+    }
+    write_new(out, note.as_bytes())?;
+    let set = token.key_set();
+    let mut said = format!(
+        "{} is the token of the volume {}, key set {}; its sum is {}.\n\
+         {} of {} custodians open it.\n",
+        out.display(),
+        token.volume,
+        token.epoch,
+        token.sum(),
+        set.threshold,
+        set.custodians.len()
+    );
+    for held in &mine {
+        said += &format!("Your key opens the share of {} for {}.\n", held.name, held.purpose.name());
+    }
+    let is_open = state_of(&client)?.seal == Seal::Open;
+    let mut names: Vec<Name> = mine.iter().map(|held| held.name.clone()).collect();
+    names.sort();
+    names.dedup();
+    for name in names.iter().filter(|_| is_open) {
+        said += &ask(&client, &token, Asked::Possession, name, identity)?;
+    }
+    if !is_open {
+        said += "The box is not open, and writes nothing down: prove it when it is (`postkeep-keys prove`).\n";
+    }
+    said += "Compare the sum with the other custodians, keep the file, and put your share on paper (`postkeep-keys paper`).\n";
+    let json = json!({
+        "volume": token.volume, "epoch": token.epoch, "token": token.sum(), "file": out, "signature-checked": is_checked,
+        "names": names, "proven": is_open,
+    });
+    Ok(Outcome::new(said, json))
 }
 
 pub(crate) fn state(at: &At) -> Result<Outcome, Failure> {
@@ -61,14 +112,19 @@ pub(crate) fn respond(at: &At, asked: Asked, member: &Member) -> Result<Outcome,
         let known: Vec<&str> = all.map(|custodian| custodian.name.as_str()).collect();
         return Err(bad(format!("nobody called {name} is in the token; it names {}", known.join(", "))));
     }
-    let identities = identities::open(&member.identity)?;
+    let said = ask(&client(at)?, &token, asked, name, &member.identity)?;
+    Ok(Outcome::new(said, json!({"name": name, "asked": asked, "done": true})))
+}
+
+/// Has the box ask `name` a question, answers it with the key in `identity`, and says what became of it.
+fn ask(client: &Client, token: &Token, asked: Asked, name: &Name, identity: &Path) -> Result<String, Failure> {
+    let identities = identities::open(identity)?;
     let identities: Vec<&dyn age::Identity> =
         identities.iter().map(|identity| &**identity as &dyn age::Identity).collect();
-    let client = client(at)?;
     let question = match client.ask(&Request::Ask { asked, name: name.clone() })? {
         Reply::Question { question } => question,
         Reply::Refused => {
-            let state = state_of(&client)?;
+            let state = state_of(client)?;
             return Err(refused(match state.seal {
                 Seal::Open => format!("the box does not know {name}: it has another token than yours"),
                 seal => format!("the box is {}, and asks nothing then", named(seal)),
@@ -84,7 +140,7 @@ pub(crate) fn respond(at: &At, asked: Asked, member: &Member) -> Result<Outcome,
             question.volume, question.name
         )));
     }
-    let said = match (client.ask(&Request::Respond { asked, name: name.clone(), response })?, asked) {
+    Ok(match (client.ask(&Request::Respond { asked, name: name.clone(), response })?, asked) {
         (Reply::Done, Asked::Possession) => format!("The box has written down that {name} holds their key.\n"),
         (Reply::Done, Asked::Seal) => "The box is being sealed: mail stops, and the volume is closed.\n".to_owned(),
         (Reply::Failed, Asked::Possession) => {
@@ -97,8 +153,7 @@ pub(crate) fn respond(at: &At, asked: Asked, member: &Member) -> Result<Outcome,
         }
         (Reply::Refused, _) => return Err(refused("the box does not count the response; its journal says why")),
         _ => return Err(strange()),
-    };
-    Ok(Outcome::new(said, json!({"name": name, "asked": asked, "done": true})))
+    })
 }
 
 /// How the box is.

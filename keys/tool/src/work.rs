@@ -181,15 +181,16 @@ fn answer(
 
 /// The token in `file`, and whether its signature is known to be that of the box.
 pub(crate) fn token(file: &Path, trust: &Trust) -> Result<(Token, bool), Failure> {
-    let octets = read(file)?;
-    let named = |error: TokenError| bad(format!("{}: {error}", file.display()));
+    token_of(&read(file)?, &file.display().to_string(), trust)
+}
+
+/// The same of a note that came from `place`.
+pub(crate) fn token_of(note: &[u8], place: &str, trust: &Trust) -> Result<(Token, bool), Failure> {
+    let named = |error: TokenError| bad(format!("{place}: {error}"));
     match &trust.box_key {
         None => {
-            let token = Token::unverified(&octets).map_err(named)?;
-            Terminal::say(&format!(
-                "Nobody's signature under {} was checked: --box-key has it checked.",
-                file.display()
-            ));
+            let token = Token::unverified(note).map_err(named)?;
+            Terminal::say(&format!("Nobody's signature under {place} was checked: --box-key has it checked."));
             Ok((token, false))
         }
         Some(given) => {
@@ -202,7 +203,7 @@ pub(crate) fn token(file: &Path, trust: &Trust) -> Result<(Token, bool), Failure
                 }
                 Err(error) => return Err(bad(format!("{error}; there is no file of that name either"))),
             };
-            Ok((Token::open(&octets, &keys).map_err(named)?, true))
+            Ok((Token::open(note, &keys).map_err(named)?, true))
         }
     }
 }
@@ -211,15 +212,24 @@ fn purpose(holding: &Holding) -> Purpose {
     if holding.recovery { Purpose::Recovery } else { Purpose::Opening }
 }
 
-/// The one share that is asked for, out of those that the key opens.
-fn from_identity(token: &Token, holding: &Holding) -> Result<Held, Failure> {
-    let file = holding.identity.as_deref().ok_or_else(|| bad("--identity FILE is missing: the file with your key"))?;
+/// The shares for `purpose` that the key in `file` opens, of all custodians or of the one called `name`.
+pub(crate) fn shares_of(
+    token: &Token,
+    file: &Path,
+    name: Option<&Name>,
+    purpose: Purpose,
+) -> Result<Vec<Held>, Failure> {
     let identities = identities::open(file)?;
     let identities: Vec<&dyn age::Identity> =
         identities.iter().map(|identity| &**identity as &dyn age::Identity).collect();
-    let held = token.open_shares(holding.name.as_ref(), &identities).map_err(bad)?;
-    let purpose = purpose(holding);
-    let mut held: Vec<Held> = held.into_iter().filter(|held| held.purpose == purpose).collect();
+    let held = token.open_shares(name, &identities).map_err(bad)?;
+    Ok(held.into_iter().filter(|held| held.purpose == purpose).collect())
+}
+
+/// The one share that is asked for, out of those that the key opens.
+fn from_identity(token: &Token, holding: &Holding) -> Result<Held, Failure> {
+    let file = holding.identity.as_deref().ok_or_else(|| bad("--identity FILE is missing: the file with your key"))?;
+    let mut held = shares_of(token, file, holding.name.as_ref(), purpose(holding))?;
     match (held.pop(), held.is_empty()) {
         (Some(held), true) => Ok(held),
         (Some(last), false) => {
@@ -232,7 +242,7 @@ fn from_identity(token: &Token, holding: &Holding) -> Result<Held, Failure> {
 }
 
 /// The share that is written in `file`, and whose it is: words do not say it, but its commitment does.
-fn from_paper(token: &Token, file: &Path, purpose: Purpose) -> Result<Held, Failure> {
+pub(crate) fn from_paper(token: &Token, file: &Path, purpose: Purpose) -> Result<Held, Failure> {
     if file == Path::new("-") {
         Terminal::say(
             "Type the 26 words, with or without their numbers, four letters of each at least; then Ctrl-D on a line of its own.",

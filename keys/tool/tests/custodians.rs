@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use postkeep_keys::{Cause, Counts, KeySet, Made, Refusal, System, Token, Unseal};
+use postkeep_keys::{Cause, Counts, KeySet, Made, Purpose, Refusal, System, Token, Unseal, passphrase};
 use postkeep_notes::SignerKey;
 use tempfile::TempDir;
 
@@ -76,6 +76,40 @@ fn two_of_three_open_a_box_by_texts_that_are_carried_to_it() {
     // The same texts at the next start.
     let mut later = Unseal::begin(desk.made.token.clone(), Cause::Planned, &mut System);
     assert!(matches!(later.take(first.as_bytes(), Duration::ZERO), Err(Refusal::Answer(_))));
+}
+
+#[test]
+fn a_volume_without_its_machine_is_opened_by_a_quorum_at_one_desk() {
+    let desk = Desk::new();
+    let (token, out) = (desk.path("box.token"), desk.path("volume.key"));
+    let (token, out) = (token.to_str().unwrap(), out.to_str().unwrap());
+    let key = |name: &str| desk.path(&format!("{name}.key")).to_str().unwrap().to_owned();
+    let recover = |more: &[&str]| {
+        keys(&[&["recover", "--token", token, "--box-key", &desk.box_key, "--out", out], more].concat())
+    };
+    // One is too few, also when they come twice.
+    let error = refused(&recover(&["--identity", &key("anna"), "--identity", &key("anna")]), 3);
+    assert!(error.contains("it takes 2 shares, and these are 1 (anna)"), "{error}");
+    let error = refused(&recover(&["--recovery", "--identity", &key("anna")]), 3);
+    assert!(error.contains("opens no share for recovery"), "{error}");
+    assert!(!Path::new(out).exists());
+    let share = desk.made.token.open_shares(None, &[&identity(&key("cleo"))]).unwrap().remove(0).share;
+    let typed = desk.path("typed.txt");
+    fs::write(&typed, postkeep_keys::words::words(&share).join(" ")).unwrap();
+    let text = said(&recover(&["--identity", &key("ben"), "--paper", typed.to_str().unwrap()]));
+    assert!(text.contains(VOLUME) && text.contains("cryptsetup open"), "{text}");
+    // What the box computes of the same shares (`sealed_volume.rs` opens a volume with it).
+    let token = &desk.made.token;
+    let wanted = passphrase(&desk.made.opening, None, Purpose::Opening, &token.volume, token.epoch);
+    assert_eq!(fs::read(out).unwrap(), wanted.expose());
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&fs::metadata(out).unwrap()) & 0o777, 0o600);
+    let error = refused(&recover(&["--identity", &key("ben"), "--identity", &key("anna")]), 2);
+    assert!(error.contains("nothing is overwritten"), "{error}");
+}
+
+fn identity(file: &str) -> age::x25519::Identity {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().find(|line| line.starts_with("AGE-SECRET-KEY-")).unwrap().parse().unwrap()
 }
 
 #[test]

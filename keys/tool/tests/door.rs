@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -168,6 +168,19 @@ fn a_box_is_opened_proved_and_sealed_from_elsewhere() {
     let error = refused(&house.at_the_box("seal", &stranger), 2);
     assert!(error.contains("nobody called mallory is in the token"), "{error}");
     assert_eq!(house.state().seal, Seal::Open);
+    // Enrolment is all of it: the token, whether the key opens a share, and the proof.
+    let ben = house.path("ben.key");
+    let enrol = |identity: &Path, out: &str| {
+        let out = house.path(out);
+        house.at_the_box("enrol", &["--identity", identity.to_str().unwrap(), "--out", out.to_str().unwrap()])
+    };
+    let text = said(&enrol(&ben, "ben.token"));
+    assert!(text.contains("2 of 3 custodians open it") && text.contains("the share of ben for opening"), "{text}");
+    assert!(text.contains("ben holds their key"), "{text}");
+    assert!(house.state().possession.iter().any(|proven| proven.name.as_str() == "ben" && !proven.is_due));
+    assert_eq!(fs::read(house.path("ben.token")).unwrap(), fs::read(&token).unwrap());
+    refused(&enrol(&mallory, "mallory.token"), 2);
+    assert!(!house.path("mallory.token").exists());
     assert!(said(&house.at_the_box("seal", &with_key)).contains("mail stops"));
     assert_eq!(
         fs::read_to_string(house.path("systemctl.asked")).unwrap(),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use postkeep_journal::VOLUME_GIVEN as GIVEN;
+use postkeep_journal::VOLUME_GIVEN;
 use postkeep_keys::wire::{Reply, Request, Seal};
 use postkeep_keys::{KeySet, Secret, System};
 use postkeep_notes::SignerKey;
@@ -178,7 +178,7 @@ fn give_volume(boot: &Path, volume: &Volume, key: &Path, keys: &Path, mounted: &
     })?;
     leave(boot, Last::Open)?;
     let (threshold, count) = (token.opening.threshold, token.opening.holders.len());
-    GIVEN.tell(
+    VOLUME_GIVEN.tell(
         format_args!("from now on {threshold} of {count} custodians open this box"),
         [&threshold, &count, &box_key.verifier()],
     );

@@ -1,0 +1,65 @@
+"""Three people elsewhere with a key each, and the program with which they open a box and seal it. Used in the tools tree by image/tests.
+"""
+
+import json
+import pathlib
+import re
+import subprocess
+
+from stage import BOX, toml
+
+DOOR = f"{BOX}:8444"
+NAMES = ("anna", "ben", "cleo")
+# What the box says of itself once it is theirs, and when it waits for them.
+GIVEN = "from now on 2 of 3 custodians open this box"
+OFFER = re.compile(r"postkeep: sealed: (postkeep-offer-1:\S+)")
+
+
+class Custodians:
+    def __init__(self, folder, programs):
+        self.folder, self.program = pathlib.Path(folder), pathlib.Path(programs) / "postkeep-keys"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.token = self.folder / "box.token"
+
+    def key(self, name):
+        return self.folder / f"{name}.key"
+
+    def run(self, *command, check=True):
+        """Their program, on their own machine."""
+        return subprocess.run([self.program, *command], check=check, capture_output=True, text=True, timeout=120)
+
+    def new_key(self, name):
+        """Its public half."""
+        return self.run("generate", "--out", self.key(name)).stdout.strip()
+
+    def of_seed(self):
+        """As the owner writes it into the seed, from the public halves that they have sent: two of the three open the box."""
+        lines = ["[keys]", "threshold = 2"]
+        for name in NAMES:
+            lines += ["[[keys.custodian]]", f"name = {toml(name)}", f"recipients = [{toml(self.new_key(name))}]"]
+        return lines
+
+    def reach(self, verb, certificate, *more, check=True):
+        return self.run(verb, "--box", DOOR, "--certificate", certificate, "--json", *more, check=check)
+
+    def state(self, certificate):
+        return json.loads(self.reach("state", certificate).stdout)["state"]
+
+    def act(self, verb, name, certificate, *more, check=True):
+        """One of them, by their key."""
+        return self.reach(verb, certificate, "--token", self.token, "--identity", self.key(name), *more, check=check)
+
+    def unseal(self, names, certificate, reason):
+        for name in names:
+            self.act("unseal", name, certificate, "--reason", reason)
+
+
+def door(machine, *texts, **more):
+    """The sum of the door's certificate, read off the screen."""
+    shown = machine.screen.see("Seal", "Door", *texts, **more)
+    return re.search(r"^Door +([0-9a-f]{64})$", shown, re.M).group(1)
+
+
+def offer(machine):
+    """The last that the box has made on its console."""
+    return OFFER.findall(machine.console.text)[-1]

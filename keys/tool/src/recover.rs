@@ -1,0 +1,74 @@
+//! What opens a volume without its box: when the machine is gone and its disk is not. Custodians come to one desk with their keys or their
+//! papers; what they make there is the volume's passphrase itself.
+
+use std::path::{Path, PathBuf};
+
+use postkeep_keys::{Held, Purpose, Secret, Share, Token, combine, passphrase};
+use serde_json::json;
+
+use crate::arguments::Trust;
+use crate::outcome::{Failure, Outcome, bad, refused, write_new};
+use crate::work;
+
+/// Whose shares are brought.
+pub(crate) struct Brought<'a> {
+    pub(crate) identities: &'a [PathBuf],
+    pub(crate) papers: &'a [PathBuf],
+    pub(crate) purpose: Purpose,
+}
+
+pub(crate) fn recover(file: &Path, trust: &Trust, brought: &Brought<'_>, out: &Path) -> Result<Outcome, Failure> {
+    if out.exists() {
+        // Said before devices are touched and passphrases typed.
+        return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
+    }
+    let (token, _) = work::token(file, trust)?;
+    let held = held(&token, brought)?;
+    let purpose = brought.purpose;
+    let shares = token.shares(purpose).ok_or_else(|| {
+        refused("this box has no recovery set; leave --recovery out, and take the shares that open it")
+    })?;
+    let names: Vec<&str> = held.iter().map(|held| held.name.as_str()).collect();
+    let (count, threshold) = (held.len(), usize::from(shares.threshold));
+    if count < threshold {
+        return Err(refused(format!(
+            "it takes {threshold} shares, and these are {count} ({}): one more --identity or --paper for each that is missing",
+            names.join(", ")
+        )));
+    }
+    let given: Vec<Share> = held.iter().map(|held| held.share.clone()).collect();
+    let secret: Secret = combine(&given, shares.threshold).map_err(bad)?;
+    let opens = passphrase(&secret, None, purpose, &token.volume, token.epoch);
+    write_new(out, opens.expose())?;
+    let said = format!(
+        "{} opens the volume {}: whoever has it and the disk has everything. On the machine where the disk is:\n  \
+         cryptsetup open --type luks2 --key-file {} --keyfile-size 32 DEVICE NAME\n\
+         Then overwrite it and remove it (shred -u).\n",
+        out.display(),
+        token.volume,
+        out.display()
+    );
+    Ok(Outcome::new(said, json!({"file": out, "volume": token.volume, "purpose": purpose, "custodians": names})))
+}
+
+/// The shares, each once, however often it was brought.
+fn held(token: &Token, brought: &Brought<'_>) -> Result<Vec<Held>, Failure> {
+    let mut all: Vec<Held> = Vec::new();
+    for identity in brought.identities {
+        let mine = work::shares_of(token, identity, None, brought.purpose)?;
+        if mine.is_empty() {
+            return Err(refused(format!(
+                "{} opens no share for {} of this token",
+                identity.display(),
+                brought.purpose.name()
+            )));
+        }
+        all.extend(mine);
+    }
+    for paper in brought.papers {
+        all.push(work::from_paper(token, paper, brought.purpose)?);
+    }
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    all.dedup_by(|one, other| one.name == other.name);
+    Ok(all)
+}
