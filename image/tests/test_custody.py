@@ -113,7 +113,7 @@ class Custody(unittest.TestCase):
             line = offer(machine)
             answer = custodians.run("unseal", "--offer", line, "--token", custodians.token, "--identity", custodians.key("cleo"), "--reason", "no network here").stdout
             machine.screen.press("u")
-            machine.screen.see("Nothing has come yet.", line[-40:])
+            machine.screen.see("Nothing has come yet.", line[-20:])
             machine.screen.press(answer.replace("\n", "\r"))
             machine.screen.see("enough have answered: the data volume is being opened")
             machine.console.expect(TAKES_MAIL, within=300, refuse=["[FAILED]", "publish "])
@@ -139,6 +139,16 @@ class Custody(unittest.TestCase):
             machine.screen.press("\x18")
             machine.screen.see(MENU, " SEALED", "waits for its custodians (planned)", "Failed    nothing", without=["NOT SEALED"])
             self.refuses(587)
+            machine.cut_power()
+
+            # Somebody takes the token away: nobody is asked for a passphrase that nobody has, and a copy is all that it takes.
+            run("mdel", "-i", f"{disk}@@1M", "::/postkeep/token")
+            machine.start()
+            machine.console.expect("their token is gone from the boot partition", within=300, refuse=["passphrase for", GIVEN, TAKES_MAIL])
+            machine.cut_power()
+            run("mcopy", "-i", f"{disk}@@1M", custodians.token, "::/postkeep/token")
+            machine.start()
+            machine.console.expect("postkeep: sealed: postkeep-offer-1:planned:", within=300, refuse=["passphrase for", GIVEN, TAKES_MAIL])
 
 
 if __name__ == "__main__":

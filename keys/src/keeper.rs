@@ -71,6 +71,12 @@ impl Keeper {
         &self.token
     }
 
+    /// Whether its volume is open, and nobody has asked to seal it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.seal, Held::Open)
+    }
+
     /// Handles `request`. `now` counts from any moment, and never back; `possession` is what is known of it.
     pub fn handle(
         &mut self,

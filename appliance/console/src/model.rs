@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::code::{self, CodeError};
 use crate::custody::Pasted;
 use crate::deed::Deed;
-use crate::facts::Facts;
+use crate::facts::{Facts, Volume};
 use crate::form::Form;
 use crate::plain::clean;
 use crate::wire::{Reply, Request, Who};
@@ -211,7 +211,9 @@ impl Model {
     /// Whether anybody may seal it: an open box that only its custodians open again.
     #[must_use]
     pub fn can_seal_now(&self) -> bool {
-        self.facts.can_seal && self.facts.custody.as_ref().is_some_and(|custody| custody.offer.is_none())
+        self.facts.can_seal
+            && self.facts.volume == Volume::Open
+            && self.facts.custody.as_ref().is_some_and(|custody| custody.offer.is_none())
     }
 
     /// Why the menu offers no changes.

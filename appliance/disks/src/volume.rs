@@ -49,9 +49,8 @@ pub(crate) fn make(key_file: Option<&Path>, anew: bool) -> Result<(), Failure> {
         None => ("tpm", TPM.map(str::to_owned).to_vec()),
         Some(file) => ("passphrase", vec![format!("--key-file={}", file.display())]),
     };
-    if anew {
-        more.push("--factory-reset=yes".to_owned());
-    }
+    // Said in any case: a variable of the firmware may ask for it.
+    more.push(format!("--factory-reset={}", if anew { "yes" } else { "no" }));
     if boot::mark(Path::new(EFI))?.is_none() {
         let disk = Own::read(Path::new("/"))?.boot.disk;
         return repart(&format!("/dev/{disk}"), opens, "refuse", &more);

@@ -41,6 +41,28 @@ pub struct Place {
     pub volume: Volume,
     /// systemctl.
     pub systemctl: PathBuf,
+    /// Written when enough have answered and the volume did not open, for whoever judges this start.
+    pub unopened: PathBuf,
+}
+
+impl Place {
+    /// Whether the volume is mounted.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn is_mounted(&self) -> io::Result<bool> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        let data = self.data.to_string_lossy();
+        Ok(mounts.lines().any(|line| line.split(' ').nth(1) == Some(&*data)))
+    }
+
+    /// Whether the box has been sealed and not opened since.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn is_sealing(&self) -> io::Result<bool> {
+        Ok(Command::new(&self.systemctl).args(["--quiet", "is-active", SEAL]).status()?.success())
+    }
 }
 
 /// The opener of one box.
@@ -49,8 +71,9 @@ pub struct Opener {
     began: Instant,
     /// Held while a request is decided: each sees what all before it have led to. Nothing slow happens meanwhile.
     keeper: Mutex<Keeper>,
-    /// Held while the file is read, changed and written: no proof is lost to another.
-    possession: Mutex<()>,
+    /// What is written on the volume, once it was read. Held while the file is read, changed and written: no proof is lost to another. Whoever
+    /// asks how the box is has it from here: a file that is open on the volume, however shortly, would keep it from being closed.
+    possession: Mutex<Option<Possession>>,
     refusals: Mutex<Refusals>,
 }
 
@@ -116,7 +139,8 @@ impl Opener {
 
     /// Handles what somebody asks.
     pub fn handle(self: &Arc<Self>, request: &Request) -> Reply {
-        let possession = if matches!(request, Request::State) { self.possession() } else { Vec::new() };
+        let possession =
+            if matches!(request, Request::State) && self.keeper().is_open() { self.possession() } else { Vec::new() };
         let Handled { reply, act, told } =
             self.keeper().handle(request, &possession, self.began.elapsed(), &mut System);
         match told {
@@ -183,18 +207,19 @@ impl Opener {
         };
         let passphrase = passphrase(&opening.secret, None, opening.purpose, &volume, epoch);
         match self.place.volume.open(&volume, &passphrase, slot(opening.purpose)) {
-            Ok(()) => {
-                // Before anybody makes use of it: a cut from now on is one.
-                if let Err(error) = leave(&self.place.boot, Last::Open) {
-                    log::warn!("the next start will not know that the volume was open: {error}");
-                }
+            // Also one that took too long, and was opened all the same.
+            result if result.is_ok() || self.place.volume.is_open() => {
                 self.keeper().opened();
                 let (purpose, custodians) = (opening.purpose.name(), opening.listed());
                 VOLUME_OPENED
                     .tell(format_args!("the data volume is open; {purpose}: {custodians}"), [&purpose, &custodians]);
-                self.start_what_waits();
+                self.go_on();
             }
+            Ok(()) => log::error!("cryptsetup has opened the volume, and it is not there"),
             Err(error) => {
+                if let Err(error) = postkeep_files::replace(&self.place.unopened, b"") {
+                    log::warn!("cannot write {}: {error}", self.place.unopened.display());
+                }
                 let custodians = opening.listed();
                 VOLUME_UNOPENED.tell(
                     format_args!(
@@ -207,8 +232,15 @@ impl Opener {
         drop(unless_open);
     }
 
-    /// At a start everything waits for the volume already. In a box that was sealed since nothing does.
-    fn start_what_waits(&self) {
+    /// Where the volume is open: a cut from now on is one, and what needs it starts. At a start everything waits for it already; in a box that
+    /// was sealed since, or whose opener fell over before it could say so, nothing does.
+    pub fn go_on(&self) {
+        if !self.keeper().is_open() {
+            return;
+        }
+        if let Err(error) = leave(&self.place.boot, Last::Open) {
+            log::warn!("the next start will not know that the volume was open: {error}");
+        }
         if let Err(error) = self.begin(EVERYTHING) {
             log::error!("the data volume is open, and what needs it may not start: {error}");
         }
@@ -231,25 +263,31 @@ impl Opener {
     /// Who has proved possession, as far as the data volume tells.
     fn possession(&self) -> Vec<Proven> {
         let token = self.keeper().token().clone();
-        self.read_possession(&token).of(&token, Timestamp::now())
+        let mut known = self.possession.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() {
+            *known = self.read_possession(&token);
+        }
+        known.clone().unwrap_or_else(|| Possession::new(&token)).of(&token, Timestamp::now())
     }
 
     fn prove(&self, name: &Name) -> io::Result<()> {
         let token = self.keeper().token().clone();
         let path = self.place.data.join(POSSESSION);
         // The folder is made with the volume. Where it is missing the volume is not mounted yet, and what is written would vanish.
-        let _one_at_a_time = self.possession.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut possession = self.read_possession(&token);
+        let mut known = self.possession.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.clone().or_else(|| self.read_possession(&token));
+        let mut possession = before.unwrap_or_else(|| Possession::new(&token));
         possession.prove(name, Timestamp::now());
-        postkeep_files::replace(&path, &serde_json::to_vec_pretty(&possession)?)
+        postkeep_files::replace(&path, &serde_json::to_vec_pretty(&possession)?)?;
+        *known = Some(possession);
+        Ok(())
     }
 
-    /// What is written there; of other shares, or where nothing can be read, nothing is proven.
-    fn read_possession(&self, token: &Token) -> Possession {
+    /// What is written there; nothing, where it is of other shares, or cannot be read.
+    fn read_possession(&self, token: &Token) -> Option<Possession> {
         let path: &Path = &self.place.data.join(POSSESSION);
-        let read = postkeep_files::beginning(path, LARGEST_POSSESSION).ok();
-        let read = read.and_then(|text| serde_json::from_slice::<Possession>(&text).ok());
-        read.filter(|possession| possession.is_of(token)).unwrap_or_else(|| Possession::new(token))
+        let read = postkeep_files::beginning(path, LARGEST_POSSESSION).ok()?;
+        serde_json::from_slice::<Possession>(&read).ok().filter(|possession| possession.is_of(token))
     }
 
     fn keeper(&self) -> MutexGuard<'_, Keeper> {
@@ -330,7 +368,13 @@ mod tests {
             program: folder.join("cryptsetup"),
             mapper: folder.join("mapper"),
         };
-        Place { boot: folder.to_owned(), data: folder.join("data"), volume, systemctl: folder.join("systemctl") }
+        Place {
+            boot: folder.to_owned(),
+            data: folder.join("data"),
+            volume,
+            systemctl: folder.join("systemctl"),
+            unopened: folder.join("unopened"),
+        }
     }
 
     fn state(opener: &Arc<Opener>) -> postkeep_keys::wire::State {
@@ -385,6 +429,7 @@ mod tests {
         laid.answer(&opener, 0);
         assert_eq!(laid.answer(&opener, 1), Reply::Opens);
         until(&opener, Seal::Sealed);
+        assert!(laid.folder.path().join("unopened").exists(), "whoever judges this start is told");
         assert!(state(&opener).progress[0].answered.is_empty());
         fs::remove_file(laid.folder.path().join("cryptsetup.status")).unwrap();
         laid.answer(&opener, 0);
@@ -429,6 +474,19 @@ mod tests {
             wanted,
             "what needs the volume, then sealing"
         );
+    }
+
+    #[test]
+    fn an_opener_that_fell_over_beside_an_open_volume_goes_on_where_it_was() {
+        let (laid, opener) = laid();
+        opener.go_on();
+        assert!(laid.file("systemctl.asked").is_empty(), "nothing starts while it is sealed");
+        fs::create_dir_all(laid.folder.path().join("mapper/postkeep-data")).unwrap();
+        let again = Opener::start(place(laid.folder.path())).unwrap().unwrap();
+        again.go_on();
+        assert_eq!(state(&again).seal, Seal::Open);
+        assert_eq!(laid.file("systemctl.asked"), b"--no-block start default.target\n");
+        assert_eq!(cause(laid.folder.path()), postkeep_keys::Cause::Unclean, "should its power go now");
     }
 
     #[test]

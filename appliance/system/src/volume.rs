@@ -1,7 +1,7 @@
 //! Opens the data volume, as /etc/crypttab says, with one thing more: on a machine with a TPM nobody is asked for a passphrase.
 //!
 //! A volume that a passphrase opens would be opened by whoever brings it along. On a machine without a TPM the passphrase is the
-//! owner's.
+//! owner's. And where custodians have opened it so far, and their token is gone from the boot partition, nobody is asked for what nobody has.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -17,6 +17,10 @@ const JSON_BEGINS: u64 = 4096;
 const LARGEST_HEADER: u64 = 4 << 20;
 /// systemd's name of a key that the TPM gives.
 const BY_TPM: &str = "systemd-tpm2";
+
+/// The slot that custodians open (`sealed::first::slot`), by a secret that needs no stretching; what people choose is stretched by Argon2.
+const CUSTODIANS: &str = "1";
+const STRETCHED_ONCE: &str = "pbkdf2";
 
 const CRYPTSETUP: &str = "/usr/lib/systemd/systemd-cryptsetup";
 /// By its name in the device-mapper.
@@ -34,16 +38,22 @@ pub(crate) fn open(volume: &Path, chip: &Path) -> Result<Vec<String>, Failure> {
     Err(format!("cannot run {CRYPTSETUP}: {error}").into())
 }
 
-/// Refuses a volume that no TPM opens where there is one, and says so more plainly than systemd-cryptsetup would.
+/// Refuses a volume that custodians open, and one that no TPM opens where there is one, and says so more plainly than systemd-cryptsetup would.
 fn check(volume: &Path, chip: &Path) -> Result<Vec<String>, Failure> {
-    if !chip.exists() {
-        return Ok(Vec::new());
-    }
     let failed = |error: io::Error| format!("cannot read the data volume's header: {error}");
     let header = header(&mut File::open(volume).map_err(failed)?).map_err(failed)?;
     let Some(header) = header else {
         return Err("the data volume has no LUKS2 header: it was not made by this machine, or is damaged".into());
     };
+    let is_by_custodians = header["keyslots"][CUSTODIANS]["kdf"]["type"] == STRETCHED_ONCE;
+    if is_by_custodians && header["tokens"].as_object().is_none_or(serde_json::Map::is_empty) {
+        return Err("custodians open this data volume, and their token is gone from the boot partition: put a copy back as postkeep/token \
+                    (each custodian has one); nothing on the volume is lost"
+            .into());
+    }
+    if !chip.exists() {
+        return Ok(Vec::new());
+    }
     if header["tokens"].as_object().is_some_and(|tokens| tokens.values().any(|token| token["type"] == BY_TPM)) {
         return Ok(Vec::new());
     }
@@ -116,9 +126,27 @@ mod tests {
     }
 
     #[test]
-    fn without_a_tpm_nothing_is_asked() {
+    fn a_volume_of_custodians_whose_token_is_gone_is_not_asked_about() {
         let folder = tempfile::tempdir().unwrap();
-        let nowhere = folder.path().join("nowhere");
-        check(&nowhere, &nowhere).unwrap();
+        let chip = folder.path().join("tpmrm0");
+        // As cryptsetup writes it.
+        let theirs = r#"{"keyslots":{"1":{"type":"luks2","kdf":{"type":"pbkdf2"}},"2":{"type":"luks2","kdf":{"type":"pbkdf2"}}},"tokens":{}}"#;
+        let theirs = volume(folder.path(), theirs);
+        for _ in 0..2 {
+            let error = check(&theirs, &chip).unwrap_err().to_string();
+            assert!(
+                error.contains("put a copy back as postkeep/token") && error.contains("nothing on the volume is lost"),
+                "{error}"
+            );
+            fs::write(&chip, "").unwrap();
+        }
+    }
+
+    #[test]
+    fn a_machine_without_a_tpm_asks_for_the_passphrase_of_a_volume() {
+        let folder = tempfile::tempdir().unwrap();
+        let chosen =
+            volume(folder.path(), r#"{"keyslots":{"0":{"type":"luks2","kdf":{"type":"argon2id"}}},"tokens":{}}"#);
+        check(&chosen, &folder.path().join("nowhere")).unwrap();
     }
 }

@@ -30,6 +30,8 @@ const GATE: &str = "postkeep-gate.service";
 const SEAL: &str = "postkeep-seal.target";
 /// Is starting as long as the box waits for its custodians.
 const SEALED: &str = "postkeep-open.service";
+/// Written when enough of them have answered and the volume did not open: that is no waiting.
+const UNOPENED: &str = "/run/postkeep-opener.unopened";
 /// What they need for that.
 const LETS_CUSTODIANS_IN: [&str; 2] = ["postkeep-opener.service", "postkeep-door.service"];
 /// Asks again and again whether a version on trial has been judged.
@@ -122,7 +124,8 @@ fn again(place: &Place, programs: &Programs) -> Result<ExitCode, Failure> {
         }
     }
     // People take their time, and sleep at night. A version that does not let them in has no such excuse.
-    if install::state(programs, SEALED)? == "activating"
+    if !Path::new(UNOPENED).exists()
+        && install::state(programs, SEALED)? == "activating"
         && LETS_CUSTODIANS_IN
             .iter()
             .try_fold(true, |all, unit| Ok::<_, Failure>(all && install::state(programs, unit)? == "active"))?

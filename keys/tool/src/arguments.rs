@@ -30,7 +30,7 @@ Exit status:
   0  done
   1  a file could not be written
   2  bad usage or bad input: a file is missing, damaged, or for something else
-  3  refused: what was asked for is not safe, or is not for you";
+  3  refused: what was asked for is not safe, or does not count";
 
 /// Holds a share of a Postkeep box: makes your key, shows what you hold, answers when the box asks.
 #[derive(Debug, Parser)]
@@ -118,7 +118,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Asks a box how its seal is: whether it is open, who has answered, who has proved lately that they hold their key.
+    /// Asks a box how its seal is: whether it is open, why not, and how many have answered.
     State {
         #[command(flatten)]
         at: At,
@@ -157,6 +157,9 @@ pub(crate) enum Command {
         at: At,
         #[command(flatten)]
         member: Member,
+        /// So long it is waited until the box is sealed; 0: not at all.
+        #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+        wait: u64,
     },
 }
 

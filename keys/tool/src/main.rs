@@ -15,6 +15,7 @@ mod work;
 use std::alloc::System;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use postkeep_keys::Purpose;
@@ -71,6 +72,6 @@ fn run(command: Command) -> Result<Outcome, Failure> {
             let brought = recover::Brought { identities: &identities, papers: &papers, purpose };
             recover::recover(&token, &trust, &brought, &out)
         }
-        Command::Seal { at, member } => online::respond(&at, Asked::Seal, &member),
+        Command::Seal { at, member, wait } => online::seal(&at, &member, Duration::from_secs(wait)),
     }
 }

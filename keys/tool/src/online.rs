@@ -1,6 +1,7 @@
 //! What is asked of a box over the network, besides opening it.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use postkeep_keys::challenge::{Asked, respond as answer_to};
 use postkeep_keys::wire::{Reply, Request, Seal, State};
@@ -10,8 +11,10 @@ use serde_json::json;
 use crate::arguments::{At, Member, Trust};
 use crate::client::Client;
 use crate::identities;
-use crate::outcome::{Failure, Outcome, bad, refused, write_new};
+use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
 use crate::work;
+
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 pub(crate) fn token(at: &At, out: &Path) -> Result<Outcome, Failure> {
     if out.exists() {
@@ -40,9 +43,6 @@ pub(crate) fn enrol(
     name: Option<&Name>,
     out: &Path,
 ) -> Result<Outcome, Failure> {
-    if out.exists() {
-        return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
-    }
     let client = client(at)?;
     let Reply::Token { note } = client.ask(&Request::Token)? else { return Err(strange()) };
     let (token, is_checked) = work::token_of(note.as_bytes(), "the token of the box", trust)?;
@@ -50,7 +50,10 @@ pub(crate) fn enrol(
     for purpose in [Purpose::Opening, Purpose::Recovery] {
         mine.extend(work::shares_of(&token, identity, name, purpose)?);
     }
-    write_new(out, note.as_bytes())?;
+    // Whoever tries once more, since the proof did not come through, has it already.
+    if !read(out).is_ok_and(|kept| *kept == *note.as_bytes()) {
+        write_new(out, note.as_bytes())?;
+    }
     let set = token.key_set();
     let mut said = format!(
         "{} is the token of the volume {}, key set {}; its sum is {}.\n\
@@ -100,6 +103,32 @@ pub(crate) fn state(at: &At) -> Result<Outcome, Failure> {
         said += &format!("certificate  {certificate}\n");
     }
     Ok(Outcome::new(said, json!({"state": state, "certificate": certificate})))
+}
+
+/// `wait`: how long it may take until the box is sealed.
+pub(crate) fn seal(at: &At, member: &Member, wait: Duration) -> Result<Outcome, Failure> {
+    let outcome = respond(at, Asked::Seal, member)?;
+    if wait.is_zero() {
+        return Ok(outcome);
+    }
+    let began = Instant::now();
+    while began.elapsed() < wait {
+        std::thread::sleep(BETWEEN_LOOKS);
+        // While it is being sealed its opener is started anew, and does not answer for a moment.
+        if let Ok(state) = client(at).and_then(|client| state_of(&client))
+            && state.seal == Seal::Sealed
+        {
+            let json = json!({"name": member.name, "asked": Asked::Seal, "done": true, "sealed": true});
+            return Ok(Outcome::new(
+                "The box is sealed: mail has stopped, and the volume is closed.\n".to_owned(),
+                json,
+            ));
+        }
+    }
+    Err(refused(format!(
+        "the box has taken the order, and does not say within {} s that it is sealed; ask `state`, or have it switched off",
+        wait.as_secs()
+    )))
 }
 
 pub(crate) fn respond(at: &At, asked: Asked, member: &Member) -> Result<Outcome, Failure> {

@@ -71,7 +71,13 @@ impl House {
             program: path("cryptsetup"),
             mapper: path("mapper"),
         };
-        let place = Place { boot: folder.path().to_owned(), data: path("data"), volume, systemctl: path("systemctl") };
+        let place = Place {
+            boot: folder.path().to_owned(),
+            data: path("data"),
+            volume,
+            systemctl: path("systemctl"),
+            unopened: path("unopened"),
+        };
         let opener = Opener::start(place).unwrap().unwrap();
         let socket = path("opener.socket");
         let (listener, behind) = (UnixListener::bind(&socket).unwrap(), Arc::clone(&opener));
@@ -181,10 +187,13 @@ fn a_box_is_opened_proved_and_sealed_from_elsewhere() {
     assert_eq!(fs::read(house.path("ben.token")).unwrap(), fs::read(&token).unwrap());
     refused(&enrol(&mallory, "mallory.token"), 2);
     assert!(!house.path("mallory.token").exists());
-    assert!(said(&house.at_the_box("seal", &with_key)).contains("mail stops"));
+    let error = refused(&house.at_the_box("seal", &[&with_key[..], &["--wait", "1"]].concat()), 3);
+    assert!(error.contains("does not say within 1 s that it is sealed"), "nobody seals here: {error}");
+    // Once more, and not waited for.
+    assert!(said(&house.at_the_box("seal", &[&with_key[..], &["--wait", "0"]].concat())).contains("mail stops"));
     assert_eq!(
         fs::read_to_string(house.path("systemctl.asked")).unwrap(),
-        "--no-block start default.target\n--no-block start postkeep-seal.target\n"
+        "--no-block start default.target\n--no-block start postkeep-seal.target\n--no-block start postkeep-seal.target\n"
     );
 }
 

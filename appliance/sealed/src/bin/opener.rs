@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use postkeep_journal::VOLUME_GIVEN;
@@ -18,13 +18,17 @@ use postkeep_notes::SignerKey;
 use postkeep_sealed::cause::{Last, leave};
 use postkeep_sealed::first::{self, open_and_keep};
 use postkeep_sealed::line;
-use postkeep_sealed::opener::{Opener, Place};
+use postkeep_sealed::opener::{Opener, Place, TOKEN};
 use postkeep_sealed::volume::Volume;
 use zeroizing_alloc::ZeroAlloc;
 
 /// Between two looks at a box that waits.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const ANSWER: Duration = Duration::from_secs(10);
+/// Well within what systemd gives a unit to stop.
+const CLOSES_WITHIN: Duration = Duration::from_secs(60);
+/// Says that the volume did not open in this start; a version on trial is not waited for then (`postkeep-update again`).
+const UNOPENED: &str = "/run/postkeep-opener.unopened";
 /// Of a key set, in octets: a seed has no more.
 const MOST_KEYS: u64 = 256 << 10;
 
@@ -125,10 +129,23 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.verb {
         Verb::Serve { volume, data } => {
-            let place = Place { boot: arguments.boot, data, volume: volume.volume(), systemctl: "systemctl".into() };
+            let volume = volume.volume();
+            let place = Place {
+                boot: arguments.boot,
+                data,
+                volume: volume.clone(),
+                systemctl: "systemctl".into(),
+                unopened: UNOPENED.into(),
+            };
+            // Sealing has ended what used the volume, and did not get it closed.
+            if volume.is_open() && !place.is_mounted()? && place.is_sealing()? {
+                close(&volume)?;
+                leave(&place.boot, Last::Closed)?;
+            }
             let Some(opener) = Opener::start(place)? else {
                 return Err("no custodians open this box: it has no token".into());
             };
+            opener.go_on();
             let listener = UnixListener::from(rustix::stdio::stdin().try_clone_to_owned()?);
             let offer = opener.handle(&Request::State);
             if let Reply::State(state) = offer
@@ -149,10 +166,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             }
         },
         Verb::Close { volume } => {
-            let volume = volume.volume();
-            if volume.is_open() {
-                volume.close()?;
-            }
+            close(&volume.volume())?;
             Ok(leave(&arguments.boot, Last::Closed)?)
         }
         Verb::FirstKey { into } => {
@@ -166,6 +180,18 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
+/// Closes what may be open. Somebody may still look at it for a moment; whoever asked for this is not told that it is closed while it is not.
+fn close(volume: &Volume) -> Result<(), Failure> {
+    let began = Instant::now();
+    while volume.is_open() {
+        match volume.close() {
+            Err(error) if began.elapsed() >= CLOSES_WITHIN => return Err(error.into()),
+            _ => std::thread::sleep(LOOK_AGAIN),
+        }
+    }
+    Ok(())
+}
+
 fn give_volume(boot: &Path, volume: &Volume, key: &Path, keys: &Path, mounted: &Path) -> Result<(), Failure> {
     let set = postkeep_files::beginning(keys, MOST_KEYS)?;
     let set = KeySet::parse(&String::from_utf8(set)?)?;
@@ -173,9 +199,18 @@ fn give_volume(boot: &Path, volume: &Volume, key: &Path, keys: &Path, mounted: &
     let secret = Secret::fill(|octets| first = File::open(key).and_then(|mut file| file.read_exact(octets)));
     first?;
     let box_key = SignerKey::generate(&box_name(&volume.id()?.to_string()))?;
-    let token = first::give(volume, &secret, &set, &box_key, boot, |id, passphrase, slot| {
+    let given = first::give(volume, &secret, &set, &box_key, boot, |id, passphrase, slot| {
         open_and_keep(volume, (id, passphrase, slot), &box_key, mounted)
-    })?;
+    });
+    let token = match given {
+        // Nobody must use a volume that nobody can open again: the next start makes it anew.
+        Err(error) if !boot.join(TOKEN).exists() && volume.is_open() => {
+            let _ = std::process::Command::new("umount").arg(mounted).status();
+            close(volume)?;
+            return Err(error.into());
+        }
+        given => given?,
+    };
     leave(boot, Last::Open)?;
     let (threshold, count) = (token.opening.threshold, token.opening.holders.len());
     VOLUME_GIVEN.tell(
