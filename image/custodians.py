@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import subprocess
+import time
 
 from stage import BOX, toml
 
@@ -55,9 +56,12 @@ class Custodians:
 
 
 def door(machine, *texts, **more):
-    """The sum of the door's certificate, read off the screen."""
-    shown = machine.screen.see("Seal", "Door", *texts, **more)
-    return re.search(r"^Door +([0-9a-f]{64})$", shown, re.M).group(1)
+    """The sum of the door's certificate, read off the screen, which has all of the texts then."""
+    deadline = time.monotonic() + 240
+    while not (told := re.search(r"^Door +([0-9a-f]{64})$", machine.screen.see(*texts, **more), re.M)):
+        assert time.monotonic() < deadline, "the door is not on the screen"
+        time.sleep(1)
+    return told.group(1)
 
 
 def offer(machine):

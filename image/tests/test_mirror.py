@@ -25,8 +25,8 @@ RESCUE = {"sys/firmware/efi/fw_platform_size": "64\n", "sys/class/dmi/id/product
 
 
 def luks(disk):
-    """The UUID in the LUKS2 header on the half of the mirror that a disk has (LUKS2 On-Disk Format Specification 1.1.1, 2.1: 40 octets from
-    168 on); nothing, where there is none yet."""
+    """The sums of the key of the volume in the LUKS2 header on the half of the mirror that a disk has (LUKS2 On-Disk Format Specification
+    1.1.1, 3.5); nothing, where there is none yet."""
     half = next((one for one in partitions(disk) if one.get("name") == "postkeep-mirror"), None)
     if half is None:
         return None
@@ -34,7 +34,14 @@ def luks(disk):
         file.seek(half["start"] * 512)
         octets = file.read(32 << 20)
     at = octets.find(b"LUKS\xba\xbe\0\2")
-    return octets[at + 168:at + 208].rstrip(b"\0") if at >= 0 else None
+    if at < 0:
+        return None
+    size = int.from_bytes(octets[at + 8:at + 16])
+    try:
+        return json.loads(octets[at + 4096:at + size].rstrip(b"\0"))["digests"]
+    except ValueError:
+        # Half written.
+        return None
 
 
 class Mirror(unittest.TestCase):

@@ -70,6 +70,8 @@ events! {
         "Enough custodians have answered, and the data volume did not open. They may answer again."
     SEAL_ASKED "4e289d68cc8a457db26464dca2880e14" "seal-asked" Warn ["CUSTODIAN"]
         "A custodian has the box sealed: mail stops, and the data volume is closed."
+    POSSESSION_DUE "57b5e85f00f84985b0d788294761aed8" "possession-due" Warn ["CUSTODIANS"]
+        "These custodians have not proved for a quarter, or never, that they hold their key. Said once a day while the box is open."
     SEALED_AT_CONSOLE "7aa5b14bf57d45d0abfbc41c9de3b585" "sealed-at-console" Warn ["DEED"]
         "Somebody at the console has the box sealed. That needs nobody's leave where custodians open the box."
     POSSESSION_PROVEN "e899e556722c4954927e401aeab19759" "possession-proven" Info ["CUSTODIAN"]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use postkeep_journal::{POSSESSION_PROVEN, SEAL_ASKED, VOLUME_OPENED, VOLUME_UNOPENED};
+use postkeep_journal::{POSSESSION_DUE, POSSESSION_PROVEN, SEAL_ASKED, VOLUME_OPENED, VOLUME_UNOPENED};
 use postkeep_keys::keeper::{Act, Handled, Keeper};
 use postkeep_keys::possession::{Possession, Proven};
 use postkeep_keys::unseal::Opening;
@@ -15,7 +15,7 @@ use postkeep_keys::wire::{Reply, Request};
 use postkeep_keys::{LARGEST_TOKEN, Name, System, Token, TokenError, passphrase};
 
 use crate::cause::{Last, cause, leave};
-use crate::first::slot;
+use crate::first::{FIRST_SLOT, slot};
 use crate::volume::Volume;
 
 /// On the boot partition: who opens the volume.
@@ -25,6 +25,8 @@ pub const POSSESSION: &str = "keys/possession.json";
 const LARGEST_POSSESSION: u64 = 64 << 10;
 /// Refusals are told no more often.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// Custodians prove once a quarter, and are looked for by whoever reads the journal.
+const REMINDED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Ends what uses the volume, and closes it.
 const SEAL: &str = "postkeep-seal.target";
 /// Starts what a box does when its volume is open.
@@ -206,41 +208,75 @@ impl Opener {
             (keeper.token().volume.clone(), keeper.token().epoch)
         };
         let passphrase = passphrase(&opening.secret, None, opening.purpose, &volume, epoch);
-        match self.place.volume.open(&volume, &passphrase, slot(opening.purpose)) {
-            // Also one that took too long, and was opened all the same.
-            result if result.is_ok() || self.place.volume.is_open() => {
-                self.keeper().opened();
-                let (purpose, custodians) = (opening.purpose.name(), opening.listed());
-                VOLUME_OPENED
-                    .tell(format_args!("the data volume is open; {purpose}: {custodians}"), [&purpose, &custodians]);
-                self.go_on();
-            }
-            Ok(()) => log::error!("cryptsetup has opened the volume, and it is not there"),
+        let custodians = opening.listed();
+        let slots = match self.place.volume.open(&volume, &passphrase, slot(opening.purpose)) {
+            Ok(slots) => slots,
+            // One that took too long, and was opened all the same.
+            Err(_) if self.place.volume.is_open() => Vec::new(),
             Err(error) => {
                 if let Err(error) = postkeep_files::replace(&self.place.unopened, b"") {
                     log::warn!("cannot write {}: {error}", self.place.unopened.display());
                 }
-                let custodians = opening.listed();
                 VOLUME_UNOPENED.tell(
                     format_args!(
                         "enough have answered, and the volume does not open: {error}; they may answer what it offers now"
                     ),
                     [&custodians, &error],
                 );
+                return;
+            }
+        };
+        // Before anybody hears of it: a cut from now on is one.
+        self.leave_word();
+        self.keeper().opened();
+        drop(unless_open);
+        let purpose = opening.purpose.name();
+        VOLUME_OPENED.tell(format_args!("the data volume is open; {purpose}: {custodians}"), [&purpose, &custodians]);
+        self.start_what_waits();
+        // A first boot that was cut between its last two steps.
+        if slots.contains(&FIRST_SLOT) {
+            match self.place.volume.remove(FIRST_SLOT) {
+                Ok(()) => log::info!("the slot of the random key that the volume was made with is gone"),
+                Err(error) => log::warn!("the slot that the volume was made with cannot be removed: {error}"),
             }
         }
-        drop(unless_open);
     }
 
-    /// Where the volume is open: a cut from now on is one, and what needs it starts. At a start everything waits for it already; in a box that
-    /// was sealed since, or whose opener fell over before it could say so, nothing does.
-    pub fn go_on(&self) {
-        if !self.keeper().is_open() {
-            return;
+    /// Tells the journal now and then who should prove that they hold their key. For ever.
+    pub fn remind(&self) {
+        loop {
+            std::thread::sleep(REMINDED_EVERY);
+            if !self.keeper().is_open() {
+                continue;
+            }
+            let due: Vec<String> =
+                self.possession().iter().filter(|proven| proven.is_due).map(|proven| proven.name.to_string()).collect();
+            if !due.is_empty() {
+                let names = due.join(", ");
+                POSSESSION_DUE.tell(
+                    format_args!("not proved for 91 days, or never, that they hold their key: {names}"),
+                    [&names],
+                );
+            }
         }
+    }
+
+    /// An opener that has started, and finds the volume open: at the end of the first boot, or where one fell over before it could say so.
+    pub fn go_on(&self) {
+        if self.keeper().is_open() {
+            self.leave_word();
+            self.start_what_waits();
+        }
+    }
+
+    fn leave_word(&self) {
         if let Err(error) = leave(&self.place.boot, Last::Open) {
             log::warn!("the next start will not know that the volume was open: {error}");
         }
+    }
+
+    /// At a start everything waits for the volume already; in a box that was sealed since nothing does.
+    fn start_what_waits(&self) {
         if let Err(error) = self.begin(EVERYTHING) {
             log::error!("the data volume is open, and what needs it may not start: {error}");
         }
@@ -474,6 +510,26 @@ mod tests {
             wanted,
             "what needs the volume, then sealing"
         );
+    }
+
+    #[test]
+    fn what_a_first_boot_that_was_cut_has_left_is_taken_away_at_the_next_opening() {
+        let (laid, opener) = laid();
+        let slot = "{\"type\": \"luks2\", \"key_size\": 64, \"area\": {}}";
+        let header = HEADER.replace("\"keyslots\": {", &format!("\"keyslots\": {{\"0\": {slot}, "));
+        assert_ne!(header, HEADER);
+        fs::write(laid.folder.path().join("header"), header).unwrap();
+        laid.answer(&opener, 0);
+        laid.answer(&opener, 1);
+        until(&opener, Seal::Open);
+        let began = Instant::now();
+        while !String::from_utf8(laid.file("cryptsetup.asked"))
+            .unwrap()
+            .contains("luksKillSlot --batch-mode /dev/postkeep-data 0")
+        {
+            assert!(began.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     #[test]

@@ -64,8 +64,8 @@ const CIPHER: &str = "aes-xts-plain64";
 /// Octets of the key that CIPHER takes: AES-256, twice.
 const KEY_SIZE: u64 = 64;
 
-/// Says what is wrong with a header (LUKS2 On-Disk Format Specification 1.1.1, 3) that is to be opened by `slot`.
-fn check(json: &str, slot: u32) -> Result<(), String> {
+/// Says what is wrong with a header (LUKS2 On-Disk Format Specification 1.1.1, 3) that is to be opened by `slot`; or which slots it has.
+fn check(json: &str, slot: u32) -> Result<Vec<u32>, String> {
     let header: Value = serde_json::from_str(json).map_err(|error| format!("its header cannot be read: {error}"))?;
     let all = |of: &str| header[of].as_object().cloned().unwrap_or_default();
     let is = |value: &Value, wanted: &str| value.as_str() == Some(wanted);
@@ -84,7 +84,7 @@ fn check(json: &str, slot: u32) -> Result<(), String> {
     if !is_ours {
         return Err(format!("its slot {slot} is not kept by {CIPHER}"));
     }
-    Ok(())
+    Ok(slots.keys().filter_map(|slot| slot.parse().ok()).collect())
 }
 
 impl Volume {
@@ -119,14 +119,14 @@ impl Volume {
     }
 
     /// Opens it with `passphrase`, which belongs to `slot`. Whoever has the disk may have written its header: one that any passphrase or
-    /// a token of its own would open, or whose content would not be encrypted as ours is, is refused before.
+    /// a token of its own would open, or whose content would not be encrypted as ours is, is refused before. Says which slots it has.
     ///
     /// # Errors
     /// The passphrase is wrong, or the volume is damaged or not as it was made.
-    pub fn open(&self, id: &VolumeId, passphrase: &Secret, slot: u32) -> Result<(), VolumeError> {
+    pub fn open(&self, id: &VolumeId, passphrase: &Secret, slot: u32) -> Result<Vec<u32>, VolumeError> {
         let dump = ["luksDump", "--dump-json-metadata"].map(OsStr::new);
         let header = self.run(&[&dump[..], &[self.device.as_os_str()]].concat(), &[])?;
-        check(&header, slot).map_err(VolumeError::Strange)?;
+        let slots = check(&header, slot).map_err(VolumeError::Strange)?;
         if self.id()? != *id {
             return Err(VolumeError::Strange("its UUID is not the one in the token".to_owned()));
         }
@@ -142,7 +142,8 @@ impl Volume {
         ]
         .map(OsStr::new);
         let operands = [self.device.as_os_str(), OsStr::new(&self.name)];
-        self.run(&[&arguments[..], &operands].concat(), &[passphrase]).map(drop)
+        self.run(&[&arguments[..], &operands].concat(), &[passphrase])?;
+        Ok(slots)
     }
 
     /// Closes it. What is mounted from it has to be unmounted before.
@@ -267,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_header_that_somebody_else_has_written_is_refused() {
-        check(HEADER, 1).unwrap();
+        assert_eq!(check(HEADER, 1).unwrap(), [1]);
         assert!(check(HEADER, 0).unwrap_err().contains("no slot 0"));
         for (from, to, said) in [
             (

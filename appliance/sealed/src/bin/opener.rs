@@ -154,6 +154,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 // The console shows it as well; this is for whoever reads the serial line.
                 say(&format!("sealed: {offer}"));
             }
+            let reminding = Arc::clone(&opener);
+            std::thread::Builder::new().spawn(move || reminding.remind())?;
             let opener = Arc::clone(&opener);
             line::serve(&listener, move |request| opener.handle(request));
             Ok(())
