@@ -29,8 +29,9 @@ const TOLD_EVERY: Duration = Duration::from_secs(60);
 const REMINDED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Ends what uses the volume, and closes it.
 const SEAL: &str = "postkeep-seal.target";
-/// Starts what a box does when its volume is open.
-const EVERYTHING: &str = "default.target";
+/// What a box does when its volume is open. By its own name: of a target above it, which is active already, systemd would start what
+/// lacks there, and forget what lacks below it.
+const EVERYTHING: &str = "multi-user.target";
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -504,7 +505,7 @@ mod tests {
             assert_eq!(state(&opener).seal, Seal::Sealing);
         }
         let order = "--no-block start postkeep-seal.target\n";
-        let wanted = format!("--no-block start default.target\n{}", order.repeat(3));
+        let wanted = format!("--no-block start multi-user.target\n{}", order.repeat(3));
         assert_eq!(
             String::from_utf8(laid.file("systemctl.asked")).unwrap(),
             wanted,
@@ -541,7 +542,7 @@ mod tests {
         let again = Opener::start(place(laid.folder.path())).unwrap().unwrap();
         again.go_on();
         assert_eq!(state(&again).seal, Seal::Open);
-        assert_eq!(laid.file("systemctl.asked"), b"--no-block start default.target\n");
+        assert_eq!(laid.file("systemctl.asked"), b"--no-block start multi-user.target\n");
         assert_eq!(cause(laid.folder.path()), postkeep_keys::Cause::Unclean, "should its power go now");
     }
 

@@ -193,7 +193,7 @@ fn a_box_is_opened_proved_and_sealed_from_elsewhere() {
     assert!(said(&house.at_the_box("seal", &[&with_key[..], &["--wait", "0"]].concat())).contains("mail stops"));
     assert_eq!(
         fs::read_to_string(house.path("systemctl.asked")).unwrap(),
-        "--no-block start default.target\n--no-block start postkeep-seal.target\n--no-block start postkeep-seal.target\n"
+        "--no-block start multi-user.target\n--no-block start postkeep-seal.target\n--no-block start postkeep-seal.target\n"
     );
 }
 
