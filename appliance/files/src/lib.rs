@@ -16,13 +16,16 @@ use std::path::{Path, PathBuf};
 /// The disk; what was at `path` is still there, and the half beside it is removed as far as that is possible.
 pub fn replace(path: &Path, octets: &[u8]) -> io::Result<()> {
     let half = half_of(path);
-    let written = write(&half, octets).and_then(|()| fs::rename(&half, path));
+    let written = write(&half, octets).and_then(|file| fs::rename(&half, path).map(|()| file));
     if written.is_err() {
         // The error that matters is the one we have.
         let _ = fs::remove_file(&half);
     }
-    written?;
-    sync_folder(path)
+    let file = written?;
+    sync_folder(path)?;
+    // FAT keeps in the folder where a file lies and how long it is, and writes that when the file is written: after the rename the new
+    // name would still have what the old file had, or nothing.
+    file.sync_all()
 }
 
 /// The first `most` octets of a file.
@@ -54,7 +57,7 @@ fn half_of(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn write(half: &Path, octets: &[u8]) -> io::Result<()> {
+fn write(half: &Path, octets: &[u8]) -> io::Result<File> {
     // One that a crash left behind may have other rights.
     match fs::remove_file(half) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -62,7 +65,8 @@ fn write(half: &Path, octets: &[u8]) -> io::Result<()> {
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(half)?;
     file.write_all(octets)?;
-    file.sync_all()
+    file.sync_all()?;
+    Ok(file)
 }
 
 #[cfg(test)]
