@@ -48,26 +48,6 @@ pub struct Place {
     pub unopened: PathBuf,
 }
 
-impl Place {
-    /// Whether the volume is mounted.
-    ///
-    /// # Errors
-    /// The kernel does not say.
-    pub fn is_mounted(&self) -> io::Result<bool> {
-        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-        let data = self.data.to_string_lossy();
-        Ok(mounts.lines().any(|line| line.split(' ').nth(1) == Some(&*data)))
-    }
-
-    /// Whether the box has been sealed and not opened since.
-    ///
-    /// # Errors
-    /// systemd cannot be asked.
-    pub fn is_sealing(&self) -> io::Result<bool> {
-        Ok(Command::new(&self.systemctl).args(["--quiet", "is-active", SEAL]).status()?.success())
-    }
-}
-
 /// The opener of one box.
 pub struct Opener {
     place: Place,

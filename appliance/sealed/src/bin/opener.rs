@@ -29,6 +29,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const CLOSES_WITHIN: Duration = Duration::from_secs(60);
 /// Says that the volume did not open in this start; a version on trial is not waited for then (`postkeep-update again`).
 const UNOPENED: &str = "/run/postkeep-opener.unopened";
+/// The volume is to be closed, and is not yet.
+const CLOSING: &str = "/run/postkeep-opener.closing";
 /// Of a key set, in octets: a seed has no more.
 const MOST_KEYS: u64 = 256 << 10;
 
@@ -137,10 +139,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 systemctl: "systemctl".into(),
                 unopened: UNOPENED.into(),
             };
-            // Sealing has ended what used the volume, and did not get it closed.
-            if volume.is_open() && !place.is_mounted()? && place.is_sealing()? {
-                close(&volume)?;
-                leave(&place.boot, Last::Closed)?;
+            // Sealing has ended what used the volume, and did not get it closed: nothing else is done before it is.
+            if Path::new(CLOSING).exists() {
+                close_for_good(&volume, &place.boot)?;
             }
             let Some(opener) = Opener::start(place)? else {
                 return Err("no custodians open this box: it has no token".into());
@@ -167,10 +168,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 _ => std::thread::sleep(LOOK_AGAIN),
             }
         },
-        Verb::Close { volume } => {
-            close(&volume.volume())?;
-            Ok(leave(&arguments.boot, Last::Closed)?)
-        }
+        Verb::Close { volume } => close_for_good(&volume.volume(), &arguments.boot),
         Verb::FirstKey { into } => {
             let key = Secret::new(&mut System);
             let mut file = File::options().write(true).create_new(true).mode(0o600).open(&into)?;
@@ -180,6 +178,15 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             give_volume(&arguments.boot, &volume.volume(), &key, &keys, &mounted)
         }
     }
+}
+
+/// Closes the volume, and leaves word that it was closed in order. Until that is done [`CLOSING`] says that it has to be: an opener that
+/// starts meanwhile does not take the volume for one that is in use.
+fn close_for_good(volume: &Volume, boot: &Path) -> Result<(), Failure> {
+    std::fs::write(CLOSING, b"").map_err(|error| format!("cannot write {CLOSING}: {error}"))?;
+    close(volume)?;
+    leave(boot, Last::Closed)?;
+    Ok(std::fs::remove_file(CLOSING)?)
 }
 
 /// Closes what may be open. Somebody may still look at it for a moment; whoever asked for this is not told that it is closed while it is not.
