@@ -11,9 +11,8 @@ from stage import BOX, toml
 
 DOOR = f"{BOX}:8444"
 NAMES = ("anna", "ben", "cleo")
-# What the box says of itself once it is theirs, and when it waits for them.
+# What the box says of itself once it is theirs.
 GIVEN = "from now on 2 of 3 custodians open this box"
-OFFER = re.compile(r"postkeep: sealed: (postkeep-offer-1:\S+)")
 
 
 class Custodians:
@@ -65,5 +64,6 @@ def door(machine, *texts, **more):
 
 
 def offer(machine):
-    """The last that the box has made on its console."""
-    return OFFER.findall(machine.console.text)[-1]
+    """What the box offers, read off the page of the screen that says it."""
+    shown = machine.screen.see("This box waits for its custodians", "postkeep-offer-1:")
+    return "".join(re.search(r"postkeep-offer-1:\S+(?:\n\S+)*", shown).group().split())
