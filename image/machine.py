@@ -20,6 +20,8 @@ from heard import Heard, TimeUp
 from screen import Screen
 
 OVMF = pathlib.Path("/usr/share/OVMF")
+# How a LUKS2 header begins.
+LUKS = b"LUKS\xba\xbe\0\2"
 OWNER = "a3f0c1de-6f0b-4c51-9c3b-6f6f73746b70"
 
 
@@ -260,7 +262,12 @@ def volume_header(disk):
     with open(disk, "rb") as file:
         file.seek(part["start"] * 512)
         octets = file.read(1 << 20)
-    # LUKS2 On-Disk Format Specification 1.1.1, 2.1: the size stands after magic and version, JSON after 4096 octets.
-    assert octets[:8] == b"LUKS\xba\xbe\0\2", octets[:8]
+    assert octets[:8] == LUKS, octets[:8]
+    return luks_json(octets)
+
+
+def luks_json(octets):
+    """What a LUKS2 header says that begins `octets` (LUKS2 On-Disk Format Specification 1.1.1, 2.1): its size stands after magic and version,
+    JSON after 4096 octets."""
     size = int.from_bytes(octets[8:16])
     return json.loads(octets[4096:size].rstrip(b"\0"))

@@ -10,7 +10,7 @@ import time
 import unittest
 
 from custodians import GIVEN, Custodians, door
-from machine import Machine, partitions
+from machine import LUKS, Machine, luks_json, partitions
 from stage import TAP, Owner, network, run
 
 BUILD = pathlib.Path("/build")
@@ -33,12 +33,11 @@ def luks(disk):
     with open(disk, "rb") as file:
         file.seek(half["start"] * 512)
         octets = file.read(32 << 20)
-    at = octets.find(b"LUKS\xba\xbe\0\2")
+    at = octets.find(LUKS)
     if at < 0:
         return None
-    size = int.from_bytes(octets[at + 8:at + 16])
     try:
-        return json.loads(octets[at + 4096:at + size].rstrip(b"\0"))["digests"]
+        return luks_json(octets[at:])["digests"]
     except ValueError:
         # Half written.
         return None

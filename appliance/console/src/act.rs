@@ -24,9 +24,9 @@ use crate::network::{Folders, merged};
 use crate::watch::{SEAL, small_file};
 use crate::wire::{LONGEST_LINE, Reply, Request, Who};
 
-/// Connections at a time; a console needs one, now and then two.
 /// Below `/run`: the opener of a box that has custodians.
 const OPENER: &str = "postkeep-opener.socket";
+/// Connections at a time; a console needs one, now and then two.
 const MOST_CONNECTIONS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often networkd is asked to read the old network, before that is left to the next start of this program.
