@@ -94,6 +94,12 @@ class Container:
             check=check, capture_output=True, text=True,
         )
 
+    def failed(self):
+        """The units that have failed, and what was written of each: in memory, and on the data volume, which may be closed."""
+        units = self.run("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager").stdout.splitlines()
+        read = lambda name, *more: self.run("journalctl", "--no-pager", "--output=short-precise", f"--unit={name}", *more, check=False).stdout
+        return {name: read(name) + read(name, "--directory=/srv/data/journal") for name in (line.split()[0] for line in units)}
+
     def run_ours(self, *command, check=True):
         """Runs a program of the tools tree in its network."""
         return subprocess.run(["nsenter", "--target", self.leader(), "--net", *command], check=check, capture_output=True, text=True)
