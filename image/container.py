@@ -95,10 +95,11 @@ class Container:
         )
 
     def failed(self):
-        """The units that have failed, and what was written of each: in memory, and on the data volume, which may be closed."""
+        """The units that have failed; of each how its processes ended, and what systemd has said of it at the console."""
         units = self.run("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager").stdout.splitlines()
-        read = lambda name, *more: self.run("journalctl", "--no-pager", "--output=short-precise", f"--unit={name}", *more, check=False).stdout
-        return {name: read(name) + read(name, "--directory=/srv/data/journal") for name in (line.split()[0] for line in units)}
+        show = lambda name: self.run("systemctl", "show", "--property=Description,Result,ExecStart,ExecStop", name).stdout
+        said = lambda name: "".join(f"{line}\n" for line in self.console.text.splitlines() if name in line)
+        return {name: show(name) + said(name) for name in (line.split()[0] for line in units)}
 
     def run_ours(self, *command, check=True):
         """Runs a program of the tools tree in its network."""

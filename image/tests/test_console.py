@@ -241,6 +241,8 @@ class TheScreen(unittest.TestCase):
 
 
 class WhatTheOwnerHasSigned(unittest.TestCase):
+    maxDiff = None
+
     def test_it_starts_again_seals_and_goes_off(self):
         box = Box(owner("signed"))
         try:
