@@ -32,12 +32,25 @@ class Custodians:
         """Its public half."""
         return self.run("generate", "--out", self.key(name)).stdout.strip()
 
+    def public(self, name):
+        """The public half of a key that is there, or is made now."""
+        return self.run("recipient", self.key(name)).stdout.strip() if self.key(name).exists() else self.new_key(name)
+
     def of_seed(self):
         """As the owner writes it into the seed, from the public halves that they have sent: two of the three open the box."""
         lines = ["[keys]", "threshold = 2"]
         for name in NAMES:
-            lines += ["[[keys.custodian]]", f"name = {toml(name)}", f"recipients = [{toml(self.new_key(name))}]"]
+            lines += ["[[keys.custodian]]", f"name = {toml(name)}", f"recipients = [{toml(self.public(name))}]"]
         return lines
+
+    def key_set(self, *names):
+        """A file that says who is to open the box from now on: two of them."""
+        lines = ["threshold = 2"]
+        for name in names:
+            lines += ["[[custodian]]", f"name = {toml(name)}", f"recipients = [{toml(self.public(name))}]"]
+        file = self.folder / "keys.toml"
+        file.write_text("\n".join(lines) + "\n")
+        return file
 
     def reach(self, verb, certificate, *more, check=True):
         return self.run(verb, "--box", DOOR, "--certificate", certificate, "--json", *more, check=check)

@@ -62,7 +62,7 @@ pub(crate) fn seal_request(input: &[u8]) {
     let note = String::from_utf8_lossy(note).into_owned();
     for mut keeper in [
         Keeper::sealed(note.clone(), token.clone(), Cause::Unknown, &mut Counted(1)),
-        Keeper::open(note.clone(), token.clone()),
+        Keeper::open(note.clone(), token.clone(), &mut Counted(3)),
     ] {
         for _ in 0..2 {
             let handled = keeper.handle(&request, &[], std::time::Duration::ZERO, &mut Counted(2));

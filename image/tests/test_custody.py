@@ -135,6 +135,22 @@ class Custody(unittest.TestCase):
             self.assertNotIn("the next start will not know", machine.console.text)
             self.deliver([self.owner.submit(9, recipient="person-9@gmail.test")])
 
+            # One goes, one comes, while mail flows: two of the three want it, and whoever has gone seals nothing any more.
+            certificate = door(machine, MENU, " OPEN")
+            who, old, new = custodians.key_set("anna", "cleo", "dora"), custodians.token, custodians.folder / "new.token"
+            rotate = ("--to", who, "--reason", "ben leaves", "--yes", "--out", new)
+            custodians.act("rotate", "anna", certificate, *rotate)
+            self.assertFalse(new.exists())
+            machine.screen.see("some of them want a new key set: for opening 1 of 2 have answered")
+            custodians.act("rotate", "cleo", certificate, *rotate)
+            machine.screen.see("Failed    nothing", "3 of 3 have not proved lately", without=["want a new key set"])
+            gone = custodians.act("seal", "ben", certificate, "--name", "ben", check=False)
+            self.assertEqual(gone.returncode, 3, gone.stdout + gone.stderr)
+            custodians.token = new
+            for name in ("anna", "cleo", "dora"):
+                custodians.reach("enrol", certificate, "--identity", custodians.key(name), "--out", custodians.folder / f"{name}-2.token")
+            self.deliver([self.owner.submit(10, recipient="person-10@gmail.test")])
+
             # And somebody at the rack, by a chord; a box with custodians needs nobody's leave for that.
             door(machine, MENU, " OPEN")
             machine.screen.press("\x18")
@@ -143,6 +159,8 @@ class Custody(unittest.TestCase):
             machine.screen.see(MENU, " SEALED", "waits for its custodians (planned)", "Failed    nothing", without=["NOT SEALED"])
             self.refuses(587)
             machine.cut_power()
+            header = volume_header(disk)
+            self.assertEqual((sorted(header["keyslots"]), header["tokens"]), (["3"], {}))
 
             # Somebody takes the token away: nobody is asked for a passphrase that nobody has, and a copy is all that it takes.
             run("mdel", "-i", f"{disk}@@1M", "::/postkeep/token")
@@ -152,6 +170,14 @@ class Custody(unittest.TestCase):
             run("mcopy", "-i", f"{disk}@@1M", custodians.token, "::/postkeep/token")
             machine.start()
             machine.console.expect("postkeep: sealed: postkeep-offer-1:planned:", within=300, refuse=["passphrase for", GIVEN, TAKES_MAIL])
+            # Those who open it now, and not whoever has gone: his share is of the token before.
+            certificate = door(machine, MENU, " SEALED")
+            custodians.token = old
+            gone = custodians.act("unseal", "ben", certificate, "--reason", "me again", check=False)
+            self.assertEqual(gone.returncode, 3, gone.stdout + gone.stderr)
+            custodians.token = new
+            custodians.unseal(["anna", "dora"], certificate, "its token was taken away")
+            machine.console.expect(TAKES_MAIL, within=300, refuse=["[FAILED]"])
 
 
 if __name__ == "__main__":

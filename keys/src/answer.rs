@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::envelope::{self, EnvelopeError};
 use crate::parcel::{self, SHARE};
-use crate::{BootId, Held, Name, Purpose, Recipient, RecipientError, Sum};
+use crate::{BootId, Held, KeySet, KeySetError, Name, Purpose, Recipient, RecipientError, Sum};
 
 /// Why somebody opens a box is written into its records; this is room for a sentence or two, in octets.
 pub const LONGEST_REASON: usize = 300;
 
 const BEGINS: &[u8] = b"postkeep answer 1\n";
 
-/// What a sealed box shows to those who are to open it.
+/// What a box shows to those who have shares: a sealed one to have itself opened, an open one for a new key set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Offer {
@@ -25,7 +25,7 @@ pub struct Offer {
     pub boot: BootId,
     /// The key that answers are encrypted to: made in its memory at this start.
     pub answer_to: Recipient,
-    /// Why it is sealed.
+    /// Why it asks.
     pub cause: Cause,
 }
 
@@ -54,7 +54,7 @@ impl FromStr for Offer {
             cause: Cause::ALL
                 .into_iter()
                 .find(|known| known.name() == cause)
-                .ok_or("why the box is sealed cannot be read")?,
+                .ok_or("why the box asks cannot be read")?,
             boot: boot.parse()?,
             token: token.parse()?,
             answer_to: answer_to.parse().map_err(|error: RecipientError| error.to_string())?,
@@ -62,7 +62,7 @@ impl FromStr for Offer {
     }
 }
 
-/// Why a box is sealed.
+/// Why a box asks for shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
@@ -74,10 +74,12 @@ pub enum Cause {
     Unclean,
     /// What happened before is not known.
     Unknown,
+    /// It is not sealed: it takes answers that give it a new key set, and no others.
+    Change,
 }
 
 impl Cause {
-    const ALL: [Self; 4] = [Self::FirstStart, Self::Planned, Self::Unclean, Self::Unknown];
+    const ALL: [Self; 5] = [Self::FirstStart, Self::Planned, Self::Unclean, Self::Unknown, Self::Change];
 
     /// As in offers.
     #[must_use]
@@ -87,6 +89,7 @@ impl Cause {
             Self::Planned => "planned",
             Self::Unclean => "unclean",
             Self::Unknown => "unknown",
+            Self::Change => "change",
         }
     }
 }
@@ -115,8 +118,10 @@ pub struct Answer {
     pub held: Held,
     /// What the custodian's tool made sure of. The box writes it down; it cannot check it.
     pub grade: Grade,
-    /// Why they open the box, in their words.
+    /// Why they open the box or change who does, in their words.
     pub reason: String,
+    /// Who is to open the box from now on. An answer that opens it has none; one to [`Cause::Change`] has to have one.
+    pub change: Option<KeySet>,
 }
 
 /// Why an answer cannot be read.
@@ -131,6 +136,9 @@ pub enum AnswerError {
     /// See the text.
     #[error("the reason is longer than {LONGEST_REASON} octets, or has control characters in it")]
     Reason,
+    /// See the text.
+    #[error("the new key set that it asks for cannot be: {0}")]
+    KeySet(#[from] KeySetError),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -142,6 +150,8 @@ struct Head {
     purpose: Purpose,
     grade: Grade,
     reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    change: Option<KeySet>,
 }
 
 impl Answer {
@@ -159,6 +169,7 @@ impl Answer {
             purpose: *purpose,
             grade: self.grade,
             reason: self.reason.clone(),
+            change: self.change.clone(),
         };
         let secret = [&[share.place.get()][..], share.values.expose()];
         let content = parcel::pack(BEGINS, &head, &secret).map_err(|_| AnswerError::Form)?;
@@ -177,9 +188,11 @@ impl Answer {
     fn read(content: &[u8]) -> Result<Self, AnswerError> {
         let (head, octets) = parcel::unpack::<Head, SHARE>(BEGINS, content).ok_or(AnswerError::Form)?;
         check(&head.reason)?;
+        head.change.iter().try_for_each(KeySet::check)?;
         let share = parcel::share(octets).ok_or(AnswerError::Form)?;
-        let held = Held { name: head.name, purpose: head.purpose, share };
-        Ok(Self { token: head.token, boot: head.boot, held, grade: head.grade, reason: head.reason })
+        let held = Held { name: head.name.clone(), purpose: head.purpose, share };
+        let Head { token, boot, grade, reason, change, .. } = head;
+        Ok(Self { token, boot, held, grade, reason, change })
     }
 }
 

@@ -72,6 +72,7 @@ impl House {
             held: self.held(purpose, name),
             grade: Grade::A1,
             reason: "planned work".to_owned(),
+            change: None,
         }
     }
 
@@ -97,6 +98,7 @@ enum Act {
     OldEpoch(u8),
     /// One to an earlier epoch's token.
     OldToken(u8),
+    OtherAim(u8),
     /// One whose share is used for what it is not for.
     OtherPurpose(u8),
     /// One of which an octet was changed on its way.
@@ -117,6 +119,7 @@ fn act(count: u8) -> impl Strategy<Value = Act> {
         1 => who.clone().prop_map(Act::Replayed),
         1 => who.clone().prop_map(Act::OldEpoch),
         1 => who.clone().prop_map(Act::OldToken),
+        1 => who.clone().prop_map(Act::OtherAim),
         1 => who.clone().prop_map(Act::OtherPurpose),
         1 => (who, any::<usize>()).prop_map(|(who, at)| Act::Damaged(who, at)),
         1 => proptest::collection::vec(any::<u8>(), 0..200).prop_map(Act::Noise),
@@ -170,6 +173,7 @@ fn message(
             answer.held.purpose = Purpose::Recovery;
             sealed(answer)
         }
+        Act::OtherAim(number) => sealed(Answer { change: Some(house.set.clone()), ..of(number) }),
         Act::Damaged(number, at) => {
             let mut file = of(number).seal(offer).unwrap();
             let at = at % file.len();

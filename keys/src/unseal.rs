@@ -1,7 +1,9 @@
-//! A sealed box, deciding: which answers count, and when they are enough. Without a socket, a clock or a disk.
+//! A box that waits for its custodians, deciding: which answers count, and when they are enough. Without a socket, a clock or a disk.
+//! A sealed one waits to be opened; an open one for a new key set.
 //!
 //! It promises that nothing but `threshold` right shares of one purpose, from as many custodians, given for this start of the box,
-//! gives the secret; that an answer which does not count changes nothing; and that shares are overwritten once they were used.
+//! gives the secret, for a new key set only where all of them want the same; that an answer which does not count changes nothing; and
+//! that shares are overwritten once they were used.
 
 use std::time::Duration;
 
@@ -9,13 +11,14 @@ use age::x25519;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::{Answer, AnswerError, Cause, Grade, Offer};
+use crate::key_set::KeySet;
 use crate::share::{Share, combine};
 use crate::{BootId, Name, Purpose, Random, Recipient, Secret, Token};
 
 /// How long an answer is good for: custodians live in many time zones, and one who has answered may think better of it.
 pub const GOOD_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// A sealed box that waits for its custodians.
+/// A box that waits for its custodians.
 pub struct Unseal {
     token: Token,
     offer: Offer,
@@ -26,6 +29,8 @@ pub struct Unseal {
 
 struct Counted {
     witness: Witness,
+    /// The key set that they want; none, where they open.
+    change: Option<KeySet>,
     share: Share,
     /// When it came.
     since: Duration,
@@ -68,6 +73,8 @@ pub enum Counts {
     Again(Progress),
     /// Enough have answered.
     Enough(Opening),
+    /// Enough want this key set.
+    Agreed(Opening, KeySet),
 }
 
 /// The secret, and who gave it.
@@ -100,6 +107,14 @@ pub enum Refusal {
         name: Name,
     },
     /// See the text.
+    #[error("somebody who calls themselves {name} wants {}", if *.is_change { "a new key set of a box that is sealed" } else { "to open a box that is open" })]
+    OtherAim {
+        /// Who is said to have answered.
+        name: Name,
+        /// Whether they want a new key set.
+        is_change: bool,
+    },
+    /// See the text.
     #[error("somebody calls themselves {name}, and nobody of that name holds a share for {}", .purpose.name())]
     NoSuchHolder {
         /// Who is said to have answered.
@@ -128,7 +143,7 @@ impl Opening {
 }
 
 impl Unseal {
-    /// A box that has just started and found `token` beside its volume.
+    /// A box that has just started and found `token` beside its volume; or, with [`Cause::Change`], one that was opened.
     pub fn begin(token: Token, cause: Cause, random: &mut dyn Random) -> Self {
         let answer_key = Box::new(x25519::Identity::generate());
         let offer =
@@ -148,11 +163,19 @@ impl Unseal {
         &self.token
     }
 
-    /// How far it is with `purpose`; nothing, if it has no such shares.
+    /// How far it is with `purpose`, and with the key set that most want; nothing, if it has no such shares.
     #[must_use]
     pub fn progress(&self, purpose: Purpose) -> Option<Progress> {
+        let wanted = self.counted.iter().map(|counted| counted.change.as_ref());
+        wanted
+            .chain([None])
+            .filter_map(|change| self.progress_to(purpose, change))
+            .max_by_key(|progress| progress.count)
+    }
+
+    fn progress_to(&self, purpose: Purpose, change: Option<&KeySet>) -> Option<Progress> {
         let threshold = self.token.shares(purpose)?.threshold;
-        let answered: Vec<Name> = self.of(purpose).map(|counted| counted.witness.name.clone()).collect();
+        let answered: Vec<Name> = self.of(purpose, change).map(|counted| counted.witness.name.clone()).collect();
         let count = u8::try_from(answered.len()).unwrap_or(u8::MAX);
         Some(Progress { purpose, count, answered, threshold })
     }
@@ -163,13 +186,16 @@ impl Unseal {
     /// It does not count, and nothing has changed.
     pub fn take(&mut self, file: &[u8], now: Duration) -> Result<Counts, Refusal> {
         self.forget_old(now);
-        let Answer { token, boot, held, grade, reason } = Answer::open(file, &self.answer_key)?;
+        let Answer { token, boot, held, grade, reason, change } = Answer::open(file, &self.answer_key)?;
         let (name, purpose) = (held.name.clone(), held.purpose);
         if boot != self.offer.boot {
             return Err(Refusal::OtherBoot { name });
         }
         if token != self.offer.token {
             return Err(Refusal::OtherToken { name });
+        }
+        if change.is_some() != (self.offer.cause == Cause::Change) {
+            return Err(Refusal::OtherAim { name, is_change: change.is_some() });
         }
         let shares =
             self.token.shares(purpose).filter(|shares| shares.holders.iter().any(|holder| holder.name == name));
@@ -179,26 +205,33 @@ impl Unseal {
         if !self.token.keeps(&name, purpose, &held.share) {
             return Err(Refusal::WrongShare { name, purpose });
         }
-        let is_again = self.of(purpose).any(|counted| counted.witness.name == name);
+        let is_again = self.of(purpose, change.as_ref()).any(|counted| counted.witness.name == name);
         if !is_again {
+            // Whoever wants another key set than they wanted before counts for what they said last.
+            self.counted.retain(|counted| counted.witness.name != name || counted.witness.purpose != purpose);
             self.counted.push(Counted {
                 witness: Witness { name, purpose, grade, reason },
+                change: change.clone(),
                 share: held.share,
                 since: now,
             });
         }
-        let progress = self.progress(purpose).ok_or(AnswerError::Form)?;
+        let progress = self.progress_to(purpose, change.as_ref()).ok_or(AnswerError::Form)?;
         if progress.answered.len() < usize::from(threshold) {
             return Ok(if is_again { Counts::Again(progress) } else { Counts::Waiting(progress) });
         }
         // Whatever comes of it, the shares are used up: should the volume not open, the custodians answer once more.
         let (used, kept) =
-            std::mem::take(&mut self.counted).into_iter().partition(|one| one.witness.purpose == purpose);
+            std::mem::take(&mut self.counted).into_iter().partition(|one| one.is_of(purpose, change.as_ref()));
         self.counted = kept;
         let (witnesses, shares): (Vec<_>, Vec<_>) =
             Vec::into_iter(used).map(|one: Counted| (one.witness, one.share)).unzip();
         let secret = combine(&shares, threshold).map_err(|_| AnswerError::Form)?;
-        Ok(Counts::Enough(Opening { purpose, secret, witnesses }))
+        let opening = Opening { purpose, secret, witnesses };
+        Ok(match change {
+            None => Counts::Enough(opening),
+            Some(set) => Counts::Agreed(opening, set),
+        })
     }
 
     /// Forgets answers that were given too long ago.
@@ -206,7 +239,13 @@ impl Unseal {
         self.counted.retain(|counted| now.saturating_sub(counted.since) < GOOD_FOR);
     }
 
-    fn of(&self, purpose: Purpose) -> impl Iterator<Item = &Counted> {
-        self.counted.iter().filter(move |counted| counted.witness.purpose == purpose)
+    fn of(&self, purpose: Purpose, change: Option<&KeySet>) -> impl Iterator<Item = &Counted> {
+        self.counted.iter().filter(move |counted| counted.is_of(purpose, change))
+    }
+}
+
+impl Counted {
+    fn is_of(&self, purpose: Purpose, change: Option<&KeySet>) -> bool {
+        self.witness.purpose == purpose && self.change.as_ref() == change
     }
 }

@@ -18,7 +18,7 @@ pub enum Request {
     State,
     /// Its token, to keep and to compare.
     Token,
-    /// A custodian's answer to what the box offers, as an armoured age file.
+    /// A custodian's answer to what the box offers, to open it or for a new key set, as an armoured age file.
     Answer {
         /// The file.
         answer: String,
@@ -59,6 +59,8 @@ pub enum Reply {
     },
     /// Enough custodians have answered: the volume is being opened.
     Opens,
+    /// Enough custodians want the same key set: the volume is being given to those in it.
+    Changes,
     /// The question, as an armoured age file.
     Question {
         /// The file.
@@ -85,6 +87,9 @@ pub struct State {
     /// What it offers to those who are to open it; nothing, when it is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offer: Option<Offer>,
+    /// What it offers to those who want a new key set; nothing, when it is not open, or is being given one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Offer>,
     /// How far it is with each set of shares.
     #[serde(default)]
     pub progress: Vec<Progress>,

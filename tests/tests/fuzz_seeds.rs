@@ -216,7 +216,14 @@ fn write_the_seeds_of_the_keys() {
         write("typed", &format!("share_{name}"), words::words(&held.share).join(" ").as_bytes());
         write("typed", &format!("offer_{name}"), opener.offer().to_string().as_bytes());
         let offer = opener.offer().clone();
-        let answer = Answer { token: offer.token, boot: offer.boot, held, grade: Grade::A1, reason: "work".to_owned() };
+        let answer = Answer {
+            token: offer.token,
+            boot: offer.boot,
+            held,
+            grade: Grade::A1,
+            reason: "work".to_owned(),
+            change: None,
+        };
         let answer = envelope::armour(&answer.seal(&offer).expect("an answer"));
         let request = |request: &Request| serde_json::to_vec(request).expect("JSON");
         write("seal_request", &format!("answer_{name}"), &request(&Request::Answer { answer }));

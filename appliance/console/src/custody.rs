@@ -37,6 +37,9 @@ impl Custody {
             (Seal::Sealed, Some(offer)) => format!("waits for its custodians ({}): {waits}", offer.cause.name()),
             (Seal::Sealed, None) => "waits for its custodians".to_owned(),
             (Seal::Opening, _) => "enough custodians have answered, and the data volume is being opened".to_owned(),
+            (Seal::Open, _) if !state.progress.is_empty() => {
+                format!("opened by its custodians; some of them want a new key set: {waits}")
+            }
             (Seal::Open, _) => {
                 let silent = state.possession.iter().filter(|proven| proven.is_due).count();
                 match silent {

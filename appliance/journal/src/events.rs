@@ -76,6 +76,10 @@ events! {
         "Somebody at the console has the box sealed. That needs nobody's leave where custodians open the box."
     POSSESSION_PROVEN "e899e556722c4954927e401aeab19759" "possession-proven" Info ["CUSTODIAN"]
         "A custodian has proved that they hold their key still."
+    KEY_SET_CHANGED "38588127473842988a246648b96ed6bc" "key-set-changed" Warn ["EPOCH", "THRESHOLD", "CUSTODIANS", "WANTED_BY"]
+        "Enough custodians wanted a new key set, and it holds: THRESHOLD of CUSTODIANS open the box from now on. Shares of the key set before are worth nothing."
+    KEY_SET_UNCHANGED "8dd0d3d311c2400e928637868e556156" "key-set-unchanged" Error ["WANTED_BY", "REASON"]
+        "Enough custodians wanted a new key set, and it could not be made. The one before holds."
     MIRROR_DEGRADED "0f3100548c444ceeb8a5d48a43d9c965" "mirror-degraded" Error ["DISKS"]
         "Of two disks one is missing or has failed. The box runs on; DISKS are those that have all data."
     MIRROR_WHOLE "1de60da6b386498a8fe1494ffac6f3cf" "mirror-whole" Info ["DISKS"]

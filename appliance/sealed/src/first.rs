@@ -5,58 +5,21 @@
 //! sealed box like any other.
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use postkeep_keys::{KeySet, Made, Purpose, Secret, System, Token, TokenError, VolumeId, passphrase};
-use postkeep_notes::{NoteError, SignerKey};
+use postkeep_keys::{KeySet, Purpose, Secret, Token, VolumeId};
+use postkeep_notes::SignerKey;
 
-use crate::opener::TOKEN;
-use crate::volume::{Volume, VolumeError};
+use crate::slots::{FIRST_SLOT, GiveError, add_slots, lay, slot};
+use crate::volume::Volume;
 
 /// On the data volume: what belongs to its seal.
 const FOLDER: &str = "keys";
-/// In it: the key by which custodians know the box.
-const BOX_KEY: &str = "box.key";
-/// The slot of the random key that a volume is made with.
-pub const FIRST_SLOT: u32 = 0;
+/// On it too: the key by which custodians know the box.
+pub(crate) const BOX_KEY: &str = "keys/box.key";
 /// The first epoch of a volume.
 const EPOCH: u64 = 1;
-
-/// The slot that belongs to `purpose`.
-#[must_use]
-pub fn slot(purpose: Purpose) -> u32 {
-    match purpose {
-        Purpose::Opening => 1,
-        Purpose::Recovery => 2,
-    }
-}
-
-/// Why a volume could not be given to its custodians.
-#[derive(Debug, thiserror::Error)]
-pub enum GiveError {
-    /// The shares.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// The volume.
-    #[error(transparent)]
-    Volume(#[from] VolumeError),
-    /// The token's signature.
-    #[error("cannot sign the token: {0}")]
-    Sign(#[from] NoteError),
-    /// The boot partition.
-    #[error("cannot write {path}: {error}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// See the text.
-    #[error("cannot keep the key of the box on its volume: {0}")]
-    Keep(String),
-}
 
 /// Gives `volume`, which `first` opens, to those in `set`; the token goes to the boot partition at `boot`, signed with `box_key`. Durable on
 /// return, and then `first` opens nothing any more. `keep` is called when custodians could open it, and before anybody relies on that: with
@@ -73,19 +36,9 @@ pub fn give(
     keep: impl FnOnce(&VolumeId, &Secret, u32) -> Result<(), GiveError>,
 ) -> Result<Token, GiveError> {
     let id: VolumeId = volume.id()?;
-    let Made { token, opening, recovery } = Token::make(set, &id, EPOCH, &mut System)?;
-    let opens = passphrase(&opening, None, Purpose::Opening, &id, EPOCH);
-    let opening_slot = slot(Purpose::Opening);
-    add(volume, (first, FIRST_SLOT), &opens, opening_slot)?;
-    if let Some(secret) = recovery {
-        let recovers = passphrase(&secret, None, Purpose::Recovery, &id, EPOCH);
-        // Not by the first key: its slot is one that a passphrase of a person could have, and takes seconds each time.
-        add(volume, (&opens, opening_slot), &recovers, slot(Purpose::Recovery))?;
-    }
-    keep(&id, &opens, opening_slot)?;
-    let path = boot.join(TOKEN);
-    let note = token.sign(box_key)?;
-    postkeep_files::replace(&path, note.as_bytes()).map_err(|error| GiveError::Write { path, error })?;
+    let (token, opens) = add_slots(volume, (first, FIRST_SLOT), set, &id, EPOCH)?;
+    keep(&id, &opens, slot(Purpose::Opening, EPOCH))?;
+    lay(&token, box_key, boot)?;
     volume.remove(FIRST_SLOT)?;
     Ok(token)
 }
@@ -121,14 +74,8 @@ fn keep_box_key(mounted: &Path, box_key: &SignerKey) -> Result<(), GiveError> {
     let folder = mounted.join(FOLDER);
     // Root's alone, by the mask of whoever runs this.
     fs::create_dir(&folder).map_err(|error| failed(&error))?;
-    box_key.write(&folder.join(BOX_KEY)).map_err(|error| failed(&error))?;
+    box_key.write(&mounted.join(BOX_KEY)).map_err(|error| failed(&error))?;
     postkeep_files::sync_folder(&folder)
         .and_then(|()| postkeep_files::sync_folder(mounted))
         .map_err(|error| failed(&error))
-}
-
-/// Tried before the only other way in is taken away.
-fn add(volume: &Volume, known: (&Secret, u32), new: &Secret, slot: u32) -> Result<(), VolumeError> {
-    volume.add(known, new, slot)?;
-    if volume.is_opened_by(new, slot)? { Ok(()) } else { Err(VolumeError::WrongPassphrase) }
 }

@@ -3,8 +3,10 @@
 //! reach from inside. Both speak with the opener by lines of JSON ([`line`]), and neither is told why something does not count.
 
 pub mod cause;
+pub mod change;
 pub mod door;
 pub mod first;
 pub mod line;
 pub mod opener;
+pub mod slots;
 pub mod volume;

@@ -7,15 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use postkeep_journal::{POSSESSION_DUE, POSSESSION_PROVEN, SEAL_ASKED, VOLUME_OPENED, VOLUME_UNOPENED};
+use postkeep_journal::{
+    KEY_SET_CHANGED, KEY_SET_UNCHANGED, POSSESSION_DUE, POSSESSION_PROVEN, SEAL_ASKED, VOLUME_OPENED, VOLUME_UNOPENED,
+};
 use postkeep_keys::keeper::{Act, Handled, Keeper};
 use postkeep_keys::possession::{Possession, Proven};
 use postkeep_keys::unseal::Opening;
 use postkeep_keys::wire::{Reply, Request};
-use postkeep_keys::{LARGEST_TOKEN, Name, System, Token, TokenError, passphrase};
+use postkeep_keys::{KeySet, LARGEST_TOKEN, Name, Random, Secret, System, Token, TokenError, passphrase};
+use postkeep_notes::SignerKey;
 
 use crate::cause::{Last, cause, leave};
-use crate::first::{FIRST_SLOT, slot};
+use crate::change::{Changed, change, remove_all_but};
+use crate::first::BOX_KEY;
+use crate::slots::{GiveError, slot, slots_of};
 use crate::volume::Volume;
 
 /// On the boot partition: who opens the volume.
@@ -29,6 +34,8 @@ const TOLD_EVERY: Duration = Duration::from_secs(60);
 const REMINDED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Ends what uses the volume, and closes it.
 const SEAL: &str = "postkeep-seal.target";
+/// Makes the boot partition of the other disk the same, where there is one.
+const COPY: &str = "postkeep-boot-copy.service";
 /// What a box does when its volume is open. By its own name: of a target above it, which is active already, systemd would start what
 /// lacks there, and forget what lacks below it.
 const EVERYTHING: &str = "multi-user.target";
@@ -107,7 +114,7 @@ impl Opener {
         let note = String::from_utf8_lossy(&note).into_owned();
         // An opener that was started again beside an open volume: it can be sealed, and must not ask for shares.
         let keeper = if place.volume.is_open() {
-            Keeper::open(note, token)
+            Keeper::open(note, token, &mut System)
         } else {
             Keeper::sealed(note, token, cause(&place.boot), &mut System)
         };
@@ -133,20 +140,18 @@ impl Opener {
         }
         match act {
             None => reply,
+            // Whoever has answered last hears at once that it is done, and not after it.
             Some(Act::Open(opening)) => {
-                // Whoever has answered last hears at once that it is opened, and not after it.
-                let opener = Arc::clone(self);
-                let began = std::thread::Builder::new().spawn(move || opener.open(&opening));
-                if let Err(error) = began {
-                    log::error!("enough have answered, and nothing can be started to open the volume: {error}");
-                    self.keeper().did_not_open(&mut System);
-                    return Reply::Refused;
-                }
-                reply
+                self.meanwhile(reply, Keeper::did_not_open, move |opener| opener.open(&opening))
+            }
+            Some(Act::Change(opening, set)) => {
+                self.meanwhile(reply, Keeper::did_not_change, move |opener| opener.change(&opening, &set))
             }
             Some(Act::Seal(name)) => {
                 SEAL_ASKED.tell(format_args!("{name} has the box sealed"), [&name]);
-                self.done(&format!("{name} wants the box sealed"), self.seal(), Keeper::did_not_seal)
+                self.done(&format!("{name} wants the box sealed"), self.seal(), |keeper| {
+                    keeper.did_not_seal(&mut System)
+                })
             }
             Some(Act::Prove(name)) => {
                 let proved = self.prove(&name);
@@ -156,6 +161,22 @@ impl Opener {
                 self.done(&format!("{name} has proved possession"), proved, |_| ())
             }
         }
+    }
+
+    /// Does what enough have answered for, beside what else is asked; gives the box back to its custodians where that cannot begin.
+    fn meanwhile(
+        self: &Arc<Self>,
+        reply: Reply,
+        undo: fn(&mut Keeper, &mut dyn Random),
+        work: impl FnOnce(&Self) + Send + 'static,
+    ) -> Reply {
+        let opener = Arc::clone(self);
+        if let Err(error) = std::thread::Builder::new().spawn(move || work(&opener)) {
+            log::error!("enough have answered, and what they want cannot begin: {error}");
+            undo(&mut self.keeper(), &mut System);
+            return Reply::Refused;
+        }
+        reply
     }
 
     /// Says that it is done only where it is.
@@ -183,17 +204,14 @@ impl Opener {
 
     fn open(&self, opening: &Opening) {
         // Also where this thread falls over on the way.
-        let unless_open = NotOpen(self);
-        let (volume, epoch) = {
-            let keeper = self.keeper();
-            (keeper.token().volume.clone(), keeper.token().epoch)
-        };
-        let passphrase = passphrase(&opening.secret, None, opening.purpose, &volume, epoch);
+        let unless_open = Undo(self, Keeper::did_not_open);
+        let token = self.keeper().token().clone();
+        let (passphrase, slot) = opens(opening, &token);
         let custodians = opening.listed();
-        let slots = match self.place.volume.open(&volume, &passphrase, slot(opening.purpose)) {
-            Ok(slots) => slots,
+        match self.place.volume.open(&token.volume, &passphrase, slot) {
+            Ok(_) => {}
             // One that took too long, and was opened all the same.
-            Err(_) if self.place.volume.is_open() => Vec::new(),
+            Err(_) if self.place.volume.is_open() => {}
             Err(error) => {
                 if let Err(error) = postkeep_files::replace(&self.place.unopened, b"") {
                     log::warn!("cannot write {}: {error}", self.place.unopened.display());
@@ -206,20 +224,54 @@ impl Opener {
                 );
                 return;
             }
-        };
+        }
         // Before anybody hears of it: a cut from now on is one.
         self.leave_word();
-        self.keeper().opened();
+        self.keeper().opened(&mut System);
         drop(unless_open);
         let purpose = opening.purpose.name();
         VOLUME_OPENED.tell(format_args!("the data volume is open; {purpose}: {custodians}"), [&purpose, &custodians]);
         self.start_what_waits();
-        // A first boot that was cut between its last two steps.
-        if slots.contains(&FIRST_SLOT) {
-            match self.place.volume.remove(FIRST_SLOT) {
-                Ok(()) => log::info!("the slot of the random key that the volume was made with is gone"),
-                Err(error) => log::warn!("the slot that the volume was made with cannot be removed: {error}"),
+        // A first boot, or a change of the key set, that was cut between its last two steps.
+        if let Err(error) = remove_all_but(&self.place.volume, &slots_of(&token)) {
+            log::warn!("slots of the volume that belong to nobody any more cannot be removed: {error}");
+        }
+    }
+
+    fn change(&self, opening: &Opening, set: &KeySet) {
+        let unless_changed = Undo(self, Keeper::did_not_change);
+        let before = self.keeper().token().clone();
+        let (passphrase, slot) = opens(opening, &before);
+        let custodians = opening.listed();
+        let changed = SignerKey::read(&self.place.data.join(BOX_KEY), None)
+            .map_err(|error| GiveError::BoxKey(error.to_string()))
+            .and_then(|box_key| {
+                let Place { volume, boot, .. } = &self.place;
+                change(volume, (&passphrase, slot), (&before, set), &box_key, boot, || {
+                    self.run_systemctl(&["start", COPY])
+                })
+            });
+        let Changed { token, note, left } = match changed {
+            Ok(changed) => changed,
+            Err(error) => {
+                KEY_SET_UNCHANGED.tell(
+                    format_args!("enough want a new key set, and the one before holds still: {error}"),
+                    [&custodians, &error],
+                );
+                return;
             }
+        };
+        // Whoever has proved possession has proved it for shares that are worth nothing now.
+        *self.possession.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let (epoch, threshold, count) = (token.epoch, token.opening.threshold, token.opening.holders.len());
+        self.keeper().changed(note, token, &mut System);
+        drop(unless_changed);
+        KEY_SET_CHANGED.tell(
+            format_args!("key set {epoch}: {threshold} of {count} custodians open this box; wanted by {custodians}"),
+            [&epoch, &threshold, &count, &custodians],
+        );
+        if let Some(error) = left {
+            log::error!("the key set before opens the volume still, until it is opened the next time: {error}");
         }
     }
 
@@ -269,11 +321,15 @@ impl Opener {
 
     /// Sealing ends this program's own use of the volume as well, and much waits for opening: nobody waits for it here.
     fn begin(&self, unit: &str) -> io::Result<()> {
-        let status = Command::new(&self.place.systemctl).args(["--no-block", "start", unit]).status()?;
+        self.run_systemctl(&["--no-block", "start", unit])
+    }
+
+    fn run_systemctl(&self, arguments: &[&str]) -> io::Result<()> {
+        let status = Command::new(&self.place.systemctl).args(arguments).status()?;
         if status.success() {
             Ok(())
         } else {
-            Err(io::Error::other(format!("systemctl start {unit} ended with {status}")))
+            Err(io::Error::other(format!("systemctl {} ended with {status}", arguments.join(" "))))
         }
     }
 
@@ -313,254 +369,20 @@ impl Opener {
     }
 }
 
-/// Gives the box back to its custodians when it is dropped and the volume was not opened.
-struct NotOpen<'a>(&'a Opener);
+/// What opens the volume that `token` keeps to those who gave `opening`, and the slot that it opens.
+fn opens(opening: &Opening, token: &Token) -> (Secret, u32) {
+    let Opening { purpose, secret, .. } = opening;
+    (passphrase(secret, None, *purpose, &token.volume, token.epoch), slot(*purpose, token.epoch))
+}
 
-impl Drop for NotOpen<'_> {
+/// Gives the box back to its custodians when it is dropped and what they wanted was not done. Where it was, it changes nothing.
+struct Undo<'a>(&'a Opener, fn(&mut Keeper, &mut dyn Random));
+
+impl Drop for Undo<'_> {
     fn drop(&mut self) {
-        self.0.keeper().did_not_open(&mut System);
+        self.1(&mut self.0.keeper(), &mut System);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use age::x25519::Identity;
-    use postkeep_keys::challenge::{Asked, respond};
-    use postkeep_keys::wire::Seal;
-    use postkeep_keys::{Answer, Custodian, Grade, KeySet, Made, Recipient, envelope};
-    use postkeep_notes::SignerKey;
-
-    use super::*;
-
-    const VOLUME: &str = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed";
-    const HEADER: &str = r#"{
-        "keyslots": {"1": {"type": "luks2", "key_size": 64, "area": {"type": "raw", "encryption": "aes-xts-plain64", "key_size": 64}}},
-        "segments": {"0": {"type": "crypt", "encryption": "aes-xts-plain64"}}
-    }"#;
-
-    struct Laid {
-        folder: tempfile::TempDir,
-        keys: Vec<Identity>,
-        made: Made,
-    }
-
-    /// A box in a folder, with programs that write down what they are asked to do.
-    fn laid() -> (Laid, Arc<Opener>) {
-        let folder = tempfile::tempdir().unwrap();
-        let keys: Vec<Identity> = (0..3).map(|_| Identity::generate()).collect();
-        let custodian = |(number, key): (usize, &Identity)| Custodian {
-            name: format!("c{number}").parse().unwrap(),
-            recipients: vec![Recipient::of(key)],
-        };
-        let set = KeySet { threshold: 2, custodians: keys.iter().enumerate().map(custodian).collect(), recovery: None };
-        let volume = VOLUME.parse().unwrap();
-        let made = Token::make(&set, &volume, 1, &mut System).unwrap();
-        let box_key = SignerKey::generate("box.example").unwrap();
-        fs::create_dir(folder.path().join("postkeep")).unwrap();
-        fs::write(folder.path().join(TOKEN), made.token.sign(&box_key).unwrap()).unwrap();
-        fs::create_dir_all(folder.path().join("data/keys")).unwrap();
-        fs::write(folder.path().join("header"), HEADER).unwrap();
-        for name in ["cryptsetup", "systemctl"] {
-            let program = folder.path().join(name);
-            let text = format!(
-                "#!/bin/sh\necho \"$@\" >>{0}.asked\n\
-                 case $1 in luksDump) exec cat {1}/header;; luksUUID) echo {VOLUME}; exit;; open) cat >>{0}.input;; esac\n\
-                 ! cat {0}.status >&2 2>/dev/null || exit 2\n",
-                program.display(),
-                folder.path().display()
-            );
-            fs::write(&program, text).unwrap();
-            fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        }
-        let opener = Opener::start(place(folder.path())).unwrap().unwrap();
-        (Laid { folder, keys, made }, opener)
-    }
-
-    fn place(folder: &Path) -> Place {
-        let volume = Volume {
-            device: "/dev/postkeep-data".into(),
-            name: "postkeep-data".to_owned(),
-            program: folder.join("cryptsetup"),
-            mapper: folder.join("mapper"),
-        };
-        Place {
-            boot: folder.to_owned(),
-            data: folder.join("data"),
-            volume,
-            systemctl: folder.join("systemctl"),
-            unopened: folder.join("unopened"),
-        }
-    }
-
-    fn state(opener: &Arc<Opener>) -> postkeep_keys::wire::State {
-        let Reply::State(state) = opener.handle(&Request::State) else { panic!("a state") };
-        *state
-    }
-
-    fn until(opener: &Arc<Opener>, seal: Seal) {
-        for _ in 0..1000 {
-            if state(opener).seal == seal {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("it does not become {seal:?}");
-    }
-
-    impl Laid {
-        fn answer(&self, opener: &Arc<Opener>, number: usize) -> Reply {
-            let offer = state(opener).offer.unwrap();
-            let held = self.made.token.open_shares(None, &[&self.keys[number]]).unwrap().remove(0);
-            let answer =
-                Answer { token: offer.token, boot: offer.boot, held, grade: Grade::A1, reason: "work".to_owned() };
-            opener.handle(&Request::Answer { answer: envelope::armour(&answer.seal(&offer).unwrap()) })
-        }
-
-        fn file(&self, name: &str) -> Vec<u8> {
-            fs::read(self.folder.path().join(name)).unwrap_or_default()
-        }
-    }
-
-    #[test]
-    fn two_custodians_open_the_volume_with_what_their_shares_say() {
-        let (laid, opener) = laid();
-        assert!(matches!(laid.answer(&opener, 2), Reply::Counted { .. }));
-        assert!(laid.file("cryptsetup.asked").is_empty());
-        assert_eq!(laid.answer(&opener, 0), Reply::Opens);
-        until(&opener, Seal::Open);
-        let asked = String::from_utf8(laid.file("cryptsetup.asked")).unwrap();
-        let open = asked.lines().last().unwrap();
-        assert!(open.starts_with("open --type=luks2") && open.ends_with("/dev/postkeep-data postkeep-data"), "{asked}");
-        assert!(open.contains("--key-slot=1") && open.contains("--disable-external-tokens"), "{asked}");
-        let wanted = passphrase(&laid.made.opening, None, postkeep_keys::Purpose::Opening, &laid.made.token.volume, 1);
-        assert_eq!(laid.file("cryptsetup.input"), wanted.expose());
-        assert_eq!(cause(laid.folder.path()), postkeep_keys::Cause::Unclean, "should its power go now");
-    }
-
-    #[test]
-    fn a_volume_that_does_not_open_waits_for_the_custodians_once_more() {
-        let (laid, opener) = laid();
-        fs::write(laid.folder.path().join("cryptsetup.status"), "No key available").unwrap();
-        laid.answer(&opener, 0);
-        assert_eq!(laid.answer(&opener, 1), Reply::Opens);
-        until(&opener, Seal::Sealed);
-        assert!(laid.folder.path().join("unopened").exists(), "whoever judges this start is told");
-        assert!(state(&opener).progress[0].answered.is_empty());
-        fs::remove_file(laid.folder.path().join("cryptsetup.status")).unwrap();
-        laid.answer(&opener, 0);
-        assert_eq!(laid.answer(&opener, 1), Reply::Opens);
-        until(&opener, Seal::Open);
-    }
-
-    #[test]
-    fn one_custodian_proves_possession_and_seals() {
-        let (laid, opener) = laid();
-        laid.answer(&opener, 0);
-        laid.answer(&opener, 1);
-        until(&opener, Seal::Open);
-        let name: Name = "c2".parse().unwrap();
-        let done = |asked| {
-            let Reply::Question { question } = opener.handle(&Request::Ask { asked, name: name.clone() }) else {
-                panic!("a question")
-            };
-            let (_, response) = respond(question.as_bytes(), asked, &[&laid.keys[2]]).unwrap();
-            opener.handle(&Request::Respond { asked, name: name.clone(), response })
-        };
-        assert!(state(&opener).possession.iter().all(|proven| proven.last.is_none()));
-        assert_eq!(done(Asked::Possession), Reply::Done);
-        let possession = state(&opener).possession;
-        assert!(possession[2].last.is_some() && possession[1].last.is_none(), "{possession:?}");
-        // What cannot be done is not said to be done, and can be tried again.
-        fs::write(laid.folder.path().join("systemctl.status"), "no such unit").unwrap();
-        assert_eq!(done(Asked::Seal), Reply::Failed);
-        assert_eq!(state(&opener).seal, Seal::Open);
-        fs::remove_file(laid.folder.path().join("systemctl.status")).unwrap();
-        fs::rename(laid.folder.path().join("data"), laid.folder.path().join("away")).unwrap();
-        assert_eq!(done(Asked::Possession), Reply::Failed);
-        fs::rename(laid.folder.path().join("away"), laid.folder.path().join("data")).unwrap();
-        for _ in 0..2 {
-            assert_eq!(done(Asked::Seal), Reply::Done);
-            assert_eq!(state(&opener).seal, Seal::Sealing);
-        }
-        let order = "--no-block start postkeep-seal.target\n";
-        let wanted = format!("--no-block start multi-user.target\n{}", order.repeat(3));
-        assert_eq!(
-            String::from_utf8(laid.file("systemctl.asked")).unwrap(),
-            wanted,
-            "what needs the volume, then sealing"
-        );
-    }
-
-    #[test]
-    fn what_a_first_boot_that_was_cut_has_left_is_taken_away_at_the_next_opening() {
-        let (laid, opener) = laid();
-        let slot = "{\"type\": \"luks2\", \"key_size\": 64, \"area\": {}}";
-        let header = HEADER.replace("\"keyslots\": {", &format!("\"keyslots\": {{\"0\": {slot}, "));
-        assert_ne!(header, HEADER);
-        fs::write(laid.folder.path().join("header"), header).unwrap();
-        laid.answer(&opener, 0);
-        laid.answer(&opener, 1);
-        until(&opener, Seal::Open);
-        let began = Instant::now();
-        while !String::from_utf8(laid.file("cryptsetup.asked"))
-            .unwrap()
-            .contains("luksKillSlot --batch-mode /dev/postkeep-data 0")
-        {
-            assert!(began.elapsed() < Duration::from_secs(10));
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    #[test]
-    fn an_opener_that_fell_over_beside_an_open_volume_goes_on_where_it_was() {
-        let (laid, opener) = laid();
-        opener.go_on();
-        assert!(laid.file("systemctl.asked").is_empty(), "nothing starts while it is sealed");
-        fs::create_dir_all(laid.folder.path().join("mapper/postkeep-data")).unwrap();
-        let again = Opener::start(place(laid.folder.path())).unwrap().unwrap();
-        again.go_on();
-        assert_eq!(state(&again).seal, Seal::Open);
-        assert_eq!(laid.file("systemctl.asked"), b"--no-block start multi-user.target\n");
-        assert_eq!(cause(laid.folder.path()), postkeep_keys::Cause::Unclean, "should its power go now");
-    }
-
-    #[test]
-    fn a_volume_that_somebody_has_exchanged_is_not_opened() {
-        let (laid, opener) = laid();
-        let header = HEADER.replace(
-            "{\"type\": \"raw\", \"encryption\": \"aes-xts-plain64\"",
-            "{\"type\": \"raw\", \"encryption\": \"cipher_null-ecb\"",
-        );
-        assert_ne!(header, HEADER);
-        fs::write(laid.folder.path().join("header"), header).unwrap();
-        laid.answer(&opener, 0);
-        assert_eq!(laid.answer(&opener, 1), Reply::Opens);
-        until(&opener, Seal::Sealed);
-        assert!(!String::from_utf8(laid.file("cryptsetup.asked")).unwrap().contains("open --type"));
-        assert!(laid.file("cryptsetup.input").is_empty(), "the passphrase was shown to nobody");
-    }
-
-    #[test]
-    fn an_opener_that_is_started_again_beside_an_open_volume_knows_that_it_is_open() {
-        let (laid, _) = laid();
-        fs::create_dir(laid.folder.path().join("mapper")).unwrap();
-        fs::write(laid.folder.path().join("mapper/postkeep-data"), "").unwrap();
-        let opener = Opener::start(place(laid.folder.path())).unwrap().unwrap();
-        assert_eq!(state(&opener).seal, Seal::Open);
-        assert!(state(&opener).offer.is_none());
-    }
-
-    #[test]
-    fn a_box_without_a_token_has_nothing_to_keep_and_a_damaged_one_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(Opener::start(place(folder.path())).unwrap().is_none());
-        fs::create_dir(folder.path().join("postkeep")).unwrap();
-        for damaged in [&b""[..], b"rubbish", &[0xff; 100], &vec![b'a'; LARGEST_TOKEN + 10]] {
-            fs::write(folder.path().join(TOKEN), damaged).unwrap();
-            let error = Opener::start(place(folder.path())).err().unwrap().to_string();
-            assert!(error.contains("postkeep/token") && error.contains("put back a copy"), "{error}");
-        }
-    }
-}
+mod tests;

@@ -74,8 +74,8 @@ fn check(json: &str, slot: u32) -> Result<Vec<u32>, String> {
     {
         return Err(format!("its content is not encrypted by {CIPHER} alone"));
     }
-    let slots = all("keyslots");
-    let Some(ours) = slots.get(&slot.to_string()) else { return Err(format!("it has no slot {slot}")) };
+    let slots = &header["keyslots"];
+    let Some(ours) = slots.get(slot.to_string()) else { return Err(format!("it has no slot {slot}")) };
     let is_ours = is(&ours["type"], "luks2")
         && ours["key_size"].as_u64() == Some(KEY_SIZE)
         && is(&ours["area"]["type"], "raw")
@@ -84,7 +84,13 @@ fn check(json: &str, slot: u32) -> Result<Vec<u32>, String> {
     if !is_ours {
         return Err(format!("its slot {slot} is not kept by {CIPHER}"));
     }
-    Ok(slots.keys().filter_map(|slot| slot.parse().ok()).collect())
+    Ok(slots_of(&header))
+}
+
+/// The slots of a header.
+fn slots_of(header: &Value) -> Vec<u32> {
+    let slots = header["keyslots"].as_object().into_iter().flatten();
+    slots.filter_map(|(slot, _)| slot.parse().ok()).collect()
 }
 
 impl Volume {
@@ -124,9 +130,7 @@ impl Volume {
     /// # Errors
     /// The passphrase is wrong, or the volume is damaged or not as it was made.
     pub fn open(&self, id: &VolumeId, passphrase: &Secret, slot: u32) -> Result<Vec<u32>, VolumeError> {
-        let dump = ["luksDump", "--dump-json-metadata"].map(OsStr::new);
-        let header = self.run(&[&dump[..], &[self.device.as_os_str()]].concat(), &[])?;
-        let slots = check(&header, slot).map_err(VolumeError::Strange)?;
+        let slots = check(&self.header()?, slot).map_err(VolumeError::Strange)?;
         if self.id()? != *id {
             return Err(VolumeError::Strange("its UUID is not the one in the token".to_owned()));
         }
@@ -144,6 +148,20 @@ impl Volume {
         let operands = [self.device.as_os_str(), OsStr::new(&self.name)];
         self.run(&[&arguments[..], &operands].concat(), &[passphrase])?;
         Ok(slots)
+    }
+
+    /// Which slots it has.
+    ///
+    /// # Errors
+    /// It has no LUKS2 header.
+    pub fn slots(&self) -> Result<Vec<u32>, VolumeError> {
+        let header = serde_json::from_str(&self.header()?);
+        Ok(slots_of(&header.map_err(|error| VolumeError::Strange(format!("its header cannot be read: {error}")))?))
+    }
+
+    fn header(&self) -> Result<String, VolumeError> {
+        let dump = ["luksDump", "--dump-json-metadata"].map(OsStr::new);
+        self.run(&[&dump[..], &[self.device.as_os_str()]].concat(), &[])
     }
 
     /// Closes it. What is mounted from it has to be unmounted before.

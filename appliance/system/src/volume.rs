@@ -18,8 +18,8 @@ const LARGEST_HEADER: u64 = 4 << 20;
 /// systemd's name of a key that the TPM gives.
 const BY_TPM: &str = "systemd-tpm2";
 
-/// The slot that custodians open (`sealed::first::slot`), by a secret that needs no stretching; what people choose is stretched by Argon2.
-const CUSTODIANS: &str = "1";
+/// The slots that custodians open (`sealed::slots::slot`), by a secret that needs no stretching; what people choose is stretched by Argon2.
+const CUSTODIANS: [&str; 2] = ["1", "3"];
 const STRETCHED_ONCE: &str = "pbkdf2";
 
 const CRYPTSETUP: &str = "/usr/lib/systemd/systemd-cryptsetup";
@@ -45,7 +45,7 @@ fn check(volume: &Path, chip: &Path) -> Result<Vec<String>, Failure> {
     let Some(header) = header else {
         return Err("the data volume has no LUKS2 header: it was not made by this machine, or is damaged".into());
     };
-    let is_by_custodians = header["keyslots"][CUSTODIANS]["kdf"]["type"] == STRETCHED_ONCE;
+    let is_by_custodians = CUSTODIANS.iter().any(|slot| header["keyslots"][slot]["kdf"]["type"] == STRETCHED_ONCE);
     if is_by_custodians && header["tokens"].as_object().is_none_or(serde_json::Map::is_empty) {
         return Err("custodians open this data volume, and their token is gone from the boot partition: put a copy back as postkeep/token \
                     (each custodian has one); nothing on the volume is lost"

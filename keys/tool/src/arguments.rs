@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use postkeep_keys::{Name, Sum};
+use postkeep_keys::{Name, Sum, VolumeId};
 
 const EXAMPLES: &str = "\
 What a custodian does, in this order:
@@ -21,6 +21,8 @@ What a custodian does, in this order:
                                                           once a quarter: that you still hold your key
   postkeep-keys seal --box mail-1.example.com:8444 --token box.token --identity anna.key --name anna
                                                           closes the box now; it takes a quorum to open it again
+  postkeep-keys rotate --box mail-1.example.com:8444 --token box.token --identity anna.key --to keys.toml --reason 'ben leaves' --out new.token
+                                                          who opens the box from now on; a quorum wants it, each with the same file
   postkeep-keys recover --token box.token --identity anna.key --identity ben.key --out volume.key
                                                           its machine is gone and its disk is not: what opens the volume anywhere
 
@@ -150,6 +152,45 @@ pub(crate) enum Command {
         /// Where the passphrase goes: 32 octets for cryptsetup. An existing file is never overwritten.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+    },
+    /// Gives an open box a new key set: custodians come or go, the threshold changes, or everybody gets a new share since one was lost.
+    /// As many as open the box have to want it, with the same file, within a day. Shares of the key set before are worth nothing then.
+    Rotate {
+        #[command(flatten)]
+        holding: Holding,
+        #[command(flatten)]
+        at: At,
+        /// The new key set, in TOML, as `show` describes it [default: the same custodians, with new shares].
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+        /// Why; it is written into the records of the box.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Does not show what changes and ask; with --certificate.
+        #[arg(long, requires = "certificate")]
+        yes: bool,
+        /// Where the new token goes, if yours is the last answer that is needed. An existing file is never overwritten.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Makes shares for a LUKS2 volume that is none of a box, such as a disk with backups, and the key that opens it; `recover` makes that
+    /// key again.
+    Split {
+        /// Who the custodians are, in TOML.
+        #[arg(long, value_name = "FILE")]
+        keys: PathBuf,
+        /// The UUID of the volume (cryptsetup luksUUID DEVICE).
+        #[arg(long, value_name = "UUID")]
+        volume: VolumeId,
+        /// Where the token with the shares goes. An existing file is never overwritten.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Where the key goes: 32 octets for cryptsetup. An existing file is never overwritten.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Where the key of the recovery set goes, if there is one.
+        #[arg(long, value_name = "FILE")]
+        recovery_key: Option<PathBuf>,
     },
     /// Seals a box now. Any one custodian may: mail stops, and the volume is closed. It takes a quorum to open it again.
     Seal {

@@ -8,6 +8,8 @@ mod online;
 mod outcome;
 mod paper;
 mod recover;
+mod rotate;
+mod split;
 mod ssh_ed25519;
 mod terminal;
 mod work;
@@ -71,6 +73,14 @@ fn run(command: Command) -> Result<Outcome, Failure> {
             let purpose = if recovery { Purpose::Recovery } else { Purpose::Opening };
             let brought = recover::Brought { identities: &identities, papers: &papers, purpose };
             recover::recover(&token, &trust, &brought, &out)
+        }
+        Command::Rotate { holding, at, to, reason, yes, out } => {
+            let wanted = rotate::Wanted { to: to.as_deref(), reason: &reason, is_sure: yes, out: &out };
+            rotate::rotate(&holding, &at, &wanted)
+        }
+        Command::Split { keys, volume, out, key, recovery_key } => {
+            let into = split::Into { token: &out, opening: &key, recovery: recovery_key.as_deref() };
+            split::split(&keys, &volume, &into)
         }
         Command::Seal { at, member, wait } => online::seal(&at, &member, Duration::from_secs(wait)),
     }

@@ -3,15 +3,17 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use age::Callbacks as _;
 use postkeep_keys::challenge::{Asked, respond as answer_to};
 use postkeep_keys::wire::{Reply, Request, Seal, State};
-use postkeep_keys::{Held, Name, Purpose, Token};
+use postkeep_keys::{Held, Name, Offer, Purpose, Token};
 use serde_json::json;
 
 use crate::arguments::{At, Member, Trust};
 use crate::client::Client;
 use crate::identities;
 use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
+use crate::terminal::Terminal;
 use crate::work;
 
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
@@ -193,6 +195,29 @@ pub(crate) fn state_of(client: &Client) -> Result<State, Failure> {
     }
 }
 
+/// Has whoever types say that what answers is their box, and that they want `change`, where they want one.
+pub(crate) fn confirm(client: &Client, state: &State, offer: &Offer, change: Option<&str>) -> Result<(), Failure> {
+    let certificate = client.certificate().map_or_else(String::new, |sum| sum.to_string());
+    let wanted = change.map_or_else(String::new, |change| format!("What you want:\n{change}"));
+    let question = format!(
+        "A box answers there.\n  volume       {}\n  key set      {}\n  cause        {}\n  start        {}\n  certificate  {certificate}\n\
+         Compare with its console, or ask somebody who sees it. Whoever stands in between would get your share.\n{wanted}Is it your box{}?",
+        state.volume,
+        state.epoch,
+        offer.cause.name(),
+        offer.boot,
+        if change.is_some() { ", and is that what you want" } else { "" },
+    );
+    match Terminal.confirm(&question, "yes", Some("no")) {
+        Some(true) => Ok(()),
+        Some(false) => Err(refused("nothing was sent")),
+        None => Err(refused(format!(
+            "nobody can be asked whether this is your box: give {}--certificate {certificate}, once you have compared it with its console\n{wanted}",
+            if change.is_some() { "--yes and " } else { "" },
+        ))),
+    }
+}
+
 /// For people.
 pub(crate) fn named(seal: Seal) -> &'static str {
     match seal {
@@ -207,6 +232,6 @@ fn client(at: &At) -> Result<Client, Failure> {
     Client::new(&at.address, at.certificate)
 }
 
-fn strange() -> Failure {
+pub(crate) fn strange() -> Failure {
     bad("the box says what was not asked: one of them is older than the other")
 }

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use postkeep_keys::wire::{Reply, Request, State};
-use postkeep_keys::{Answer, Grade, Held, KeySet, Name, Offer, Purpose, Recipient, Token, TokenError, envelope, words};
+use postkeep_keys::wire::{Reply, Request};
+use postkeep_keys::{
+    Answer, Cause, Grade, Held, KeySet, Name, Offer, Purpose, Recipient, Token, TokenError, envelope, words,
+};
 use postkeep_notes::VerifierKey;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -94,7 +96,10 @@ pub(crate) fn unseal(holding: &Holding, to: &To, reason: &str, paper: Option<&Pa
     let (token, _) = token(&holding.token, &holding.trust)?;
     if let Some(offer) = &to.way.offer {
         let offer: Offer = offer.parse().map_err(|why| bad(format!("the offer cannot be read: {why}")))?;
-        let (held, answer) = answer(&token, holding, &offer, reason, paper)?;
+        if offer.cause == Cause::Change {
+            return Err(refused("the box that offers this is open; what it offers is for a new key set (`rotate`)"));
+        }
+        let (held, answer) = answer(&token, holding, &offer, reason, paper, None)?;
         let json = json!({
             "name": held.name, "purpose": held.purpose, "boot": offer.boot, "grade": Grade::A1, "answer": answer,
         });
@@ -106,9 +111,9 @@ pub(crate) fn unseal(holding: &Holding, to: &To, reason: &str, paper: Option<&Pa
         return Err(refused(format!("the box does not wait to be opened: it is {}", online::named(state.seal))));
     };
     if to.certificate.is_none() {
-        confirm(&client, &state, offer)?;
+        online::confirm(&client, &state, offer, None)?;
     }
-    let (held, answer) = answer(&token, holding, offer, reason, paper)?;
+    let (held, answer) = answer(&token, holding, offer, reason, paper, None)?;
     let (said, is_open) = match client.ask(&Request::Answer { answer })? {
         Reply::Counted { progress } => {
             let names: Vec<&str> = progress.answered.iter().map(Name::as_str).collect();
@@ -127,34 +132,14 @@ pub(crate) fn unseal(holding: &Holding, to: &To, reason: &str, paper: Option<&Pa
     Ok(Outcome::new(said, json))
 }
 
-/// Has whoever types say that what answers is their box.
-fn confirm(client: &Client, state: &State, offer: &Offer) -> Result<(), Failure> {
-    let certificate = client.certificate().map_or_else(String::new, |sum| sum.to_string());
-    let question = format!(
-        "A box answers there.\n  volume       {}\n  key set      {}\n  cause        {}\n  start        {}\n  certificate  {certificate}\n\
-         Compare with its console, or ask somebody who sees it. Whoever stands in between would get your share.\n\
-         Is it your box?",
-        state.volume,
-        state.epoch,
-        offer.cause.name(),
-        offer.boot
-    );
-    match age::Callbacks::confirm(&Terminal, &question, "yes", Some("no")) {
-        Some(true) => Ok(()),
-        Some(false) => Err(refused("nothing was sent")),
-        None => Err(refused(format!(
-            "nobody can be asked whether this is your box: give --certificate {certificate}, once you have compared it with its console"
-        ))),
-    }
-}
-
-/// The share of whoever types, and their answer to `offer`.
-fn answer(
+/// The share of whoever types, and their answer to `offer`: that the box opens, or is given a new key set.
+pub(crate) fn answer(
     token: &Token,
     holding: &Holding,
     offer: &Offer,
     reason: &str,
     paper: Option<&Path>,
+    change: Option<KeySet>,
 ) -> Result<(Held, String), Failure> {
     if offer.token != token.sum() {
         return Err(refused(format!(
@@ -175,6 +160,7 @@ fn answer(
         held: held.clone(),
         grade: Grade::A1,
         reason: reason.to_owned(),
+        change,
     };
     Ok((held, envelope::armour(&answer.seal(offer).map_err(bad)?)))
 }

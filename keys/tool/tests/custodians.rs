@@ -107,6 +107,28 @@ fn a_volume_without_its_machine_is_opened_by_a_quorum_at_one_desk() {
     assert!(error.contains("nothing is overwritten"), "{error}");
 }
 
+#[test]
+fn a_volume_that_is_none_of_a_box_is_split_and_its_key_made_again() {
+    let desk = Desk::new();
+    let path = |name: &str| desk.path(name).to_str().unwrap().to_owned();
+    let split = |more: &[&str]| {
+        let files = ["--keys", &path("set.toml"), "--out", &path("disk.token"), "--key", &path("disk.key")];
+        keys(&[&["split", "--volume", VOLUME], &files[..], more].concat())
+    };
+    let error = refused(&split(&["--recovery-key", &path("recovery.key")]), 2);
+    assert!(error.contains("has no recovery set"), "{error}");
+    assert!(!desk.path("disk.token").exists() && !desk.path("disk.key").exists());
+    let text = said(&split(&[]));
+    assert!(text.contains("2 of 3 custodians make the key again") && text.contains("luksAddKey"), "{text}");
+    let error = refused(&split(&[]), 2);
+    assert!(error.contains("is there already"), "{error}");
+    let (ben, cleo, again) = (path("ben.key"), path("cleo.key"), path("again.key"));
+    let who = ["--identity", &ben, "--identity", &cleo, "--out", &again];
+    said(&keys(&[&["recover", "--token", &path("disk.token")], &who[..]].concat()));
+    let key = fs::read(desk.path("disk.key")).unwrap();
+    assert_eq!((key.len(), fs::read(&again).unwrap()), (32, key));
+}
+
 fn identity(file: &str) -> age::x25519::Identity {
     let text = fs::read_to_string(file).unwrap();
     text.lines().find(|line| line.starts_with("AGE-SECRET-KEY-")).unwrap().parse().unwrap()

@@ -52,8 +52,10 @@ impl House {
         let volume = VOLUME.parse().unwrap();
         let made = Token::make(&KeySet::parse(&set).unwrap(), &volume, 1, &mut System).unwrap();
         fs::create_dir(path("postkeep")).unwrap();
-        fs::write(path(TOKEN), made.token.sign(&SignerKey::generate("box.example").unwrap()).unwrap()).unwrap();
+        let box_key = SignerKey::generate("box.example").unwrap();
+        fs::write(path(TOKEN), made.token.sign(&box_key).unwrap()).unwrap();
         fs::create_dir_all(path("data/keys")).unwrap();
+        box_key.write(&path("data/keys/box.key")).unwrap();
         fs::write(path("header"), HEADER).unwrap();
         for name in ["cryptsetup", "systemctl"] {
             let text = format!(
@@ -195,6 +197,66 @@ fn a_box_is_opened_proved_and_sealed_from_elsewhere() {
         fs::read_to_string(house.path("systemctl.asked")).unwrap(),
         "--no-block start multi-user.target\n--no-block start postkeep-seal.target\n--no-block start postkeep-seal.target\n"
     );
+}
+
+#[test]
+fn a_quorum_gives_an_open_box_a_new_key_set_and_whoever_has_gone_counts_no_more() {
+    let house = House::new();
+    let (token, set, new) = (house.path("box.token"), house.path("keys.toml"), house.path("new.token"));
+    said(&house.at_the_box("token", &["--out", token.to_str().unwrap()]));
+    let dora = said(&keys(&["generate", "--out", house.path("dora.key").to_str().unwrap()]));
+    let recipient = |name: &str| said(&keys(&["recipient", house.path(&format!("{name}.key")).to_str().unwrap()]));
+    let custodian =
+        |name: &str, key: &str| format!("[[custodian]]\nname = \"{name}\"\nrecipients = [\"{}\"]\n", key.trim());
+    let text = ["threshold = 2\n".to_owned(), custodian("anna", &recipient("anna")), custodian("dora", &dora)].concat();
+    fs::write(&set, text).unwrap();
+    let rotate = |name: &str, more: &[&str]| {
+        let key = house.path(&format!("{name}.key"));
+        let files = ["--identity", key.to_str().unwrap(), "--token", token.to_str().unwrap()];
+        let wanted = ["--to", set.to_str().unwrap(), "--reason", "dora comes", "--out", new.to_str().unwrap()];
+        house.at_the_box("rotate", &[&files[..], &wanted, more].concat())
+    };
+    let error = refused(&rotate("anna", &["--yes"]), 3);
+    assert!(error.contains("the box is sealed; it takes a new key set only while it is open"), "{error}");
+    said(&house.unseal("anna"));
+    said(&house.unseal("cleo"));
+    house.until(Seal::Open);
+
+    // Whoever is not sure is shown what changes, and that one lost share will be the end.
+    let error = refused(&rotate("anna", &[]), 3);
+    for line in
+        ["2 of 3 \u{2192} 2 of 2", "leaves       ben", "comes        dora", "one lost share is the loss of all data"]
+    {
+        assert!(error.contains(line), "{line}: {error}");
+    }
+    let offer = house.state().changes.unwrap().to_string();
+    let key = house.path("anna.key");
+    let open =
+        ["--offer", &offer, "--identity", key.to_str().unwrap(), "--token", token.to_str().unwrap(), "--reason", "?"];
+    let error = refused(&keys(&[&["unseal"], &open[..]].concat()), 3);
+    assert!(error.contains("for a new key set"), "{error}");
+    assert!(said(&rotate("anna", &["--yes"])).contains("1 of 2 want this key set"));
+    assert!(!new.exists() && house.state().epoch == 1);
+    // Another file is another wish.
+    fs::write(&set, fs::read_to_string(&set).unwrap().replace("threshold = 2", "threshold = 1")).unwrap();
+    assert!(said(&rotate("ben", &["--yes"])).contains("1 of 2 want this key set"));
+    let text = said(&rotate("anna", &["--yes"]));
+    assert!(text.contains("1 of 2 custodians open the box from now on") && text.contains("key set 2"), "{text}");
+    assert_eq!(house.state().epoch, 2);
+    assert_eq!(fs::read(&new).unwrap(), fs::read(house.path(TOKEN)).unwrap());
+    assert!(said(&keys(&["show", new.to_str().unwrap()])).contains("dora"));
+    // Who has gone is not asked, and what they know of is another token.
+    let ben = house.path("ben.key");
+    let seal = ["--identity", ben.to_str().unwrap(), "--name", "ben", "--token", token.to_str().unwrap()];
+    let error = refused(&house.at_the_box("seal", &seal), 3);
+    assert!(error.contains("it has another token than yours"), "{error}");
+    fs::remove_file(&new).unwrap();
+    let error = refused(&rotate("ben", &["--yes"]), 3);
+    assert!(error.contains("asks for the shares of another token"), "{error}");
+    let enrol =
+        ["--identity", house.path("dora.key").to_str().unwrap(), "--out", new.to_str().unwrap()].map(str::to_owned);
+    let enrol: Vec<&str> = enrol.iter().map(String::as_str).collect();
+    assert!(said(&house.at_the_box("enrol", &enrol)).contains("the share of dora for opening"));
 }
 
 #[test]

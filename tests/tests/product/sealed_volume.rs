@@ -1,8 +1,8 @@
 //! A volume in a file, its slots kept by the real cryptsetup: given to its custodians at the first boot, opened by a quorum of them, and by
-//! nothing else.
+//! nothing else; and given to others later, with the power cut at each step of that.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use postkeep_keys::{
     passphrase,
 };
 use postkeep_notes::SignerKey;
-use postkeep_sealed::first::{FIRST_SLOT, GiveError, give, slot};
+use postkeep_sealed::change::{Changed, change, remove_all_but};
+use postkeep_sealed::first::give;
 use postkeep_sealed::opener::TOKEN;
+use postkeep_sealed::slots::{FIRST_SLOT, GiveError, slot, slots_of};
 use postkeep_sealed::volume::{Volume, VolumeError};
 
 use postkeep_tests::tools::{self, needs};
@@ -69,7 +71,14 @@ fn opened(house: &House, token: &Token, who: [usize; 2]) -> Opening {
     let offer = opener.offer().clone();
     for at in who {
         let held = token.open_shares(None, &[&house.keys[at]]).unwrap().remove(0);
-        let answer = Answer { token: offer.token, boot: offer.boot, held, grade: Grade::A1, reason: String::new() };
+        let answer = Answer {
+            token: offer.token,
+            boot: offer.boot,
+            held,
+            grade: Grade::A1,
+            reason: String::new(),
+            change: None,
+        };
         if let Counts::Enough(opening) = opener.take(&answer.seal(&offer).unwrap(), Duration::ZERO).unwrap() {
             return opening;
         }
@@ -106,7 +115,7 @@ fn a_new_volume_is_given_to_its_custodians_and_opened_by_a_quorum_only() {
         let opening = opened(&house, &token, who);
         assert_eq!(opening.purpose, purpose);
         let right = passphrase(&opening.secret, None, purpose, &token.volume, token.epoch);
-        assert!(volume.is_opened_by(&right, slot(purpose)).unwrap());
+        assert!(volume.is_opened_by(&right, slot(purpose, token.epoch)).unwrap());
         // What a share too few, another epoch, or the other purpose would come to.
         let other = if purpose == Purpose::Opening { Purpose::Recovery } else { Purpose::Opening };
         for wrong in [
@@ -141,4 +150,134 @@ fn nothing_is_given_where_the_first_key_is_not_the_volume_s() {
     assert!(volume.is_opened_by(&first, FIRST_SLOT).unwrap());
     fs::write(&volume.device, "no volume").unwrap();
     assert!(matches!(volume.id(), Err(VolumeError::Failed(_))));
+}
+
+/// Those who open it in a box that is `house`'s, and those who are to open it from now on: c1 goes, c4 comes from the recovery set, and there is none.
+fn other_set(house: &House) -> KeySet {
+    let all = [&house.set.custodians[..], &house.set.recovery.as_ref().unwrap().custodians[..]].concat();
+    KeySet { threshold: 3, custodians: vec![all[0].clone(), all[2].clone(), all[4].clone()], recovery: None }
+}
+
+/// The key of `token` to these custodians, and its slot.
+fn key(house: &House, token: &Token, who: &[usize]) -> (Secret, u32) {
+    let mut opener = Unseal::begin(token.clone(), Cause::Unknown, &mut System);
+    let offer = opener.offer().clone();
+    for at in who {
+        let held = token.open_shares(None, &[&house.keys[*at]]).unwrap().remove(0);
+        let (token, boot, reason) = (offer.token, offer.boot, String::new());
+        let answer = Answer { token, boot, held, grade: Grade::A1, reason, change: None };
+        if let Counts::Enough(opening) = opener.take(&answer.seal(&offer).unwrap(), Duration::ZERO).unwrap() {
+            let Opening { purpose, secret, .. } = opening;
+            let token = opener.token();
+            return (passphrase(&secret, None, purpose, &token.volume, token.epoch), slot(purpose, token.epoch));
+        }
+    }
+    panic!("they are enough");
+}
+
+#[test]
+fn a_volume_in_use_is_given_to_others_and_those_before_open_it_no_more() {
+    let Some(program) = needs(tools::find("cryptsetup")) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("postkeep")).unwrap();
+    let (volume, first) = new_volume(folder.path(), &program);
+    let (house, box_key) = (house(), SignerKey::generate("box.example").unwrap());
+    let mut token = give(&volume, &first, &house.set, &box_key, folder.path(), |_, _, _| Ok(())).unwrap();
+    // There and back: the third key set has the slots of the first one.
+    for (who, set, after) in [
+        (&[0, 1][..], other_set(&house), &[4, 0, 2][..]),
+        (&[0, 2, 4], house.set.clone(), &[1, 2]),
+        // By those of the recovery set: custodians who are gone are exchanged without them.
+        (&[3, 4], house.set.clone(), &[0, 1]),
+    ] {
+        let (opens, at) = key(&house, &token, who);
+        let seen = fs::read(folder.path().join(TOKEN)).unwrap();
+        let mut copied = false;
+        let copy = || {
+            // The other disk is given the new token while those before open the volume still.
+            assert_ne!(fs::read(folder.path().join(TOKEN)).unwrap(), seen);
+            assert!(volume.is_opened_by(&opens, at).unwrap());
+            copied = true;
+            Ok(())
+        };
+        let changed = change(&volume, (&opens, at), (&token, &set), &box_key, folder.path(), copy).unwrap();
+        let Changed { token: new, note, left } = changed;
+        assert!(copied && left.is_none());
+        assert_eq!(fs::read_to_string(folder.path().join(TOKEN)).unwrap(), note);
+        assert_eq!(Token::open(note.as_bytes(), std::slice::from_ref(box_key.verifier())).unwrap(), new);
+        assert_eq!((new.key_set(), new.epoch, &new.volume), (set, token.epoch + 1, &token.volume));
+        let mut slots = volume.slots().unwrap();
+        slots.sort_unstable();
+        assert_eq!(slots, slots_of(&new));
+        for slot in slots {
+            assert!(!volume.is_opened_by(&opens, slot).unwrap(), "the key before opens slot {slot}");
+        }
+        let (opens, at) = key(&house, &new, after);
+        assert!(volume.is_opened_by(&opens, at).unwrap());
+        token = new;
+    }
+    let wrong = (&Secret::new(&mut System), slot(Purpose::Opening, token.epoch));
+    let error = change(&volume, wrong, (&token, &house.set), &box_key, folder.path(), || Ok(())).unwrap_err();
+    assert!(error.to_string().contains("none of the volume's slots"), "{error}");
+    let other_disk = || Err(std::io::Error::other("it does not answer"));
+    let (opens, at) = key(&house, &token, &[0, 1]);
+    let Changed { token: new, left, .. } =
+        change(&volume, (&opens, at), (&token, &house.set), &box_key, folder.path(), other_disk).unwrap();
+    // A box that starts from the other disk finds the token before there: both open the volume, until it was opened once.
+    assert!(left.unwrap().to_string().contains("does not answer"));
+    assert!(volume.is_opened_by(&opens, at).unwrap());
+    remove_all_but(&volume, &slots_of(&new)).unwrap();
+    assert!(!volume.slots().unwrap().contains(&at));
+}
+
+/// cryptsetup that has no power from its `alive`th call on, or from the middle of it, when `after` says so: then that call is carried out.
+fn mortal(folder: &Path, program: &Path, alive: usize, after: bool) -> PathBuf {
+    let (path, count) = (folder.join("mortal"), folder.join("calls"));
+    fs::write(&count, "0").unwrap();
+    let text = format!(
+        "#!/bin/sh\nn=$(($(cat {count}) + 1)); echo $n >{count}\n[ $n -lt {alive} ] && exec {program} \"$@\"\n\
+         [ $n -eq {alive} ] && {after} && {program} \"$@\" >/dev/null\necho 'the power is gone' >&2; exit 1\n",
+        count = count.display(),
+        program = program.display(),
+    );
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn wherever_the_power_goes_those_in_the_token_open_the_volume_and_a_second_try_gets_through() {
+    let Some(program) = needs(tools::find("cryptsetup")) else { return };
+    let (house, box_key) = (house(), SignerKey::generate("box.example").unwrap());
+    let set = other_set(&house);
+    let mut both = [0, 0];
+    for (alive, after) in (1..).flat_map(|alive| [(alive, false), (alive, true)]) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("postkeep")).unwrap();
+        let (volume, first) = new_volume(folder.path(), &program);
+        let before = give(&volume, &first, &house.set, &box_key, folder.path(), |_, _, _| Ok(())).unwrap();
+        let (opens, at) = key(&house, &before, &[0, 2]);
+        let dying = Volume { program: mortal(folder.path(), &program, alive, after), ..volume.clone() };
+        let went = change(&dying, (&opens, at), (&before, &set), &box_key, folder.path(), || Ok(()));
+        let is_through = matches!(&went, Ok(Changed { left: None, .. }));
+        // The next start: what lies on the boot partition says who opens the volume, and only they do.
+        let found = Token::unverified(&fs::read(folder.path().join(TOKEN)).unwrap()).unwrap();
+        let is_new = found.key_set() == set;
+        assert!(is_new || found == before);
+        both[usize::from(is_new)] += 1;
+        let (opens, at) = key(&house, &found, if is_new { &[0, 2, 4] } else { &[1, 2] });
+        assert!(volume.is_opened_by(&opens, at).unwrap(), "cut at call {alive}");
+        remove_all_but(&volume, &slots_of(&found)).unwrap();
+        let mut slots = volume.slots().unwrap();
+        slots.sort_unstable();
+        assert_eq!(slots, slots_of(&found));
+        let again = change(&volume, (&opens, at), (&found, &set), &box_key, folder.path(), || Ok(())).unwrap();
+        assert!(again.left.is_none());
+        let (opens, at) = key(&house, &again.token, &[0, 2, 4]);
+        assert!(volume.is_opened_by(&opens, at).unwrap());
+        if is_through {
+            break;
+        }
+    }
+    assert!(both.iter().all(|count| *count > 2), "cut before and after the token was written: {both:?}");
 }
