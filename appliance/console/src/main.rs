@@ -85,7 +85,12 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(run(arguments)),
+        Ok(runtime) => {
+            let ended = runtime.block_on(run(arguments));
+            // An opener that does not answer is not waited for: sealing waits for this program.
+            runtime.shutdown_background();
+            ended
+        }
         Err(error) => Err(format!("cannot start: {error}")),
     };
     match ended {

@@ -14,7 +14,9 @@ use crossterm::terminal::{
 use ratatui::backend::CrosstermBackend;
 use ratatui::layout::Rect;
 use ratatui::{Terminal, TerminalOptions, Viewport};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 
 use crate::custody;
 use crate::draw::{draw, to_text};
@@ -75,10 +77,33 @@ fn take_terminal(path: &std::path::Path) -> Result<(), String> {
 async fn show(options: &Options) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("cannot write to the terminal: {error}");
     crossterm::execute!(stdout(), EnterAlternateScreen, EnableBracketedPaste).map_err(failed)?;
-    let mut size = terminal_size();
+    let size = terminal_size();
     let mut terminal = empty(size).map_err(failed)?;
-    let (events, mut coming) = channel(64);
+    let mut told_to_end =
+        signal(SignalKind::terminate()).map_err(|error| format!("cannot listen to signals: {error}"))?;
+    let (events, coming) = channel(64);
     watch_all(options, &events);
+    // A program that dies beside its parent may leave systemd waiting for a unit in which nothing runs any more: ours ends first.
+    let (stay, leave) = oneshot::channel();
+    let follower = tokio::spawn(watch::follow_journal(events.clone(), leave));
+    let ended = tokio::select! {
+        ended = draw_all(options, &mut terminal, size, events, coming) => ended,
+        _ = told_to_end.recv() => Ok(()),
+    };
+    drop(stay);
+    let _ = follower.await;
+    ended
+}
+
+/// Draws what comes, until the terminal is gone.
+async fn draw_all(
+    options: &Options,
+    terminal: &mut Terminal<CrosstermBackend<Stdout>>,
+    mut size: Rect,
+    events: Sender<Event>,
+    mut coming: Receiver<Event>,
+) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("cannot write to the terminal: {error}");
     let start = Instant::now();
     let mut model = Model::new(options.plain);
     let mut drawn = Instant::now();
@@ -87,10 +112,10 @@ async fn show(options: &Options) -> Result<(), String> {
         let patience = if start.elapsed() < AT_FIRST { REDRAW_AT_FIRST } else { REDRAW };
         if now != size {
             size = now;
-            terminal = empty(size).map_err(failed)?;
+            *terminal = empty(size).map_err(failed)?;
         } else if drawn.elapsed() >= patience {
             drawn = Instant::now();
-            terminal = empty(size).map_err(failed)?;
+            *terminal = empty(size).map_err(failed)?;
         }
         terminal.draw(|frame| draw(&model, frame)).map_err(failed)?;
         for event in next_events(&mut coming).await? {
@@ -98,7 +123,7 @@ async fn show(options: &Options) -> Result<(), String> {
             model = next;
             for action in actions {
                 match action {
-                    Action::Redraw => terminal = empty(size).map_err(failed)?,
+                    Action::Redraw => *terminal = empty(size).map_err(failed)?,
                     Action::Send(request) => send(options.socket.clone(), request, events.clone()),
                     Action::HandOver(answer) => hand_over(options.places.opener.clone(), answer, events.clone()),
                 }
@@ -164,7 +189,6 @@ fn watch_all(options: &Options, events: &Sender<Event>) {
             tokio::time::sleep(ASK).await;
         }
     });
-    tokio::spawn(watch::follow_journal(events.clone()));
     let sender = events.clone();
     std::thread::spawn(move || {
         // Reading blocks; a terminal that hangs up ends it, and with it the program.

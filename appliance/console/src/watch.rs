@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::Sender;
+use tokio::sync::oneshot::Receiver;
 
 use crate::bus::Bus;
 use crate::custody;
@@ -137,22 +138,36 @@ pub(crate) fn small_file(path: &Path) -> Result<Option<Vec<u8>>, String> {
     }
 }
 
-/// Sends the lines of the journal as they come, for ever. A journal that ends is opened again.
-pub(crate) async fn follow_journal(events: Sender<Event>) {
-    while !events.is_closed() {
-        if let Ok(mut child) = journalctl(true)
-            && let Some(output) = child.stdout.take()
-        {
-            let mut output = BufReader::new(output);
-            while let Ok(Some(line)) = next_line(&mut output).await {
-                if let Some(line) = facts::log_line(&line)
-                    && events.send(Event::Log(line)).await.is_err()
-                {
-                    return;
-                }
+/// Sends the lines of the journal as they come, until `leave` comes or its other end is gone. A journal that ends is opened again. On return
+/// no program of ours runs any more.
+pub(crate) async fn follow_journal(events: Sender<Event>, mut leave: Receiver<()>) {
+    loop {
+        if let Ok(mut child) = journalctl(true) {
+            let is_told_to_leave = tokio::select! {
+                () = hand_on(&mut child, &events) => false,
+                _ = &mut leave => true,
+            };
+            let _ = child.kill().await;
+            if is_told_to_leave || events.is_closed() {
+                return;
             }
         }
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            _ = &mut leave => return,
+        }
+    }
+}
+
+async fn hand_on(child: &mut Child, events: &Sender<Event>) {
+    let Some(output) = child.stdout.take() else { return };
+    let mut output = BufReader::new(output);
+    while let Ok(Some(line)) = next_line(&mut output).await {
+        if let Some(line) = facts::log_line(&line)
+            && events.send(Event::Log(line)).await.is_err()
+        {
+            return;
+        }
     }
 }
 
