@@ -405,6 +405,43 @@ fn shares_agree_with_another_implementation() {
 }
 
 #[test]
+fn the_largest_key_set_there_may_be_fits_into_an_answer() {
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+    use base64::Engine as _;
+
+    // The longest kind of recipient: that of an SSH key, in the form of RFC 4253, 6.6.
+    let recipient = || {
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let form = [b"\0\0\0\x0bssh-ed25519\0\0\0\x20", pair.public_key().as_ref()].concat();
+        format!("ssh-ed25519 {}", base64::prelude::BASE64_STANDARD.encode(form)).parse().unwrap()
+    };
+    let longest = |kind: char| {
+        let custodian = |number| Custodian {
+            name: name(&format!("{kind}{number:031}")),
+            recipients: vec![recipient(), recipient()],
+        };
+        (0..crate::MOST_SHARES).map(custodian).collect::<Vec<_>>()
+    };
+    let recovery = Some(Quorum { threshold: 32, custodians: longest('r') });
+    let set = KeySet { threshold: 32, custodians: longest('c'), recovery };
+    set.check().unwrap();
+    let house = house(1, 1, None, 1);
+    let mut opener = Unseal::begin(house.made.token.clone(), Cause::Change, &mut System);
+    let offer = opener.offer().clone();
+    let right = house.answer(&offer, Purpose::Opening, &name("c1"));
+    let answer =
+        Answer { change: Some(set.clone()), reason: "\"".repeat(crate::answer::LONGEST_REASON), ..right.clone() };
+    let taken = opener.take(&answer.seal(&offer).unwrap(), Duration::ZERO).unwrap();
+    assert!(matches!(taken, Counts::Agreed(_, wanted) if wanted == set));
+    // One that could not be is named, whoever made it.
+    let mut opener = Unseal::begin(house.made.token.clone(), Cause::Change, &mut System);
+    let offer = opener.offer().clone();
+    let answer = Answer { boot: offer.boot, change: Some(KeySet { threshold: 33, ..set }), ..right };
+    let error = opener.take(&answer.seal(&offer).unwrap(), Duration::ZERO).unwrap_err();
+    assert!(error.to_string().contains("33 of 32 custodians cannot open"), "{error}");
+}
+
+#[test]
 fn an_offer_can_be_copied_from_the_screen() {
     let offer = house(1, 1, None, 1).box_of().offer().clone();
     let text = offer.to_string();
