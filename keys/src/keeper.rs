@@ -79,6 +79,12 @@ impl Keeper {
         &self.token
     }
 
+    /// What holds its token, as it lies beside the volume.
+    #[must_use]
+    pub fn note(&self) -> &str {
+        &self.note
+    }
+
     /// Whether its volume is open, and nobody has asked to seal it.
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -93,8 +99,13 @@ impl Keeper {
         now: Duration,
         random: &mut dyn Random,
     ) -> Handled {
-        if let Held::Sealed(unseal) | Held::Open(unseal) = &mut self.seal {
-            unseal.forget_old(now);
+        let has_lapsed = match &mut self.seal {
+            Held::Sealed(unseal) | Held::Open(unseal) => unseal.forget_old(now),
+            _ => false,
+        };
+        if has_lapsed && self.is_open() {
+            // It offers for months: whoever has kept an answer that has lapsed must not be able to give it once more.
+            self.seal = Held::open(&self.token, random);
         }
         match request {
             Request::State => Handled::quiet(Reply::State(Box::new(self.state(possession)))),

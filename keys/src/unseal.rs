@@ -234,9 +234,11 @@ impl Unseal {
         })
     }
 
-    /// Forgets answers that were given too long ago.
-    pub fn forget_old(&mut self, now: Duration) {
+    /// Forgets answers that were given too long ago; says whether there were any.
+    pub fn forget_old(&mut self, now: Duration) -> bool {
+        let before = self.counted.len();
         self.counted.retain(|counted| now.saturating_sub(counted.since) < GOOD_FOR);
+        self.counted.len() < before
     }
 
     fn of(&self, purpose: Purpose, change: Option<&KeySet>) -> impl Iterator<Item = &Counted> {

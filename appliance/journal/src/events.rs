@@ -77,7 +77,9 @@ events! {
     POSSESSION_PROVEN "e899e556722c4954927e401aeab19759" "possession-proven" Info ["CUSTODIAN"]
         "A custodian has proved that they hold their key still."
     KEY_SET_CHANGED "38588127473842988a246648b96ed6bc" "key-set-changed" Warn ["EPOCH", "THRESHOLD", "CUSTODIANS", "WANTED_BY"]
-        "Enough custodians wanted a new key set, and it holds: THRESHOLD of CUSTODIANS open the box from now on. Shares of the key set before are worth nothing."
+        "Enough custodians wanted a new key set, and it holds: THRESHOLD of CUSTODIANS open the box from now on. Until as many of them have proved that they hold their keys, or have opened it, shares of the key set before do too."
+    KEY_SET_RETIRED "0fe9ff7a99c14118b24f917bb4cca6e6" "key-set-retired" Info ["EPOCH"]
+        "Nobody but those in the key set that holds opens the box any more: enough of them have proved that they can, or have opened it."
     KEY_SET_UNCHANGED "8dd0d3d311c2400e928637868e556156" "key-set-unchanged" Error ["WANTED_BY", "REASON"]
         "Enough custodians wanted a new key set, and it could not be made. The one before holds."
     MIRROR_DEGRADED "0f3100548c444ceeb8a5d48a43d9c965" "mirror-degraded" Error ["DISKS"]

@@ -1,6 +1,9 @@
 //! A new key set for a volume in use: custodians come or go, the threshold changes, or shares are made anew. A quorum of the set before
 //! has agreed, and what their shares give opens the volume once more, for its new slots to be made.
 //!
+//! Those before open the volume still, with the token before, until enough of the new set have shown that they can: a wrong key in the new
+//! set is not the end of the data.
+//!
 //! | the power goes | then |
 //! | --- | --- |
 //! | before the new token is on the boot partition | the set before opens the volume; slots of the new one go at that opening |
@@ -9,26 +12,24 @@
 use std::io;
 use std::path::Path;
 
-use postkeep_keys::{KeySet, Secret, Token};
+use postkeep_keys::{KeySet, LARGEST_TOKEN, Secret, Token};
 use postkeep_notes::SignerKey;
 
+use crate::opener::TOKEN;
 use crate::slots::{GiveError, add_slots, lay, slots_of};
 use crate::volume::{Volume, VolumeError};
 
-/// A volume that those in `token` open, and nobody else.
+/// A new key set.
 #[derive(Debug)]
 pub struct Changed {
-    /// Who opens it.
+    /// Who opens the volume.
     pub token: Token,
     /// The token as it lies on the boot partition.
     pub note: String,
-    /// Why slots of the key set before are still there: whoever held its shares opens the volume with them and the token before. They are
-    /// taken away at the next opening.
-    pub left: Option<VolumeError>,
 }
 
-/// Gives `volume`, which `known` opens in the slot beside it, from those in `before` to those in `set`. `copied` is called when the new token
-/// lies on the boot partition at `boot`, and before anything of the set before is taken away: it sees to the other disk's.
+/// Gives `volume`, which `known` opens in the slot beside it, from those in `before` to those in `set`. `copy` sees to the other disk's boot
+/// partition, when the new token lies on the one at `boot`.
 ///
 /// # Errors
 /// The volume is that of the set before.
@@ -38,33 +39,51 @@ pub fn change(
     (before, set): (&Token, &KeySet),
     box_key: &SignerKey,
     boot: &Path,
-    copied: impl FnOnce() -> io::Result<()>,
+    copy: impl FnOnce() -> io::Result<()>,
 ) -> Result<Changed, GiveError> {
+    // What lies there is what the next start asks for: its slots must not be taken for those of nobody.
+    if !Token::unverified(&read(boot)).is_ok_and(|found| found == *before) {
+        return Err(GiveError::OtherToken);
+    }
     if !volume.is_opened_by(known.0, known.1)? {
         return Err(VolumeError::WrongPassphrase.into());
     }
     // What a change that was cut has left is in the way of this one.
     remove_all_but(volume, &slots_of(before))?;
     let (token, _) = add_slots(volume, known, set, &before.volume, before.epoch + 1)?;
-    let note = lay(&token, box_key, boot)?;
-    let is_copied = copied().map_err(GiveError::OtherDisk);
-    if let Err(error) = is_copied {
-        // The other disk may be the one that the box starts from next, with the token before: both sets open the volume until then.
-        log::warn!("{error}; the slots of the key set before stay until the volume is opened again");
-        return Ok(Changed { token, note, left: Some(VolumeError::Failed(error.to_string())) });
+    let note = token.sign(box_key)?;
+    match lay(&note, boot) {
+        // Written, and whether for good is not known: that is as good as laid, since both sets open the volume.
+        Err(error) if read(boot) == note.as_bytes() => log::warn!("{error}; it is there all the same"),
+        laid => laid?,
     }
-    let left = remove_all_but(volume, &slots_of(&token)).err();
-    Ok(Changed { token, note, left })
+    if let Err(error) = copy() {
+        log::warn!("the boot partition of the other disk cannot be made the same: {error}");
+    }
+    // The other disk may have been taken for the one that is right.
+    if read(boot) != note.as_bytes() {
+        return Err(GiveError::OtherToken);
+    }
+    Ok(Changed { token, note })
 }
 
-/// Takes away each slot that is none of `ours`.
+/// Takes away each slot that is none of `ours`, the first of which has to be there.
 ///
 /// # Errors
-/// The volume has no LUKS2 header, or a slot cannot be taken away.
+/// The volume has no LUKS2 header, is not opened by those whose slots are to stay, or a slot cannot be taken away.
 pub fn remove_all_but(volume: &Volume, ours: &[u32]) -> Result<(), VolumeError> {
-    volume.slots()?.into_iter().filter(|slot| !ours.contains(slot)).try_for_each(|slot| {
+    let slots = volume.slots()?;
+    if !ours.first().is_some_and(|first| slots.contains(first)) {
+        return Err(VolumeError::Strange("it has no slot for those who are to open it".to_owned()));
+    }
+    slots.into_iter().filter(|slot| !ours.contains(slot)).try_for_each(|slot| {
         volume.remove(slot)?;
         log::info!("slot {slot} of the volume is gone; it belonged to nobody any more");
         Ok(())
     })
+}
+
+/// The note with the token on the boot partition; nothing, where there is none.
+pub(crate) fn read(boot: &Path) -> Vec<u8> {
+    postkeep_files::beginning(&boot.join(TOKEN), LARGEST_TOKEN as u64 + 1).unwrap_or_default()
 }

@@ -38,7 +38,7 @@ pub fn give(
     let id: VolumeId = volume.id()?;
     let (token, opens) = add_slots(volume, (first, FIRST_SLOT), set, &id, EPOCH)?;
     keep(&id, &opens, slot(Purpose::Opening, EPOCH))?;
-    lay(&token, box_key, boot)?;
+    lay(&token.sign(box_key)?, boot)?;
     volume.remove(FIRST_SLOT)?;
     Ok(token)
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use postkeep_journal::{
-    KEY_SET_CHANGED, KEY_SET_UNCHANGED, POSSESSION_DUE, POSSESSION_PROVEN, SEAL_ASKED, VOLUME_OPENED, VOLUME_UNOPENED,
+    KEY_SET_CHANGED, KEY_SET_RETIRED, KEY_SET_UNCHANGED, POSSESSION_DUE, POSSESSION_PROVEN, SEAL_ASKED, VOLUME_OPENED,
+    VOLUME_UNOPENED,
 };
 use postkeep_keys::keeper::{Act, Handled, Keeper};
 use postkeep_keys::possession::{Possession, Proven};
@@ -18,7 +19,7 @@ use postkeep_keys::{KeySet, LARGEST_TOKEN, Name, Random, Secret, System, Token, 
 use postkeep_notes::SignerKey;
 
 use crate::cause::{Last, cause, leave};
-use crate::change::{Changed, change, remove_all_but};
+use crate::change::{Changed, change, read, remove_all_but};
 use crate::first::BOX_KEY;
 use crate::slots::{GiveError, slot, slots_of};
 use crate::volume::Volume;
@@ -64,6 +65,8 @@ pub struct Opener {
     /// What is written on the volume, once it was read. Held while the file is read, changed and written: no proof is lost to another. Whoever
     /// asks how the box is has it from here: a file that is open on the volume, however shortly, would keep it from being closed.
     possession: Mutex<Option<Possession>>,
+    /// Held while slots of the volume come or go.
+    slots: Mutex<()>,
     refusals: Mutex<Refusals>,
 }
 
@@ -86,7 +89,9 @@ pub enum OpenerError {
         error: io::Error,
     },
     /// The token.
-    #[error("{path}: {error}; it was damaged or changed: put back a copy (custodians have one), or flash anew")]
+    #[error(
+        "{path}: {error}; it was damaged or changed: put back the newest copy (custodians have one), or flash anew"
+    )]
     Token {
         /// The file.
         path: PathBuf,
@@ -123,6 +128,7 @@ impl Opener {
             began: Instant::now(),
             keeper: Mutex::new(keeper),
             possession: Mutex::default(),
+            slots: Mutex::default(),
             refusals: Mutex::default(),
         })))
     }
@@ -155,6 +161,12 @@ impl Opener {
             }
             Some(Act::Prove(name)) => {
                 let proved = self.prove(&name);
+                if proved.as_ref().is_ok_and(|is_quorum| *is_quorum) {
+                    // Enough of those who open it have shown that they can: nobody else needs to.
+                    let opener = Arc::clone(self);
+                    let _ = std::thread::Builder::new().spawn(move || opener.retire());
+                }
+                let proved = proved.map(drop);
                 if proved.is_ok() {
                     POSSESSION_PROVEN.tell(format_args!("{name} has proved possession of their key"), [&name]);
                 }
@@ -232,14 +244,46 @@ impl Opener {
         let purpose = opening.purpose.name();
         VOLUME_OPENED.tell(format_args!("the data volume is open; {purpose}: {custodians}"), [&purpose, &custodians]);
         self.start_what_waits();
-        // A first boot, or a change of the key set, that was cut between its last two steps.
-        if let Err(error) = remove_all_but(&self.place.volume, &slots_of(&token)) {
-            log::warn!("slots of the volume that belong to nobody any more cannot be removed: {error}");
+        // A first boot that was cut between its last two steps, or those before a new key set: what opened it is the one that holds.
+        self.retire();
+    }
+
+    /// Takes away the slots of whoever opened the volume before those who open it now, once both disks say who that is.
+    fn retire(&self) {
+        // Nobody changes the slots meanwhile, and the token is the one that holds now.
+        let _held = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let (token, note) = {
+            let keeper = self.keeper();
+            (keeper.token().clone(), keeper.note().to_owned())
+        };
+        let ours = slots_of(&token);
+        if self.place.volume.slots().is_ok_and(|slots| slots.iter().all(|slot| ours.contains(slot))) {
+            return;
         }
+        let is_known = self.copy().and_then(|()| match read(&self.place.boot) {
+            found if found == note.as_bytes() => Ok(()),
+            _ => Err(io::Error::other("the boot partition has another token")),
+        });
+        let removed = is_known
+            .map_err(|error| error.to_string())
+            .and_then(|()| remove_all_but(&self.place.volume, &ours).map_err(|error| error.to_string()));
+        match removed {
+            Ok(()) => KEY_SET_RETIRED.tell(
+                format_args!("nobody but those in key set {} opens this box any more", token.epoch),
+                [&token.epoch],
+            ),
+            Err(error) => log::warn!("the key set before opens the volume still, with the token before: {error}"),
+        }
+    }
+
+    /// Makes the boot partition of the other disk the same. Twice: a run that had begun already may have passed by what was written since.
+    fn copy(&self) -> io::Result<()> {
+        (0..2).try_for_each(|_| self.run_systemctl(&["start", COPY]))
     }
 
     fn change(&self, opening: &Opening, set: &KeySet) {
         let unless_changed = Undo(self, Keeper::did_not_change);
+        let held = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.keeper().token().clone();
         let (passphrase, slot) = opens(opening, &before);
         let custodians = opening.listed();
@@ -247,11 +291,9 @@ impl Opener {
             .map_err(|error| GiveError::BoxKey(error.to_string()))
             .and_then(|box_key| {
                 let Place { volume, boot, .. } = &self.place;
-                change(volume, (&passphrase, slot), (&before, set), &box_key, boot, || {
-                    self.run_systemctl(&["start", COPY])
-                })
+                change(volume, (&passphrase, slot), (&before, set), &box_key, boot, || self.copy())
             });
-        let Changed { token, note, left } = match changed {
+        let Changed { token, note } = match changed {
             Ok(changed) => changed,
             Err(error) => {
                 KEY_SET_UNCHANGED.tell(
@@ -261,18 +303,13 @@ impl Opener {
                 return;
             }
         };
-        // Whoever has proved possession has proved it for shares that are worth nothing now.
-        *self.possession.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let (epoch, threshold, count) = (token.epoch, token.opening.threshold, token.opening.holders.len());
         self.keeper().changed(note, token, &mut System);
-        drop(unless_changed);
+        drop((unless_changed, held));
         KEY_SET_CHANGED.tell(
             format_args!("key set {epoch}: {threshold} of {count} custodians open this box; wanted by {custodians}"),
             [&epoch, &threshold, &count, &custodians],
         );
-        if let Some(error) = left {
-            log::error!("the key set before opens the volume still, until it is opened the next time: {error}");
-        }
     }
 
     /// Tells the journal now and then who should prove that they hold their key. For ever.
@@ -337,23 +374,25 @@ impl Opener {
     fn possession(&self) -> Vec<Proven> {
         let token = self.keeper().token().clone();
         let mut known = self.possession.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_none() {
+        if !known.as_ref().is_some_and(|known| known.is_of(&token)) {
             *known = self.read_possession(&token);
         }
         known.clone().unwrap_or_else(|| Possession::new(&token)).of(&token, Timestamp::now())
     }
 
-    fn prove(&self, name: &Name) -> io::Result<()> {
+    /// Writes it down, and says whether as many have proved it by now as it takes to open the box.
+    fn prove(&self, name: &Name) -> io::Result<bool> {
         let token = self.keeper().token().clone();
         let path = self.place.data.join(POSSESSION);
         // The folder is made with the volume. Where it is missing the volume is not mounted yet, and what is written would vanish.
         let mut known = self.possession.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = known.clone().or_else(|| self.read_possession(&token));
+        let before = known.clone().filter(|known| known.is_of(&token)).or_else(|| self.read_possession(&token));
         let mut possession = before.unwrap_or_else(|| Possession::new(&token));
         possession.prove(name, Timestamp::now());
         postkeep_files::replace(&path, &serde_json::to_vec_pretty(&possession)?)?;
+        let count = possession.of(&token, Timestamp::now()).iter().filter(|proven| proven.last.is_some()).count();
         *known = Some(possession);
-        Ok(())
+        Ok(count >= usize::from(token.opening.threshold))
     }
 
     /// What is written there; nothing, where it is of other shares, or cannot be read.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use postkeep_keys::{KeySet, Made, Purpose, Secret, System, Token, TokenError, VolumeId, passphrase};
-use postkeep_notes::{NoteError, SignerKey};
+use postkeep_notes::NoteError;
 
 use crate::opener::TOKEN;
 use crate::volume::{Volume, VolumeError};
@@ -57,8 +57,11 @@ pub enum GiveError {
     #[error("cannot read the key of the box: {0}")]
     BoxKey(String),
     /// See the text.
-    #[error("the boot partition of the other disk cannot be made the same: {0}")]
-    OtherDisk(io::Error),
+    #[error(
+        "the boot partition does not have the token that it should: another disk was taken for the one that is right, or somebody changed it; \
+         start the box again"
+    )]
+    OtherToken,
 }
 
 /// New secrets for those in `set`, and a slot for each, made with `known` and the slot that it opens. Says who they are, and what opens the
@@ -85,16 +88,13 @@ pub(crate) fn add_slots(
     Ok((token, opens))
 }
 
-/// Lays `token` onto the boot partition at `boot`, signed with `box_key`, in the place of one that may be there. Durable on return; says
-/// what was written.
+/// Lays the note with a token onto the boot partition at `boot`, in the place of one that may be there. Durable on return.
 ///
 /// # Errors
-/// It cannot be signed or written.
-pub(crate) fn lay(token: &Token, box_key: &SignerKey, boot: &Path) -> Result<String, GiveError> {
+/// It cannot be written, or not for good.
+pub(crate) fn lay(note: &str, boot: &Path) -> Result<(), GiveError> {
     let path = boot.join(TOKEN);
-    let note = token.sign(box_key)?;
-    postkeep_files::replace(&path, note.as_bytes()).map_err(|error| GiveError::Write { path, error })?;
-    Ok(note)
+    postkeep_files::replace(&path, note.as_bytes()).map_err(|error| GiveError::Write { path, error })
 }
 
 /// Tried before another way in is taken away.

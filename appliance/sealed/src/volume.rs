@@ -75,7 +75,11 @@ fn check(json: &str, slot: u32) -> Result<Vec<u32>, String> {
         return Err(format!("its content is not encrypted by {CIPHER} alone"));
     }
     let slots = &header["keyslots"];
-    let Some(ours) = slots.get(slot.to_string()) else { return Err(format!("it has no slot {slot}")) };
+    let Some(ours) = slots.get(slot.to_string()) else {
+        return Err(format!(
+            "it has no slot {slot} (the token may be an older one: put back the newest, with the highest key set)"
+        ));
+    };
     let is_ours = is(&ours["type"], "luks2")
         && ours["key_size"].as_u64() == Some(KEY_SIZE)
         && is(&ours["area"]["type"], "raw")

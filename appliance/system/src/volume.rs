@@ -47,8 +47,8 @@ fn check(volume: &Path, chip: &Path) -> Result<Vec<String>, Failure> {
     };
     let is_by_custodians = CUSTODIANS.iter().any(|slot| header["keyslots"][slot]["kdf"]["type"] == STRETCHED_ONCE);
     if is_by_custodians && header["tokens"].as_object().is_none_or(serde_json::Map::is_empty) {
-        return Err("custodians open this data volume, and their token is gone from the boot partition: put a copy back as postkeep/token \
-                    (each custodian has one); nothing on the volume is lost"
+        return Err("custodians open this data volume, and their token is gone from the boot partition: put the newest copy back as postkeep/token \
+                    (each custodian has one; the highest key set holds); nothing on the volume is lost"
             .into());
     }
     if !chip.exists() {
@@ -131,14 +131,22 @@ mod tests {
         let chip = folder.path().join("tpmrm0");
         // As cryptsetup writes it.
         let theirs = r#"{"keyslots":{"1":{"type":"luks2","kdf":{"type":"pbkdf2"}},"2":{"type":"luks2","kdf":{"type":"pbkdf2"}}},"tokens":{}}"#;
-        let theirs = volume(folder.path(), theirs);
-        for _ in 0..2 {
-            let error = check(&theirs, &chip).unwrap_err().to_string();
-            assert!(
-                error.contains("put a copy back as postkeep/token") && error.contains("nothing on the volume is lost"),
-                "{error}"
-            );
-            fs::write(&chip, "").unwrap();
+        // A second key set has the slots behind those of the first.
+        let second = theirs.replace("\"1\":", "\"3\":").replace("\"2\":", "\"4\":");
+        for header in [theirs, &second] {
+            let theirs = volume(folder.path(), header);
+            for has_chip in [false, true] {
+                if has_chip {
+                    fs::write(&chip, "").unwrap();
+                }
+                let error = check(&theirs, &chip).unwrap_err().to_string();
+                assert!(
+                    error.contains("put the newest copy back as postkeep/token")
+                        && error.contains("nothing on the volume is lost"),
+                    "{error}"
+                );
+            }
+            fs::remove_file(&chip).unwrap();
         }
     }
 

@@ -361,3 +361,18 @@ fn an_answer_is_forgotten_after_a_day() {
     let again = keeper.handle(&first, &[], day, &mut System);
     assert!(matches!(again.act, Some(Act::Open(_))));
 }
+
+#[test]
+fn an_answer_for_a_change_that_has_lapsed_is_of_no_use_to_whoever_has_kept_it() {
+    let house = custodians(2, 2);
+    let mut keeper = Keeper::open("the note".to_owned(), house.token.clone(), &mut System);
+    let kept = house.change(&keeper, 0, 1).unwrap();
+    let offer = keeper.state(&[]).changes.unwrap();
+    assert!(matches!(handle(&mut keeper, &kept).reply, Reply::Counted { .. }));
+    let day = crate::unseal::GOOD_FOR;
+    let again = keeper.handle(&kept, &[], day, &mut System);
+    assert_eq!(again.reply, Reply::Refused);
+    let state = keeper.state(&[]);
+    assert!(state.progress.is_empty());
+    assert_ne!(state.changes.unwrap().answer_to, offer.answer_to);
+}

@@ -154,7 +154,8 @@ pub(crate) enum Command {
         out: PathBuf,
     },
     /// Gives an open box a new key set: custodians come or go, the threshold changes, or everybody gets a new share since one was lost.
-    /// As many as open the box have to want it, with the same file, within a day. Shares of the key set before are worth nothing then.
+    /// As many as open the box have to want it, with the same file, within a day. Shares of the key set before are worth nothing once as many of
+    /// the new one have enrolled.
     Rotate {
         #[command(flatten)]
         holding: Holding,
@@ -166,6 +167,9 @@ pub(crate) enum Command {
         /// Why; it is written into the records of the box.
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        /// Takes the share from words on paper (`-`: what you type) instead of your key.
+        #[arg(long, value_name = "FILE", conflicts_with = "identity")]
+        paper: Option<PathBuf>,
         /// Does not show what changes and ask; with --certificate.
         #[arg(long, requires = "certificate")]
         yes: bool,

@@ -74,8 +74,9 @@ fn run(command: Command) -> Result<Outcome, Failure> {
             let brought = recover::Brought { identities: &identities, papers: &papers, purpose };
             recover::recover(&token, &trust, &brought, &out)
         }
-        Command::Rotate { holding, at, to, reason, yes, out } => {
-            let wanted = rotate::Wanted { to: to.as_deref(), reason: &reason, is_sure: yes, out: &out };
+        Command::Rotate { holding, at, to, reason, paper, yes, out } => {
+            let (to, paper) = (to.as_deref(), paper.as_deref());
+            let wanted = rotate::Wanted { to, reason: &reason, paper, is_sure: yes, out: &out };
             rotate::rotate(&holding, &at, &wanted)
         }
         Command::Split { keys, volume, out, key, recovery_key } => {

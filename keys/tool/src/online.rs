@@ -157,6 +157,9 @@ fn ask(client: &Client, token: &Token, asked: Asked, name: &Name, identity: &Pat
         Reply::Refused => {
             let state = state_of(client)?;
             return Err(refused(match state.seal {
+                Seal::Open if state.changes.is_none() => {
+                    "the box is being given a new key set; try again in a moment, with the new token".to_owned()
+                }
                 Seal::Open => format!("the box does not know {name}: it has another token than yours"),
                 seal => format!("the box is {}, and asks nothing then", named(seal)),
             }));
@@ -199,13 +202,17 @@ pub(crate) fn state_of(client: &Client) -> Result<State, Failure> {
 pub(crate) fn confirm(client: &Client, state: &State, offer: &Offer, change: Option<&str>) -> Result<(), Failure> {
     let certificate = client.certificate().map_or_else(String::new, |sum| sum.to_string());
     let wanted = change.map_or_else(String::new, |change| format!("What you want:\n{change}"));
+    // What the console of a box shows that is open, or that waits.
+    let shown = if change.is_some() {
+        String::new()
+    } else {
+        format!("  cause        {}\n  start        {}\n", offer.cause.name(), offer.boot)
+    };
     let question = format!(
-        "A box answers there.\n  volume       {}\n  key set      {}\n  cause        {}\n  start        {}\n  certificate  {certificate}\n\
+        "A box answers there.\n  volume       {}\n  key set      {}\n{shown}  certificate  {certificate}\n\
          Compare with its console, or ask somebody who sees it. Whoever stands in between would get your share.\n{wanted}Is it your box{}?",
         state.volume,
         state.epoch,
-        offer.cause.name(),
-        offer.boot,
         if change.is_some() { ", and is that what you want" } else { "" },
     );
     match Terminal.confirm(&question, "yes", Some("no")) {

@@ -8,7 +8,7 @@ use postkeep_keys::wire::{Reply, Request, Seal};
 use postkeep_keys::{Custodian, KeySet, Offer, Token};
 use serde_json::json;
 
-use crate::arguments::{At, Holding};
+use crate::arguments::{At, Holding, Trust};
 use crate::client::Client;
 use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
 use crate::{online, work};
@@ -23,6 +23,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) to: Option<&'a Path>,
     /// Why.
     pub(crate) reason: &'a str,
+    /// The words of the share, where it is not taken from a key.
+    pub(crate) paper: Option<&'a Path>,
     /// Whether nobody is asked.
     pub(crate) is_sure: bool,
     /// Where the new token goes.
@@ -56,29 +58,30 @@ pub(crate) fn rotate(holding: &Holding, at: &At, wanted: &Wanted<'_>) -> Result<
     if !wanted.is_sure || at.certificate.is_none() {
         online::confirm(&client, &state, offer, Some(&change(&token, &set)))?;
     }
-    let (held, answer) = work::answer(&token, holding, offer, wanted.reason, None, Some(set.clone()))?;
+    let (held, answer) = work::answer(&token, holding, offer, wanted.reason, wanted.paper, Some(set.clone()))?;
     match client.ask(&Request::Answer { answer })? {
         Reply::Counted { progress } => {
             let (count, threshold) = (progress.count, progress.threshold);
             let said = format!(
                 "Your answer counts: {count} of {threshold} want this key set. The others give the same file (`rotate --to`), within a day. \
-                 Then fetch the new token: your shares of today are worth nothing any more.\n"
+                 Then everybody fetches the new token (`enrol`).\n"
             );
             Ok(Outcome::new(said, json!({"name": held.name, "count": count, "threshold": threshold, "changed": false})))
         }
         Reply::Changes => {
-            let note = changed(&client, &token, offer, &set)?;
+            let (new, note) = changed(&client, &token, offer, &set, &holding.trust)?;
             write_new(out, note.as_bytes())?;
-            let new = Token::unverified(note.as_bytes()).map_err(bad)?;
             let said = format!(
-                "Your answer was the last that was needed: {} of {} custodians open the box from now on, and nobody else.\n\
-                 {} is its token, key set {}; its sum is {}. All custodians fetch it (`enrol`), compare the sum, and put their new share on \
-                 paper; papers with older shares can be destroyed.\n",
+                "Your answer was the last that was needed: {} of {} custodians open the box from now on.\n\
+                 {} is its token, key set {}; its sum is {}.\n\
+                 Now each of them fetches it (`enrol`), compares the sum, and puts the new share on paper. UNTIL {} OF THEM HAVE ENROLLED the shares \
+                 before open the box as well: keep them, and do not seal it. Then they are worth nothing.\n",
                 set.threshold,
                 set.custodians.len(),
                 out.display(),
                 new.epoch,
-                new.sum()
+                new.sum(),
+                set.threshold,
             );
             let json = json!({"name": held.name, "changed": true, "epoch": new.epoch, "token": new.sum(), "file": out});
             Ok(Outcome::new(said, json))
@@ -88,20 +91,26 @@ pub(crate) fn rotate(holding: &Holding, at: &At, wanted: &Wanted<'_>) -> Result<
 }
 
 /// The token of the new key set, once the box has it.
-fn changed(client: &Client, before: &Token, offer: &Offer, set: &KeySet) -> Result<String, Failure> {
+fn changed(
+    client: &Client,
+    before: &Token,
+    offer: &Offer,
+    set: &KeySet,
+    trust: &Trust,
+) -> Result<(Token, String), Failure> {
     let began = Instant::now();
     while began.elapsed() < MADE_WITHIN {
         std::thread::sleep(BETWEEN_LOOKS);
         let Ok(state) = online::state_of(client) else { continue };
         if state.epoch > before.epoch {
             let Reply::Token { note } = client.ask(&Request::Token)? else { return Err(online::strange()) };
-            let token = Token::unverified(note.as_bytes()).map_err(bad)?;
+            let (token, _) = work::token_of(note.as_bytes(), "the token of the box", trust)?;
             if token.volume != before.volume || token.key_set() != *set {
                 return Err(refused(
                     "the box has a new key set, and it is another one than you wanted: ask the other custodians",
                 ));
             }
-            return Ok(note);
+            return Ok((token, note));
         }
         if state.changes.is_some_and(|new| new.boot != offer.boot) {
             return Err(refused(
