@@ -77,6 +77,12 @@ def door(machine, *texts, **more):
 
 
 def offer(machine):
-    """What the box offers, read off the page of the screen that says it."""
-    shown = machine.screen.see("This box waits for its custodians", "postkeep-offer-1:")
-    return "".join(re.search(r"postkeep-offer-1:\S+(?:\n\S+)*", shown).group().split())
+    """What the box offers, read off the page of the screen that says it, once all lines of it are drawn."""
+    deadline = time.monotonic() + 60
+    while True:
+        shown = machine.screen.see("This box waits for its custodians", "postkeep-offer-1:")
+        line = "".join(re.search(r"postkeep-offer-1:\S+(?:\n\S+)*", shown).group().split())
+        if re.fullmatch(r"postkeep-offer-1:[a-z-]+:[0-9a-f]{32}:[0-9a-f]{64}:age1[a-z0-9]{58}", line):
+            return line
+        assert time.monotonic() < deadline, line
+        time.sleep(1)

@@ -231,8 +231,14 @@ class TheScreen(unittest.TestCase):
         self.assertEqual(codes(PICTURES / "console.png"), [])
         self.screen.press("\t")
         self.screen.wait(without=["Challenge:"])
-        self.screen.picture(SCRATCH / "large.png")
-        self.assertEqual(codes(SCRATCH / "large.png"), [challenge.replace(" ", "")])
+        deadline = time.monotonic() + 20
+        found = []
+        while not found and time.monotonic() < deadline:
+            # It may be half drawn.
+            time.sleep(0.2)
+            self.screen.picture(SCRATCH / "large.png")
+            found = codes(SCRATCH / "large.png")
+        self.assertEqual(found, [challenge.replace(" ", "")])
 
     def test_what_comes_too_late_is_refused(self):
         # The same part that acts, with less patience: it may be told to have less, never more.
