@@ -161,10 +161,10 @@ impl Opener {
             }
             Some(Act::Prove(name)) => {
                 let proved = self.prove(&name);
-                if proved.as_ref().is_ok_and(|is_quorum| *is_quorum) {
+                if let Ok(Some(epoch)) = proved {
                     // Enough of those who open it have shown that they can: nobody else needs to.
                     let opener = Arc::clone(self);
-                    let _ = std::thread::Builder::new().spawn(move || opener.retire());
+                    let _ = std::thread::Builder::new().spawn(move || opener.retire(epoch));
                 }
                 let proved = proved.map(drop);
                 if proved.is_ok() {
@@ -245,18 +245,22 @@ impl Opener {
         VOLUME_OPENED.tell(format_args!("the data volume is open; {purpose}: {custodians}"), [&purpose, &custodians]);
         self.start_what_waits();
         // A first boot that was cut between its last two steps, or those before a new key set: what opened it is the one that holds.
-        self.retire();
+        self.retire(token.epoch);
     }
 
-    /// Takes away the slots of whoever opened the volume before those who open it now, once both disks say who that is.
-    fn retire(&self) {
-        // Nobody changes the slots meanwhile, and the token is the one that holds now.
+    /// Takes away the slots of whoever opened the volume before those of `epoch`, who have shown that they can, once both disks say who they are.
+    fn retire(&self, epoch: u64) {
+        // Nobody changes the slots meanwhile.
         let _held = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let (token, note) = {
             let keeper = self.keeper();
             (keeper.token().clone(), keeper.note().to_owned())
         };
         let ours = slots_of(&token);
+        // Others have a new key set by now, and have shown nothing yet.
+        if token.epoch != epoch {
+            return;
+        }
         if self.place.volume.slots().is_ok_and(|slots| slots.iter().all(|slot| ours.contains(slot))) {
             return;
         }
@@ -268,10 +272,8 @@ impl Opener {
             .map_err(|error| error.to_string())
             .and_then(|()| remove_all_but(&self.place.volume, &ours).map_err(|error| error.to_string()));
         match removed {
-            Ok(()) => KEY_SET_RETIRED.tell(
-                format_args!("nobody but those in key set {} opens this box any more", token.epoch),
-                [&token.epoch],
-            ),
+            Ok(()) => KEY_SET_RETIRED
+                .tell(format_args!("nobody but those in key set {epoch} opens this box any more"), [&epoch]),
             Err(error) => log::warn!("the key set before opens the volume still, with the token before: {error}"),
         }
     }
@@ -380,8 +382,8 @@ impl Opener {
         known.clone().unwrap_or_else(|| Possession::new(&token)).of(&token, Timestamp::now())
     }
 
-    /// Writes it down, and says whether as many have proved it by now as it takes to open the box.
-    fn prove(&self, name: &Name) -> io::Result<bool> {
+    /// Writes it down; says of which epoch it is, where as many have proved it by now as it takes to open the box.
+    fn prove(&self, name: &Name) -> io::Result<Option<u64>> {
         let token = self.keeper().token().clone();
         let path = self.place.data.join(POSSESSION);
         // The folder is made with the volume. Where it is missing the volume is not mounted yet, and what is written would vanish.
@@ -392,7 +394,7 @@ impl Opener {
         postkeep_files::replace(&path, &serde_json::to_vec_pretty(&possession)?)?;
         let count = possession.of(&token, Timestamp::now()).iter().filter(|proven| proven.last.is_some()).count();
         *known = Some(possession);
-        Ok(count >= usize::from(token.opening.threshold))
+        Ok((count >= usize::from(token.opening.threshold)).then_some(token.epoch))
     }
 
     /// What is written there; nothing, where it is of other shares, or cannot be read.

@@ -13,8 +13,8 @@ use crate::client::Client;
 use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
 use crate::{online, work};
 
-/// New slots are made in seconds; a box that is asked for nothing else meanwhile answers sooner.
-const MADE_WITHIN: Duration = Duration::from_secs(120);
+/// New slots are made in seconds; a second disk that does not answer is waited for.
+const MADE_WITHIN: Duration = Duration::from_secs(240);
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// What is wanted.
