@@ -41,7 +41,7 @@ enum Held {
 pub enum Act {
     /// Open the volume; [`Keeper::opened`] or [`Keeper::did_not_open`] follows.
     Open(Opening),
-    /// Open the volume to those in this set, and to nobody else; [`Keeper::changed`] or [`Keeper::did_not_change`] follows.
+    /// Give the volume to those in this set; [`Keeper::changed`] or [`Keeper::did_not_change`] follows.
     Change(Opening, KeySet),
     /// Seal the box: this custodian has asked for it.
     Seal(Name),
