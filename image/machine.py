@@ -7,6 +7,7 @@ other way out.
 
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -118,7 +119,7 @@ class Machine:
         """Power on."""
         assert self.computer is None, "it runs already"
         command = [
-            "qemu-system-x86_64", "-M", "q35,smm=on", "-uuid", OWNER, "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max", "-smp", "2",
+            "qemu-system-x86_64", "-M", "q35,smm=on", "-uuid", OWNER, "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max", "-smp", os.environ.get("CPUS", "2"),
             "-m", str(self.memory), "-nodefaults", "-display", "none", "-serial", "stdio",
             "-qmp", f"unix:{self.state / 'qmp.socket'},server=on,wait=off",
             # Only firmware in system management mode may write its variables, where that is what Secure Boot rests on.
