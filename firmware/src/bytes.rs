@@ -1,4 +1,5 @@
-//! A cursor over bytes that somebody else wrote: every read is checked against what is there.
+//! A cursor over bytes that somebody else wrote: every read is checked against what is there. Firmware writes the smallest octet of a
+//! number first, a TPM the largest: what a TPM wrote is read by what is called `tpm_…`.
 
 /// Something wanted to read beyond the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -67,5 +68,19 @@ impl<'a> Cursor<'a> {
     /// A length that stands in 32 bits.
     pub(crate) fn length(&mut self) -> Result<usize, Short> {
         self.word().map(|length| usize::try_from(length).unwrap_or(usize::MAX))
+    }
+
+    pub(crate) fn tpm_short(&mut self) -> Result<u16, Short> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    pub(crate) fn tpm_word(&mut self) -> Result<u32, Short> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// What the TPM calls a `TPM2B`: octets, with their number in front.
+    pub(crate) fn tpm_sized(&mut self) -> Result<&'a [u8], Short> {
+        let length = self.tpm_short()?;
+        self.take(usize::from(length))
     }
 }

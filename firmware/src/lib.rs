@@ -5,6 +5,7 @@
 
 mod bytes;
 
+pub mod attestation;
 pub mod components;
 pub mod device_path;
 pub mod digest;
