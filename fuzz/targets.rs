@@ -34,7 +34,7 @@ const LONGEST: usize = 32 * 1024;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the name of their folder in `corpus/`.
-pub(crate) const TARGETS: [Target; 19] = [
+pub(crate) const TARGETS: [Target; 20] = [
     ("smtp_server", smtp_server),
     ("smtp_client", smtp_client),
     ("header", message_header),
@@ -50,6 +50,7 @@ pub(crate) const TARGETS: [Target; 19] = [
     ("boot_file", boot_file),
     ("event_log", event_log),
     ("signature_list", signature_list),
+    ("quote", quote),
     ("key_set", keys::key_set),
     ("token", keys::token),
     ("seal_request", keys::seal_request),
@@ -72,6 +73,22 @@ pub(crate) fn boot_file(input: &[u8]) {
     assert_eq!(phases.len(), pcr::PHASES.len() + 1);
     if let (Ok(Some(signed)), Ok(Some(key))) = (pe.section(".pcrsig"), pe.section(".pcrpkey")) {
         let _ = signed_policy::check(pe.content(signed), pe.content(key), &phases);
+    }
+}
+
+/// The word of a TPM, the key that it is signed with, a signature: whichever it is, it is no other, and nothing is believed that was not signed.
+pub(crate) fn quote(input: &[u8]) {
+    use postkeep_firmware::attestation::{AttestationKey, Quote};
+    let key = AttestationKey::read(input);
+    if let Ok(key) = &key {
+        assert_eq!(key.public(), input);
+        assert!(!key.has_signed(input, input));
+    }
+    if let Ok(quote) = Quote::read(input) {
+        assert!(key.is_err());
+        assert!(quote.signer.len() + quote.question.len() + quote.values.len() < input.len());
+        assert_eq!(quote.selection.len(), 3);
+        assert!(Quote::read(&input[..input.len() - 1]).is_err());
     }
 }
 

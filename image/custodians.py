@@ -13,6 +13,9 @@ DOOR = f"{BOX}:8444"
 NAMES = ("anna", "ben", "cleo")
 # What the box says of itself once it is theirs.
 GIVEN = "from now on 2 of 3 custodians open this box"
+# What a custodian asks the box's TPM to vouch for: the release that the image was made into, by whose key it is signed; or that they do without.
+VOUCHED = ("--release", "/build/releases/first/release.note", "--release-key", "/build/keys/release.pub")
+UNATTESTED = ("--unattested",)
 
 
 class Custodians:
@@ -36,11 +39,14 @@ class Custodians:
         """The public half of a key that is there, or is made now."""
         return self.run("recipient", self.key(name)).stdout.strip() if self.key(name).exists() else self.new_key(name)
 
-    def of_seed(self):
-        """As the owner writes it into the seed, from the public halves that they have sent: two of the three open the box."""
+    def of_seed(self, recovery=None):
+        """As the owner writes it into the seed, from the public halves that they have sent: two of the three open the box, and `recovery` without its
+        TPM."""
         lines = ["[keys]", "threshold = 2"]
         for name in NAMES:
             lines += ["[[keys.custodian]]", f"name = {toml(name)}", f"recipients = [{toml(self.public(name))}]"]
+        if recovery:
+            lines += ["[keys.recovery]", "threshold = 1", "[[keys.recovery.custodian]]", f"name = {toml(recovery)}", f"recipients = [{toml(self.public(recovery))}]"]
         return lines
 
     def key_set(self, *names):
@@ -62,9 +68,11 @@ class Custodians:
         """One of them, by their key."""
         return self.reach(verb, certificate, "--token", self.token, "--identity", self.key(name), *more, check=check)
 
-    def unseal(self, names, certificate, reason):
+    def unseal(self, names, certificate, reason, vouching=VOUCHED):
+        """Says how much the last of them could make sure of."""
         for name in names:
-            self.act("unseal", name, certificate, "--reason", reason)
+            done = self.act("unseal", name, certificate, "--reason", reason, *vouching)
+        return json.loads(done.stdout)["grade"]
 
 
 def door(machine, *texts, **more):

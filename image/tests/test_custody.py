@@ -9,7 +9,7 @@ import shutil
 import socket
 import unittest
 
-from custodians import GIVEN, NAMES, Custodians, door, offer
+from custodians import GIVEN, NAMES, UNATTESTED, VOUCHED, Custodians, door, offer
 from machine import Machine, partitions, volume_header
 from stage import BOX, TAP, Owner, network, run, write_seed
 
@@ -83,7 +83,7 @@ class Custody(unittest.TestCase):
             certificate = door(machine, MENU, " OPEN", "3 of 3 have not proved lately")
             # Their first day: the token, a share in it that their key opens, and the box knows so.
             for name in NAMES:
-                custodians.reach("enrol", certificate, "--identity", custodians.key(name), "--out", custodians.folder / f"{name}.token")
+                custodians.reach("enrol", certificate, "--identity", custodians.key(name), "--out", custodians.folder / f"{name}.token", *VOUCHED)
             shutil.copy(custodians.folder / "anna.token", custodians.token)
             machine.screen.see(MENU, "opened by its custodians", without=["have not proved"])
             self.owner.publish(machine.console.text)
@@ -102,18 +102,22 @@ class Custody(unittest.TestCase):
             certificate = door(machine, MENU, " SEALED", "waits for its custodians (unclean): for opening 0 of 2 have answered", "Failed    nothing")
             self.assertEqual(custodians.state(certificate)["seal"], "sealed")
             self.refuses(25, 587, 8443)
+            # Nobody gives a share by accident to what no TPM vouches for.
+            unasked = custodians.act("unseal", "anna", certificate, "--reason", "in a hurry", check=False)
+            self.assertEqual(unasked.returncode, 3, unasked.stdout + unasked.stderr)
+            self.assertIn("has a TPM that can vouch for what runs there", unasked.stderr)
             # One by the network, who answers twice; that is not two.
-            custodians.unseal(["anna", "anna"], certificate, "the power was cut")
+            self.assertEqual(custodians.unseal(["anna", "anna"], certificate, "the power was cut"), "A2")
             machine.screen.see("for opening 1 of 2 have answered")
             self.assertEqual(custodians.state(certificate)["seal"], "sealed")
             # A stranger's key has no share.
             custodians.new_key("mallory")
-            refused = custodians.act("unseal", "mallory", certificate, "--reason", "me too", check=False)
+            refused = custodians.act("unseal", "mallory", certificate, "--reason", "me too", *VOUCHED, check=False)
             self.assertEqual(refused.returncode, 2, refused.stdout + refused.stderr)
             # The other one by a text that somebody carries to the console.
             machine.screen.press("u")
             line = offer(machine)
-            answer = custodians.run("unseal", "--offer", line, "--token", custodians.token, "--identity", custodians.key("cleo"), "--reason", "no network here").stdout
+            answer = custodians.run("unseal", "--offer", line, "--token", custodians.token, "--identity", custodians.key("cleo"), "--reason", "no network here", *UNATTESTED).stdout
             machine.screen.see("Nothing has come yet.")
             machine.screen.press(answer.replace("\n", "\r"))
             machine.screen.see("enough have answered: the data volume is being opened")
@@ -129,7 +133,11 @@ class Custody(unittest.TestCase):
             machine.screen.see(MENU, " SEALED", "waits for its custodians (planned): for opening 0 of 2", "Failed    nothing", without=["NOT SEALED"])
             self.assertEqual(self.in_memory(machine, secrets), set())
             self.refuses(587)
-            custodians.unseal(["ben", "cleo"], certificate, "it was a drill")
+            # Its TPM knows that it was open since it was started, and that nobody can tell what runs there by now.
+            doubted = custodians.act("unseal", "ben", certificate, "--reason", "it was a drill", *VOUCHED, check=False)
+            self.assertEqual(doubted.returncode, 3, doubted.stdout + doubted.stderr)
+            self.assertIn("its volume has been open since the machine was started", doubted.stderr)
+            self.assertEqual(custodians.unseal(["ben", "cleo"], certificate, "it was a drill", UNATTESTED), "A1")
             # On the console the last start's lines stand in the log of the screen.
             machine.screen.see(MENU, " OPEN", "Mail      running", "Failed    nothing")
             self.assertNotIn("the next start will not know", machine.console.text)
@@ -138,7 +146,7 @@ class Custody(unittest.TestCase):
             # One goes, one comes, while mail flows: two of the three want it, and whoever has gone seals nothing any more.
             certificate = door(machine, MENU, " OPEN")
             who, old, new = custodians.key_set("anna", "cleo", "dora"), custodians.token, custodians.folder / "new.token"
-            rotate = ("--to", who, "--reason", "ben leaves", "--yes", "--out", new)
+            rotate = ("--to", who, "--reason", "ben leaves", "--yes", "--out", new, *VOUCHED)
             custodians.act("rotate", "anna", certificate, *rotate)
             self.assertFalse(new.exists())
             machine.screen.see("some of them want a new key set: for opening 1 of 2 have answered")
@@ -158,6 +166,10 @@ class Custody(unittest.TestCase):
             machine.screen.press("\x18")
             machine.screen.see(MENU, " SEALED", "waits for its custodians (planned)", "Failed    nothing", without=["NOT SEALED"])
             self.refuses(587)
+            # One of them has it started anew from elsewhere, since its TPM vouches for a box that was open only after that.
+            custodians.act("restart", "cleo", certificate, "--name", "cleo")
+            machine.console.expect("UEFI Secure Boot is enabled", within=120)
+            machine.console.expect("postkeep: sealed: postkeep-offer-1:planned:", within=300, refuse=["[FAILED]", TAKES_MAIL])
             machine.cut_power()
             header = volume_header(disk)
             self.assertEqual((sorted(header["keyslots"]), header["tokens"]), (["3"], {}))
@@ -173,7 +185,7 @@ class Custody(unittest.TestCase):
             # Those who open it now, and not whoever has gone: his share is of the token before.
             certificate = door(machine, MENU, " SEALED")
             custodians.token = old
-            gone = custodians.act("unseal", "ben", certificate, "--reason", "me again", check=False)
+            gone = custodians.act("unseal", "ben", certificate, "--reason", "me again", *VOUCHED, check=False)
             self.assertEqual(gone.returncode, 3, gone.stdout + gone.stderr)
             custodians.token = new
             custodians.unseal(["anna", "dora"], certificate, "its token was taken away")

@@ -20,6 +20,8 @@ pub enum Asked {
     Possession,
     /// Whether the box is to be sealed now.
     Seal,
+    /// Whether the machine of a sealed box is to be started anew, so that its TPM vouches for it again.
+    Restart,
 }
 
 /// What a custodian's tool sees before it answers.
@@ -74,6 +76,7 @@ impl Asked {
         match self {
             Self::Possession => "possession",
             Self::Seal => "seal",
+            Self::Restart => "restart",
         }
     }
 }

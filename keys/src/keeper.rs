@@ -8,7 +8,7 @@ use crate::possession::Proven;
 use crate::standing::Standing;
 use crate::unseal::{Counts, Opening, Unseal};
 use crate::wire::{Reply, Request, Seal, State};
-use crate::{Cause, KeySet, Name, Progress, Purpose, Random, Token, envelope};
+use crate::{Cause, KeySet, Name, Offer, Progress, Purpose, Random, Token, envelope};
 
 /// The keeper of a box's seal.
 pub struct Keeper {
@@ -45,6 +45,8 @@ pub enum Act {
     Change(Opening, KeySet),
     /// Seal the box: this custodian has asked for it.
     Seal(Name),
+    /// Start the machine anew: this custodian has asked for it.
+    Restart(Name),
     /// Write down that this custodian has proved possession.
     Prove(Name),
 }
@@ -110,6 +112,8 @@ impl Keeper {
         match request {
             Request::State => Handled::quiet(Reply::State(Box::new(self.state(possession)))),
             Request::Token => Handled::quiet(Reply::Token { note: self.note.clone() }),
+            // Whoever drives it asks the TPM, where there is one.
+            Request::Quote { .. } => Handled::refused("somebody asks for the word of a TPM that nobody has".to_owned()),
             Request::Answer { answer } => self.answer(answer, now),
             Request::Ask { asked, name } => match self.may_be_asked(*asked) {
                 Ok(()) => match self.standing.ask(*asked, name, &self.token, now, random) {
@@ -127,6 +131,7 @@ impl Keeper {
                 }
                 let act = match asked {
                     Asked::Possession => Act::Prove(name.clone()),
+                    Asked::Restart => Act::Restart(name.clone()),
                     Asked::Seal => {
                         let is_changing = matches!(self.seal, Held::Changing | Held::Sealing { is_changing: true });
                         self.seal = Held::Sealing { is_changing };
@@ -174,6 +179,9 @@ impl Keeper {
     /// it down.
     fn may_be_asked(&self, asked: Asked) -> Result<(), &'static str> {
         match (asked, &self.seal) {
+            // Nothing is interrupted: it waits for people.
+            (Asked::Restart, Held::Sealed(_)) => Ok(()),
+            (Asked::Restart, _) => Err("somebody asks to start a box anew that is not sealed; have it sealed first"),
             // Once more, where the first time has come to nothing.
             (_, Held::Open(_)) | (Asked::Seal, Held::Sealing { .. } | Held::Changing) => Ok(()),
             (Asked::Seal, _) => Err("somebody asks to seal a box that is not open"),
@@ -218,6 +226,15 @@ impl Keeper {
             Held::Sealing { is_changing: true } => self.seal = Held::Changing,
             Held::Sealing { is_changing: false } => self.seal = Held::open(&self.token, random),
             _ => {}
+        }
+    }
+
+    /// What it offers now, to those who are to open it or who want a new key set.
+    #[must_use]
+    pub fn offer(&self) -> Option<&Offer> {
+        match &self.seal {
+            Held::Sealed(unseal) | Held::Open(unseal) => Some(unseal.offer()),
+            Held::Opening | Held::Changing | Held::Sealing { .. } => None,
         }
     }
 

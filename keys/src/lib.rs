@@ -23,6 +23,7 @@ mod secret;
 mod share;
 pub mod standing;
 mod token;
+pub mod tpm;
 pub mod unseal;
 pub mod wire;
 pub mod words;
@@ -31,6 +32,7 @@ pub use self::answer::{Answer, AnswerError, Cause, Grade, LONGEST_REASON, Offer}
 pub use self::commitment::{Belonging, Commitment};
 pub use self::key_set::{Custodian, KeySet, KeySetError, MOST_RECIPIENTS, Name, Quorum};
 pub use self::names::{BootId, Purpose, Sum, VolumeId};
+pub use self::octets::Octets;
 pub use self::passphrase::passphrase;
 pub use self::random::{Random, System};
 pub use self::recipient::{Recipient, RecipientError, secret_line};

@@ -89,9 +89,16 @@ impl BootId {
     }
 }
 
-/// A SHA-256 sum: of a token, of a TLS key, of a descriptor.
+/// A SHA-256 sum: of a token, of a TLS key, of what a register of a TPM has taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sum([u8; 32]);
+
+/// A sum that somebody else has made.
+impl From<[u8; 32]> for Sum {
+    fn from(octets: [u8; 32]) -> Self {
+        Self(octets)
+    }
+}
 
 octets::as_hexadecimal!(Sum, 32, "a SHA-256 sum");
 

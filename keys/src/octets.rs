@@ -1,4 +1,25 @@
-//! Octets as small hexadecimal digits, in files and on screens.
+//! Octets as text, in files and on screens: those of a fixed number as small hexadecimal digits, the others in base64.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Octets that mean something to a TPM or to firmware, and nothing here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Octets(pub Vec<u8>);
+
+impl Serialize for Octets {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&BASE64_STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Octets {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(from)?;
+        BASE64_STANDARD.decode(text.as_bytes()).map(Self).map_err(serde::de::Error::custom)
+    }
+}
 
 /// The octets that `text` says, if it says exactly `N`.
 pub(crate) fn parse<const N: usize>(text: &str) -> Option<[u8; N]> {

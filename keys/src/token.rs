@@ -11,6 +11,7 @@ use crate::envelope::{self, EnvelopeError};
 use crate::key_set::{Custodian, KeySet, KeySetError, Name};
 use crate::parcel::{self, SHARE};
 use crate::share::{ShareError, split};
+use crate::tpm::{Sealed, Tpm};
 use crate::{Purpose, Random, Recipient, Secret, Share, Sum, VolumeId};
 
 /// The only form of tokens there is so far.
@@ -36,6 +37,9 @@ pub struct Token {
     /// Who opens it without its TPM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Shares>,
+    /// What is known of its TPM; nothing: the box has none that can be relied on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<Tpm>,
     /// As it was read or written first: another version of a library may write the same in other words.
     #[serde(skip)]
     text: String,
@@ -160,9 +164,22 @@ impl Token {
         let (opening_secret, opening) = made(Purpose::Opening, set.threshold, &set.custodians)?;
         let recovered = set.recovery.as_ref().map(|set| made(Purpose::Recovery, set.threshold, &set.custodians));
         let (recovery_secret, recovery) = recovered.transpose()?.unzip();
-        let mut token = Self { format: FORMAT, volume: volume.clone(), epoch, opening, recovery, text: String::new() };
-        token.text = toml::to_string(&token).map_err(|error| TokenError::Syntax(error.to_string()))?;
-        Ok(Made { token, opening: opening_secret, recovery: recovery_secret })
+        let token =
+            Self { format: FORMAT, volume: volume.clone(), epoch, opening, recovery, tpm: None, text: String::new() };
+        Ok(Made { token: token.written()?, opening: opening_secret, recovery: recovery_secret })
+    }
+
+    /// The same, of a box whose TPM is this.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn with_tpm(self, tpm: Tpm) -> Result<Self, TokenError> {
+        Self { tpm: Some(tpm), ..self }.written()
+    }
+
+    fn written(mut self) -> Result<Self, TokenError> {
+        self.text = toml::to_string(&self).map_err(|error| TokenError::Syntax(error.to_string()))?;
+        Ok(self)
     }
 
     /// The token that a text says, for instance one out of a note that was verified.
@@ -241,6 +258,12 @@ impl Token {
             recovery: recovery
                 .map(|shares| crate::Quorum { threshold: shares.threshold, custodians: custodians(shares) }),
         }
+    }
+
+    /// The secret that the box's TPM keeps, without which the shares of `purpose` open nothing.
+    #[must_use]
+    pub fn sealed(&self, purpose: Purpose) -> Option<&Sealed> {
+        self.tpm.as_ref().and_then(|tpm| tpm.sealed.as_ref()).filter(|_| purpose == Purpose::Opening)
     }
 
     /// The shares of `purpose`.

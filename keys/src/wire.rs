@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::challenge::{Asked, Response};
 use crate::possession::Proven;
+use crate::tpm::{Nonce, Quoted};
 use crate::{Name, Offer, Progress, VolumeId};
 
 /// The longest line there is, in octets: an answer or a token, in JSON.
@@ -18,6 +19,11 @@ pub enum Request {
     State,
     /// Its token, to keep and to compare.
     Token,
+    /// What its TPM says of this start, and of what it offers.
+    Quote {
+        /// The custodian's.
+        nonce: Nonce,
+    },
     /// A custodian's answer to what the box offers, to open it or for a new key set, as an armoured age file.
     Answer {
         /// The file.
@@ -52,6 +58,8 @@ pub enum Reply {
         /// The note.
         note: String,
     },
+    /// The word of its TPM.
+    Quoted(Box<Quoted>),
     /// The answer counts.
     Counted {
         /// How far the box is now.

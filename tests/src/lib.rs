@@ -25,6 +25,7 @@ pub mod sink;
 pub mod submitters;
 pub mod token;
 pub mod tools;
+pub mod tpm;
 pub mod wait;
 
 pub use client::{Client, Reply};

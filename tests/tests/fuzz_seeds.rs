@@ -56,6 +56,7 @@ fn the_seeds_of_what_lies_below_the_system_keep_their_promises() {
     run("boot_file");
     run("event_log");
     run("signature_list");
+    run("quote");
 }
 
 #[test]
@@ -231,6 +232,7 @@ fn write_the_seeds_of_the_keys() {
     for (name, request) in [
         ("state", Request::State),
         ("token", Request::Token),
+        ("quote", Request::Quote { nonce: "5a".repeat(32).parse().expect("a nonce") }),
         ("ask_seal", Request::Ask { asked: Asked::Seal, name: "anna".parse().expect("a name") }),
         ("ask_possession", Request::Ask { asked: Asked::Possession, name: "ben".parse().expect("a name") }),
     ] {

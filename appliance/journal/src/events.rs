@@ -70,6 +70,8 @@ events! {
         "Enough custodians have answered, and the data volume did not open. They may answer again."
     SEAL_ASKED "4e289d68cc8a457db26464dca2880e14" "seal-asked" Warn ["CUSTODIAN"]
         "A custodian has the box sealed: mail stops, and the data volume is closed."
+    RESTART_ASKED "58ecfc4e2daa6a54a4754a2ce8205e0a" "restart-asked" Warn ["CUSTODIAN"]
+        "A custodian has the machine of a sealed box started anew."
     POSSESSION_DUE "57b5e85f00f84985b0d788294761aed8" "possession-due" Warn ["CUSTODIANS"]
         "These custodians have not proved for a quarter, or never, that they hold their key. Said once a day while the box is open."
     SEALED_AT_CONSOLE "7aa5b14bf57d45d0abfbc41c9de3b585" "sealed-at-console" Warn ["DEED"]

@@ -11,6 +11,7 @@ use std::process::Command;
 use postkeep_keys::{KeySet, Purpose, Secret, Token, VolumeId};
 use postkeep_notes::SignerKey;
 
+use crate::chip::Chip;
 use crate::slots::{FIRST_SLOT, GiveError, add_slots, lay, slot};
 use crate::volume::Volume;
 
@@ -22,7 +23,7 @@ pub(crate) const BOX_KEY: &str = "keys/box.key";
 const EPOCH: u64 = 1;
 
 /// Gives `volume`, which `first` opens, to those in `set`; the token goes to the boot partition at `boot`, signed with `box_key`. Durable on
-/// return, and then `first` opens nothing any more. `keep` is called when custodians could open it, and before anybody relies on that: with
+/// return, and then `first` opens nothing any more. `chip` is the machine's TPM, if it has one. `keep` is called when custodians could open it, and before anybody relies on that: with
 /// what opens it, and the slot.
 ///
 /// # Errors
@@ -33,10 +34,11 @@ pub fn give(
     set: &KeySet,
     box_key: &SignerKey,
     boot: &Path,
+    chip: Option<&Chip>,
     keep: impl FnOnce(&VolumeId, &Secret, u32) -> Result<(), GiveError>,
 ) -> Result<Token, GiveError> {
     let id: VolumeId = volume.id()?;
-    let (token, opens) = add_slots(volume, (first, FIRST_SLOT), set, &id, EPOCH)?;
+    let (token, opens) = add_slots(volume, (first, FIRST_SLOT), set, &id, EPOCH, chip)?;
     keep(&id, &opens, slot(Purpose::Opening, EPOCH))?;
     lay(&token.sign(box_key)?, boot)?;
     volume.remove(FIRST_SLOT)?;

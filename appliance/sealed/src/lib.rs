@@ -4,6 +4,7 @@
 
 pub mod cause;
 pub mod change;
+pub mod chip;
 pub mod door;
 pub mod first;
 pub mod line;

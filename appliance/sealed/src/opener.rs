@@ -3,23 +3,26 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use postkeep_journal::{
-    KEY_SET_CHANGED, KEY_SET_RETIRED, KEY_SET_UNCHANGED, POSSESSION_DUE, POSSESSION_PROVEN, SEAL_ASKED, VOLUME_OPENED,
-    VOLUME_UNOPENED,
+    KEY_SET_CHANGED, KEY_SET_RETIRED, KEY_SET_UNCHANGED, POSSESSION_DUE, POSSESSION_PROVEN, RESTART_ASKED, SEAL_ASKED,
+    VOLUME_OPENED, VOLUME_UNOPENED,
 };
 use postkeep_keys::keeper::{Act, Handled, Keeper};
 use postkeep_keys::possession::{Possession, Proven};
+use postkeep_keys::tpm::{Nonce, Quoted, question};
 use postkeep_keys::unseal::Opening;
 use postkeep_keys::wire::{Reply, Request};
-use postkeep_keys::{KeySet, LARGEST_TOKEN, Name, Random, Secret, System, Token, TokenError, passphrase};
+use postkeep_keys::{KeySet, LARGEST_TOKEN, Name, Random, Secret, Sum, System, Token, TokenError, passphrase};
 use postkeep_notes::SignerKey;
 
 use crate::cause::{Last, cause, leave};
 use crate::change::{Changed, change, read, remove_all_but};
+use crate::chip::Chip;
 use crate::first::BOX_KEY;
 use crate::slots::{GiveError, slot, slots_of};
 use crate::volume::Volume;
@@ -29,6 +32,10 @@ pub const TOKEN: &str = "postkeep/token";
 /// On the data volume: who has proved lately that they can.
 pub const POSSESSION: &str = "keys/possession.json";
 const LARGEST_POSSESSION: u64 = 64 << 10;
+/// Who asks for the TPM's word at the same time; it takes half a second, and everybody else is answered in so much time.
+const MOST_ASKING: usize = 8;
+/// Of a sum in hexadecimal digits, with some room.
+const LONGEST_SUM: u64 = 256;
 /// Refusals are told no more often.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Custodians prove once a quarter, and are looked for by whoever reads the journal.
@@ -54,6 +61,10 @@ pub struct Place {
     pub systemctl: PathBuf,
     /// Written when enough have answered and the volume did not open, for whoever judges this start.
     pub unopened: PathBuf,
+    /// The machine's TPM, if it has one.
+    pub chip: Option<Chip>,
+    /// Where the door writes the sum of its certificate.
+    pub certificate: PathBuf,
 }
 
 /// The opener of one box.
@@ -67,6 +78,10 @@ pub struct Opener {
     possession: Mutex<Option<Possession>>,
     /// Held while slots of the volume come or go.
     slots: Mutex<()>,
+    /// Held while the TPM is asked for its word: it answers one at a time, and slowly.
+    quoting: Mutex<()>,
+    /// Who asks or waits for it.
+    asking: AtomicUsize,
     refusals: Mutex<Refusals>,
 }
 
@@ -129,12 +144,17 @@ impl Opener {
             keeper: Mutex::new(keeper),
             possession: Mutex::default(),
             slots: Mutex::default(),
+            quoting: Mutex::default(),
+            asking: AtomicUsize::new(0),
             refusals: Mutex::default(),
         })))
     }
 
     /// Handles what somebody asks.
     pub fn handle(self: &Arc<Self>, request: &Request) -> Reply {
+        if let Request::Quote { nonce } = request {
+            return self.quote(*nonce);
+        }
         let possession =
             if matches!(request, Request::State) && self.keeper().is_open() { self.possession() } else { Vec::new() };
         let Handled { reply, act, told } =
@@ -159,6 +179,11 @@ impl Opener {
                     keeper.did_not_seal(&mut System)
                 })
             }
+            Some(Act::Restart(name)) => {
+                RESTART_ASKED.tell(format_args!("{name} has the machine started anew"), [&name]);
+                let began = self.run_systemctl(&["--no-block", "reboot"]);
+                self.done(&format!("{name} wants the machine started anew"), began, |_| ())
+            }
             Some(Act::Prove(name)) => {
                 let proved = self.prove(&name);
                 if let Ok(Some(epoch)) = proved {
@@ -171,6 +196,26 @@ impl Opener {
                     POSSESSION_PROVEN.tell(format_args!("{name} has proved possession of their key"), [&name]);
                 }
                 self.done(&format!("{name} has proved possession"), proved, |_| ())
+            }
+        }
+    }
+
+    /// What the TPM says of this start, and of what the box offers to custodians now.
+    fn quote(&self, nonce: Nonce) -> Reply {
+        let asking = Asking::begin(&self.asking);
+        let offer = self.keeper().offer().cloned();
+        let (Some(chip), Some(offer), Some(_asking)) = (&self.place.chip, offer, asking) else {
+            return Reply::Refused;
+        };
+        let certificate = postkeep_files::beginning(&self.place.certificate, LONGEST_SUM)
+            .ok()
+            .and_then(|sum| String::from_utf8_lossy(&sum).trim().parse::<Sum>().ok());
+        let _turn = self.quoting.lock().unwrap_or_else(PoisonError::into_inner);
+        match chip.quote(question(nonce, &offer, certificate)) {
+            Ok(quoted) => Reply::Quoted(Box::new(Quoted { certificate, ..quoted })),
+            Err(error) => {
+                self.tell_refusal(&format!("somebody asks for the word of the TPM: {error}"));
+                Reply::Failed
             }
         }
     }
@@ -218,9 +263,11 @@ impl Opener {
         // Also where this thread falls over on the way.
         let unless_open = Undo(self, Keeper::did_not_open);
         let token = self.keeper().token().clone();
-        let (passphrase, slot) = opens(opening, &token);
         let custodians = opening.listed();
-        match self.place.volume.open(&token.volume, &passphrase, slot) {
+        let opened = self.opens(opening, &token).and_then(|(passphrase, slot)| {
+            self.place.volume.open(&token.volume, &passphrase, slot).map_err(|error| error.to_string())
+        });
+        match opened {
             Ok(_) => {}
             // One that took too long, and was opened all the same.
             Err(_) if self.place.volume.is_open() => {}
@@ -236,6 +283,12 @@ impl Opener {
                 );
                 return;
             }
+        }
+        // Before anything of it is used: from now on a program that takes mail may be somebody else's.
+        if let Some(Err(error)) = token.tpm.as_ref().and(self.place.chip.as_ref()).map(Chip::mark_opened) {
+            log::error!(
+                "the TPM takes no mark that the volume was open; once it is sealed again, start the machine anew: {error}"
+            );
         }
         // Before anybody hears of it: a cut from now on is one.
         self.leave_word();
@@ -287,13 +340,14 @@ impl Opener {
         let unless_changed = Undo(self, Keeper::did_not_change);
         let held = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.keeper().token().clone();
-        let (passphrase, slot) = opens(opening, &before);
         let custodians = opening.listed();
+        let opens = self.opens(opening, &before).map_err(GiveError::Opening);
         let changed = SignerKey::read(&self.place.data.join(BOX_KEY), None)
             .map_err(|error| GiveError::BoxKey(error.to_string()))
             .and_then(|box_key| {
-                let Place { volume, boot, .. } = &self.place;
-                change(volume, (&passphrase, slot), (&before, set), &box_key, boot, || self.copy())
+                let (passphrase, slot) = opens?;
+                let Place { volume, boot, chip, .. } = &self.place;
+                change(volume, (&passphrase, slot), (&before, set), &box_key, boot, chip.as_ref(), || self.copy())
             });
         let Changed { token, note } = match changed {
             Ok(changed) => changed,
@@ -404,16 +458,42 @@ impl Opener {
         serde_json::from_slice::<Possession>(&read).ok().filter(|possession| possession.is_of(token))
     }
 
+    /// What opens the volume that `token` keeps to those who gave `opening`, and the slot that it opens.
+    fn opens(&self, opening: &Opening, token: &Token) -> Result<(Secret, u32), String> {
+        let Opening { purpose, secret, .. } = opening;
+        let kept = match (token.sealed(*purpose), &self.place.chip) {
+            (None, _) => None,
+            (Some(_), None) => {
+                return Err("this machine has no TPM, and the shares for opening need that of the box; take the recovery set".to_owned());
+            }
+            (Some(sealed), Some(chip)) => Some(chip.unseal(sealed).map_err(|error| {
+                format!("{error}; what was started is not as it should be, or the TPM is another: see the posture, and take the recovery set")
+            })?),
+        };
+        Ok((passphrase(secret, kept.as_ref(), *purpose, &token.volume, token.epoch), slot(*purpose, token.epoch)))
+    }
+
     fn keeper(&self) -> MutexGuard<'_, Keeper> {
         // Each change of the keeper's state is the last thing that it does: a thread that fell over has left it as it was.
         self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What opens the volume that `token` keeps to those who gave `opening`, and the slot that it opens.
-fn opens(opening: &Opening, token: &Token) -> (Secret, u32) {
-    let Opening { purpose, secret, .. } = opening;
-    (passphrase(secret, None, *purpose, &token.volume, token.epoch), slot(*purpose, token.epoch))
+/// Somebody who asks for the TPM's word; they are counted, so that those who only make it work do not fill all places.
+struct Asking<'a>(&'a AtomicUsize);
+
+impl<'a> Asking<'a> {
+    fn begin(count: &'a AtomicUsize) -> Option<Self> {
+        let before = count.fetch_add(1, Ordering::AcqRel);
+        let asking = Self(count);
+        (before < MOST_ASKING).then_some(asking)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Gives the box back to its custodians when it is dropped and what they wanted was not done. Where it was, it changes nothing.

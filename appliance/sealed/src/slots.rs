@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use postkeep_keys::{KeySet, Made, Purpose, Secret, System, Token, TokenError, VolumeId, passphrase};
 use postkeep_notes::NoteError;
 
+use crate::chip::Chip;
 use crate::opener::TOKEN;
 use crate::volume::{Volume, VolumeError};
 
@@ -53,6 +54,9 @@ pub enum GiveError {
     /// See the text.
     #[error("cannot keep the key of the box on its volume: {0}")]
     Keep(String),
+    /// What custodians have given does not lead to a passphrase on this machine.
+    #[error("{0}")]
+    Opening(String),
     /// See the text.
     #[error("cannot read the key of the box: {0}")]
     BoxKey(String),
@@ -64,8 +68,8 @@ pub enum GiveError {
     OtherToken,
 }
 
-/// New secrets for those in `set`, and a slot for each, made with `known` and the slot that it opens. Says who they are, and what opens the
-/// volume to them.
+/// New secrets for those in `set`, and a slot for each, made with `known` and the slot that it opens; for opening, together with one that `chip`
+/// keeps, where there is a recovery set that can do without. Says who they are, and what opens the volume to them.
 ///
 /// # Errors
 /// The key set cannot be used, `known` does not open the volume, or it has no room for slots.
@@ -75,9 +79,22 @@ pub(crate) fn add_slots(
     set: &KeySet,
     id: &VolumeId,
     epoch: u64,
+    chip: Option<&Chip>,
 ) -> Result<(Token, Secret), GiveError> {
-    let Made { token, opening, recovery } = Token::make(set, id, epoch, &mut System)?;
-    let opens = passphrase(&opening, None, Purpose::Opening, id, epoch);
+    let Made { mut token, opening, recovery } = Token::make(set, id, epoch, &mut System)?;
+    let mut kept = None;
+    if let Some(chip) = chip {
+        kept = recovery.as_ref().map(|_| Secret::new(&mut System));
+        match chip.enrol(kept.as_ref()) {
+            Ok(tpm) => token = token.with_tpm(tpm)?,
+            // Said, and shown by every answer that is given without its word.
+            Err(error) => {
+                kept = None;
+                log::warn!("this machine has a TPM, and nothing will rest on it: {error}");
+            }
+        }
+    }
+    let opens = passphrase(&opening, kept.as_ref(), Purpose::Opening, id, epoch);
     let opening_slot = slot(Purpose::Opening, epoch);
     add(volume, known, &opens, opening_slot)?;
     if let Some(secret) = recovery {

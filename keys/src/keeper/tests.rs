@@ -66,7 +66,7 @@ enum Step {
 }
 
 fn step(count: usize) -> impl Strategy<Value = Step> {
-    let asked = || prop_oneof![Just(Asked::Seal), Just(Asked::Possession)];
+    let asked = || prop_oneof![Just(Asked::Seal), Just(Asked::Possession), Just(Asked::Restart)];
     prop_oneof![
         4 => (0..count).prop_map(Step::Answer),
         3 => (asked(), 0..count).prop_map(|(asked, who)| Step::Ask(asked, who)),
@@ -86,7 +86,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     /// Whatever comes in whatever order: it opens to a quorum only, is given a new key set by a quorum only that wants the very same, and
-    /// is sealed by one custodian only, and only when it is open.
+    /// is sealed by one custodian only, and only when it is open; started anew by one only, and only when it is sealed.
     #[test]
     fn no_order_of_what_may_happen_breaks_the_seal(steps in proptest::collection::vec(step(3), 0..60)) {
         let mut house = custodians(2, 3);
@@ -107,6 +107,7 @@ proptest! {
                     let may = match asked {
                             Asked::Seal => matches!(before, Seal::Open | Seal::Sealing),
                             Asked::Possession => before == Seal::Open && !is_changing,
+                            Asked::Restart => before == Seal::Sealed,
                         };
                         prop_assert_eq!(before_changes.is_some(), before == Seal::Open && !is_changing);
                     prop_assert_eq!(matches!(handled.reply, Reply::Question { .. }), may);
@@ -119,7 +120,8 @@ proptest! {
                     let (_, response) = respond(file.as_bytes(), *asked, &[&house.keys[*who].1]).unwrap();
                     let asked = match (step, asked) {
                         (Step::Mistake(..), Asked::Seal) => Asked::Possession,
-                        (Step::Mistake(..), Asked::Possession) => Asked::Seal,
+                        (Step::Mistake(..), Asked::Possession) => Asked::Restart,
+                        (Step::Mistake(..), Asked::Restart) => Asked::Seal,
                         _ => *asked,
                     };
                     handle(&mut keeper, &Request::Respond { asked, name: house.keys[*who].0.clone(), response })
@@ -177,6 +179,10 @@ proptest! {
                     prop_assert!(matches!(before, Seal::Open | Seal::Sealing));
                     prop_assert_eq!(after, Seal::Sealing);
                 }
+                Some(Act::Restart(_)) => {
+                    prop_assert!(matches!(step, Step::Respond(Asked::Restart, _)));
+                    prop_assert_eq!((before, after), (Seal::Sealed, Seal::Sealed));
+                }
                 Some(Act::Prove(_)) => {
                     prop_assert!(matches!(step, Step::Respond(Asked::Possession, _)));
                     prop_assert_eq!((before, after), (Seal::Open, Seal::Open));
@@ -218,6 +224,7 @@ fn what_is_said_goes_over_the_wire_and_back() {
     let requests = [
         Request::State,
         Request::Token,
+        Request::Quote { nonce: "5a".repeat(32).parse().unwrap() },
         answer,
         Request::Ask { asked: Asked::Seal, name: "c1".parse().unwrap() },
         Request::Respond {

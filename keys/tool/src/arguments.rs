@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use postkeep_keys::{Name, Sum, VolumeId};
 
+use crate::attest::Vouching;
+
 const EXAMPLES: &str = "\
 What a custodian does, in this order:
   postkeep-keys generate --passphrase --out anna.key      once: makes your key. Keep the file; send the line age1… to the owner of the box
@@ -15,12 +17,16 @@ What a custodian does, in this order:
                                                           your share on paper, for the day on which the file is lost
   postkeep-keys unseal --token box.token --identity anna.key --box mail-1.example.com:8444 --reason 'planned work'
                                                           your answer to a box that waits; nobody but that box can read it
+  postkeep-keys unseal --token box.token --identity anna.key --box mail-1.example.com:8444 --reason 'planned work' \
+      --release release.note --release-key release.pub    the same, if the box has a TPM: only if it runs that release, unchanged
   postkeep-keys unseal --token box.token --identity anna.key --offer 'postkeep-offer-1:…' --reason 'no network'
                                                           the same as a text, to be carried to its console
   postkeep-keys prove --box mail-1.example.com:8444 --token box.token --identity anna.key --name anna
                                                           once a quarter: that you still hold your key
   postkeep-keys seal --box mail-1.example.com:8444 --token box.token --identity anna.key --name anna
                                                           closes the box now; it takes a quorum to open it again
+  postkeep-keys restart --box mail-1.example.com:8444 --token box.token --identity anna.key --name anna
+                                                          starts the machine of a sealed box anew, so that its TPM vouches for it again
   postkeep-keys rotate --box mail-1.example.com:8444 --token box.token --identity anna.key --to keys.toml --reason 'ben leaves' --out new.token
                                                           who opens the box from now on; a quorum wants it, each with the same file
   postkeep-keys recover --token box.token --identity anna.key --identity ben.key --out volume.key
@@ -89,6 +95,8 @@ pub(crate) enum Command {
         holding: Holding,
         #[command(flatten)]
         to: To,
+        #[command(flatten)]
+        vouching: Vouching,
         /// Why you open it; it is written into the records of the box.
         #[arg(long, value_name = "TEXT")]
         reason: String,
@@ -102,6 +110,8 @@ pub(crate) enum Command {
         at: At,
         #[command(flatten)]
         trust: Trust,
+        #[command(flatten)]
+        vouching: Vouching,
         /// The file with your key.
         #[arg(long, value_name = "FILE")]
         identity: PathBuf,
@@ -127,6 +137,13 @@ pub(crate) enum Command {
     },
     /// Proves to an open box that you still hold your key. Do it once a quarter.
     Prove {
+        #[command(flatten)]
+        at: At,
+        #[command(flatten)]
+        member: Member,
+    },
+    /// Has the machine of a sealed box started anew, so that its TPM vouches for it again. Any one custodian may.
+    Restart {
         #[command(flatten)]
         at: At,
         #[command(flatten)]
@@ -161,6 +178,8 @@ pub(crate) enum Command {
         holding: Holding,
         #[command(flatten)]
         at: At,
+        #[command(flatten)]
+        vouching: Vouching,
         /// The new key set, in TOML, as `show` describes it [default: the same custodians, with new shares].
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,

@@ -2,6 +2,7 @@
 //! in the image.
 
 mod arguments;
+mod attest;
 mod client;
 mod identities;
 mod online;
@@ -64,20 +65,25 @@ fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Recipient { identity } => work::recipient(&identity),
         Command::Show { file, trust } => work::show(&file, &trust),
         Command::Paper { holding, out, check } => work::paper(&holding, out.as_deref(), check.as_deref()),
-        Command::Unseal { holding, to, reason, paper } => work::unseal(&holding, &to, &reason, paper.as_deref()),
-        Command::Enrol { at, trust, identity, name, out } => online::enrol(&at, &trust, &identity, name.as_ref(), &out),
+        Command::Unseal { holding, to, vouching, reason, paper } => {
+            work::unseal(&holding, &to, &vouching, &reason, paper.as_deref())
+        }
+        Command::Enrol { at, trust, vouching, identity, name, out } => {
+            online::enrol(&at, &trust, &vouching, &identity, name.as_ref(), &out)
+        }
         Command::Token { at, out } => online::token(&at, &out),
         Command::State { at } => online::state(&at),
+        Command::Restart { at, member } => online::respond(&at, Asked::Restart, &member),
         Command::Prove { at, member } => online::respond(&at, Asked::Possession, &member),
         Command::Recover { token, trust, identities, papers, recovery, out } => {
             let purpose = if recovery { Purpose::Recovery } else { Purpose::Opening };
             let brought = recover::Brought { identities: &identities, papers: &papers, purpose };
             recover::recover(&token, &trust, &brought, &out)
         }
-        Command::Rotate { holding, at, to, reason, paper, yes, out } => {
+        Command::Rotate { holding, at, vouching, to, reason, paper, yes, out } => {
             let (to, paper) = (to.as_deref(), paper.as_deref());
             let wanted = rotate::Wanted { to, reason: &reason, paper, is_sure: yes, out: &out };
-            rotate::rotate(&holding, &at, &wanted)
+            rotate::rotate(&holding, &at, &vouching, &wanted)
         }
         Command::Split { keys, volume, out, key, recovery_key } => {
             let into = split::Into { token: &out, opening: &key, recovery: recovery_key.as_deref() };

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use age::Callbacks as _;
 use postkeep_keys::challenge::{Asked, respond as answer_to};
 use postkeep_keys::wire::{Reply, Request, Seal, State};
-use postkeep_keys::{Held, Name, Offer, Purpose, Token};
+use postkeep_keys::{Grade, Held, Name, Offer, Purpose, Token};
 use serde_json::json;
 
 use crate::arguments::{At, Member, Trust};
+use crate::attest::{self, Vouched, Vouching};
 use crate::client::Client;
 use crate::identities;
 use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
@@ -41,6 +42,7 @@ pub(crate) fn token(at: &At, out: &Path) -> Result<Outcome, Failure> {
 pub(crate) fn enrol(
     at: &At,
     trust: &Trust,
+    vouching: &Vouching,
     identity: &Path,
     name: Option<&Name>,
     out: &Path,
@@ -52,6 +54,15 @@ pub(crate) fn enrol(
     for purpose in [Purpose::Opening, Purpose::Recovery] {
         mine.extend(work::shares_of(&token, identity, name, purpose)?);
     }
+    let state = state_of(&client)?;
+    // On the first day nobody knows the box by its TPM yet: what is seen is whether that in the token answers, and what it vouches for.
+    let vouched = match state.offer.as_ref().or(state.changes.as_ref()) {
+        Some(offer) if !vouching.releases.is_empty() => {
+            work::must_be_of(&token, offer)?;
+            Some(attest::vouched(&client, &token, offer, vouching)?)
+        }
+        _ => None,
+    };
     // Whoever tries once more, since the proof did not come through, has it already.
     if !read(out).is_ok_and(|kept| *kept == *note.as_bytes()) {
         write_new(out, note.as_bytes())?;
@@ -70,7 +81,8 @@ pub(crate) fn enrol(
     for held in &mine {
         said += &format!("Your key opens the share of {} for {}.\n", held.name, held.purpose.name());
     }
-    let is_open = state_of(&client)?.seal == Seal::Open;
+    said += vouched.as_ref().map_or("", |vouched| &vouched.said);
+    let is_open = state.seal == Seal::Open;
     let mut names: Vec<Name> = mine.iter().map(|held| held.name.clone()).collect();
     names.sort();
     names.dedup();
@@ -83,7 +95,7 @@ pub(crate) fn enrol(
     said += "Compare the sum with the other custodians, keep the file, and put your share on paper (`postkeep-keys paper`).\n";
     let json = json!({
         "volume": token.volume, "epoch": token.epoch, "token": token.sum(), "file": out, "signature-checked": is_checked,
-        "names": names, "proven": is_open,
+        "names": names, "proven": is_open, "grade": vouched.map(|vouched| vouched.grade),
     });
     Ok(Outcome::new(said, json))
 }
@@ -157,6 +169,9 @@ fn ask(client: &Client, token: &Token, asked: Asked, name: &Name, identity: &Pat
         Reply::Refused => {
             let state = state_of(client)?;
             return Err(refused(match state.seal {
+                Seal::Open if asked == Asked::Restart => {
+                    "the box is open, and is not started anew under its mail; have it sealed first (`seal`)".to_owned()
+                }
                 Seal::Open if state.changes.is_none() => {
                     "the box is being given a new key set; try again in a moment, with the new token".to_owned()
                 }
@@ -177,6 +192,13 @@ fn ask(client: &Client, token: &Token, asked: Asked, name: &Name, identity: &Pat
     Ok(match (client.ask(&Request::Respond { asked, name: name.clone(), response })?, asked) {
         (Reply::Done, Asked::Possession) => format!("The box has written down that {name} holds their key.\n"),
         (Reply::Done, Asked::Seal) => "The box is being sealed: mail stops, and the volume is closed.\n".to_owned(),
+        (Reply::Done, Asked::Restart) => {
+            "The machine is started anew: it offers itself again in some minutes, with another certificate.\n"
+                .to_owned()
+        }
+        (Reply::Failed, Asked::Restart) => {
+            return Err(refused("the box could not do it, and its journal says why; have it switched off and on"));
+        }
         (Reply::Failed, Asked::Possession) => {
             return Err(refused("the box could not write it down; its journal says why. Try again later"));
         }
@@ -199,7 +221,12 @@ pub(crate) fn state_of(client: &Client) -> Result<State, Failure> {
 }
 
 /// Has whoever types say that what answers is their box, and that they want `change`, where they want one.
-pub(crate) fn confirm(client: &Client, state: &State, offer: &Offer, change: Option<&str>) -> Result<(), Failure> {
+pub(crate) fn confirm(
+    client: &Client,
+    state: &State,
+    (offer, vouched): (&Offer, &Vouched),
+    change: Option<&str>,
+) -> Result<(), Failure> {
     let certificate = client.certificate().map_or_else(String::new, |sum| sum.to_string());
     let wanted = change.map_or_else(String::new, |change| format!("What you want:\n{change}"));
     // What the console of a box shows that is open, or that waits.
@@ -208,16 +235,25 @@ pub(crate) fn confirm(client: &Client, state: &State, offer: &Offer, change: Opt
     } else {
         format!("  cause        {}\n  start        {}\n", offer.cause.name(), offer.boot)
     };
+    let is_vouched = vouched.grade >= Grade::A2;
     let question = format!(
-        "A box answers there.\n  volume       {}\n  key set      {}\n{shown}  certificate  {certificate}\n\
-         Compare with its console, or ask somebody who sees it. Whoever stands in between would get your share.\n{wanted}Is it your box{}?",
+        "A box answers there.\n  volume       {}\n  key set      {}\n{shown}  certificate  {certificate}\n{}{}{wanted}{}{}?",
         state.volume,
         state.epoch,
+        vouched.said,
+        if is_vouched {
+            ""
+        } else {
+            "Compare with its console, or ask somebody who sees it. Whoever stands in between would get your share.\n"
+        },
+        if is_vouched { "Shall it have your share" } else { "Is it your box" },
         if change.is_some() { ", and is that what you want" } else { "" },
     );
     match Terminal.confirm(&question, "yes", Some("no")) {
         Some(true) => Ok(()),
         Some(false) => Err(refused("nothing was sent")),
+        // Nobody is there to be asked, and its TPM has said what they would have looked for.
+        None if is_vouched && change.is_none() => Ok(()),
         None => Err(refused(format!(
             "nobody can be asked whether this is your box: give {}--certificate {certificate}, once you have compared it with its console\n{wanted}",
             if change.is_some() { "--yes and " } else { "" },

@@ -9,6 +9,7 @@ use postkeep_keys::{Custodian, KeySet, Offer, Token};
 use serde_json::json;
 
 use crate::arguments::{At, Holding, Trust};
+use crate::attest::{self, Vouching};
 use crate::client::Client;
 use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
 use crate::{online, work};
@@ -31,7 +32,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) out: &'a Path,
 }
 
-pub(crate) fn rotate(holding: &Holding, at: &At, wanted: &Wanted<'_>) -> Result<Outcome, Failure> {
+pub(crate) fn rotate(holding: &Holding, at: &At, vouching: &Vouching, wanted: &Wanted<'_>) -> Result<Outcome, Failure> {
     let out = wanted.out;
     if out.exists() {
         return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
@@ -55,10 +56,13 @@ pub(crate) fn rotate(holding: &Holding, at: &At, wanted: &Wanted<'_>) -> Result<
             seal => format!("the box is {}; it takes a new key set only while it is open", online::named(seal)),
         }));
     };
+    work::must_be_of(&token, offer)?;
+    let vouched = attest::vouched(&client, &token, offer, vouching)?;
     if !wanted.is_sure || at.certificate.is_none() {
-        online::confirm(&client, &state, offer, Some(&change(&token, &set)))?;
+        online::confirm(&client, &state, (offer, &vouched), Some(&change(&token, &set)))?;
     }
-    let (held, answer) = work::answer(&token, holding, offer, wanted.reason, wanted.paper, Some(set.clone()))?;
+    let (held, answer) =
+        work::answer(&token, holding, (offer, vouched.grade), wanted.reason, wanted.paper, Some(set.clone()))?;
     match client.ask(&Request::Answer { answer })? {
         Reply::Counted { progress } => {
             let (count, threshold) = (progress.count, progress.threshold);

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::arguments::{Holding, To, Trust};
+use crate::attest::{self, Vouching};
 use crate::client::Client;
 use crate::identities::{self, Keeping};
 use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
@@ -92,16 +93,23 @@ pub(crate) fn paper(holding: &Holding, out: Option<&Path>, check: Option<&Path>)
     Ok(Outcome::new(said, json!({"name": held.name, "purpose": held.purpose, "file": out})))
 }
 
-pub(crate) fn unseal(holding: &Holding, to: &To, reason: &str, paper: Option<&Path>) -> Result<Outcome, Failure> {
+pub(crate) fn unseal(
+    holding: &Holding,
+    to: &To,
+    vouching: &Vouching,
+    reason: &str,
+    paper: Option<&Path>,
+) -> Result<Outcome, Failure> {
     let (token, _) = token(&holding.token, &holding.trust)?;
     if let Some(offer) = &to.way.offer {
         let offer: Offer = offer.parse().map_err(|why| bad(format!("the offer cannot be read: {why}")))?;
         if offer.cause == Cause::Change {
             return Err(refused("the box that offers this is open; what it offers is for a new key set (`rotate`)"));
         }
-        let (held, answer) = answer(&token, holding, &offer, reason, paper, None)?;
+        let vouched = attest::of_text(&token, vouching)?;
+        let (held, answer) = answer(&token, holding, (&offer, vouched.grade), reason, paper, None)?;
         let json = json!({
-            "name": held.name, "purpose": held.purpose, "boot": offer.boot, "grade": Grade::A1, "answer": answer,
+            "name": held.name, "purpose": held.purpose, "boot": offer.boot, "grade": vouched.grade, "answer": answer,
         });
         return Ok(Outcome::new(answer, json));
     }
@@ -110,10 +118,13 @@ pub(crate) fn unseal(holding: &Holding, to: &To, reason: &str, paper: Option<&Pa
     let Some(offer) = &state.offer else {
         return Err(refused(format!("the box does not wait to be opened: it is {}", online::named(state.seal))));
     };
+    // Before anything is asked of the TPM of another box.
+    must_be_of(&token, offer)?;
+    let vouched = attest::vouched(&client, &token, offer, vouching)?;
     if to.certificate.is_none() {
-        online::confirm(&client, &state, offer, None)?;
+        online::confirm(&client, &state, (offer, &vouched), None)?;
     }
-    let (held, answer) = answer(&token, holding, offer, reason, paper, None)?;
+    let (held, answer) = answer(&token, holding, (offer, vouched.grade), reason, paper, None)?;
     let (said, is_open) = match client.ask(&Request::Answer { answer })? {
         Reply::Counted { progress } => {
             let names: Vec<&str> = progress.answered.iter().map(Name::as_str).collect();
@@ -126,42 +137,41 @@ pub(crate) fn unseal(holding: &Holding, to: &To, reason: &str, paper: Option<&Pa
         _ => return Err(refused("the box does not count the answer; its console and its journal say why")),
     };
     let json = json!({
-        "name": held.name, "purpose": held.purpose, "boot": offer.boot, "grade": Grade::A1, "opens": is_open,
+        "name": held.name, "purpose": held.purpose, "boot": offer.boot, "grade": vouched.grade, "opens": is_open,
         "certificate": client.certificate(),
     });
-    Ok(Outcome::new(said, json))
+    Ok(Outcome::new(vouched.said + &said, json))
 }
 
-/// The share of whoever types, and their answer to `offer`: that the box opens, or is given a new key set.
+/// Makes sure that `offer` is that of the box with `token`.
+pub(crate) fn must_be_of(token: &Token, offer: &Offer) -> Result<(), Failure> {
+    if offer.token == token.sum() {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "the box asks for the shares of another token ({}) than the one you have ({}): it has a new key set, is another box, \
+         or only looks like yours. Ask the other custodians whether they know of a new token before you fetch one",
+        offer.token,
+        token.sum()
+    )))
+}
+
+/// The share of whoever types, and their answer to an offer of which they could make sure so much: that the box opens, or is given a new key set.
 pub(crate) fn answer(
     token: &Token,
     holding: &Holding,
-    offer: &Offer,
+    (offer, grade): (&Offer, Grade),
     reason: &str,
     paper: Option<&Path>,
     change: Option<KeySet>,
 ) -> Result<(Held, String), Failure> {
-    if offer.token != token.sum() {
-        return Err(refused(format!(
-            "the box asks for the shares of another token ({}) than the one you have ({}): it has a new key set, is another box, \
-             or only looks like yours. Ask the other custodians whether they know of a new token before you fetch one",
-            offer.token,
-            token.sum()
-        )));
-    }
+    must_be_of(token, offer)?;
     let held = match paper {
         Some(paper) => from_paper(token, paper, purpose(holding))?,
         None => from_identity(token, holding)?,
     };
-    // Neither a line on a console nor a certificate that nobody vouches for says what runs there.
-    let answer = Answer {
-        token: offer.token,
-        boot: offer.boot,
-        held: held.clone(),
-        grade: Grade::A1,
-        reason: reason.to_owned(),
-        change,
-    };
+    let answer =
+        Answer { token: offer.token, boot: offer.boot, held: held.clone(), grade, reason: reason.to_owned(), change };
     Ok((held, envelope::armour(&answer.seal(offer).map_err(bad)?)))
 }
 
@@ -179,18 +189,19 @@ pub(crate) fn token_of(note: &[u8], place: &str, trust: &Trust) -> Result<(Token
             Terminal::say(&format!("Nobody's signature under {place} was checked: --box-key has it checked."));
             Ok((token, false))
         }
-        Some(given) => {
-            let keys = match given.parse::<VerifierKey>() {
-                Ok(key) => vec![key],
-                Err(_) if Path::new(given).exists() => {
-                    let text = read(Path::new(given))?;
-                    VerifierKey::of_lines(&String::from_utf8_lossy(&text))
-                        .map_err(|error| bad(format!("{given}: {error}")))?
-                }
-                Err(error) => return Err(bad(format!("{error}; there is no file of that name either"))),
-            };
-            Ok((Token::open(note, &keys).map_err(named)?, true))
+        Some(given) => Ok((Token::open(note, &keys_of(given)?).map_err(named)?, true)),
+    }
+}
+
+/// The key that was typed, or those in the file that was named.
+pub(crate) fn keys_of(given: &str) -> Result<Vec<VerifierKey>, Failure> {
+    match given.parse::<VerifierKey>() {
+        Ok(key) => Ok(vec![key]),
+        Err(_) if Path::new(given).exists() => {
+            let text = read(Path::new(given))?;
+            VerifierKey::of_lines(&String::from_utf8_lossy(&text)).map_err(|error| bad(format!("{given}: {error}")))
         }
+        Err(error) => Err(bad(format!("{error}; there is no file of that name either"))),
     }
 }
 

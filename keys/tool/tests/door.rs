@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 use postkeep_keys::wire::{Request, Seal, State};
 use postkeep_keys::{KeySet, Sum, System, Token};
 use postkeep_notes::SignerKey;
+use postkeep_sealed::chip::Chip;
 use postkeep_sealed::door::{Door, Identity};
 use postkeep_sealed::line;
 use postkeep_sealed::opener::{Opener, Place, TOKEN};
 use postkeep_sealed::volume::Volume;
+use postkeep_tests::tpm::Machine;
 use tempfile::TempDir;
 
 use program::{keys, refused, said};
@@ -42,6 +44,17 @@ struct House {
 
 impl House {
     fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// With a TPM.
+    fn with(machine: Option<&Machine>) -> Self {
+        let chip = machine.map(|machine| Chip {
+            tpm: machine.tpm(),
+            log: machine.file("log"),
+            signed: machine.file("signed"),
+            signer: machine.file("signer"),
+        });
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let mut set = "threshold = 2\n".to_owned();
@@ -50,10 +63,13 @@ impl House {
             set += &format!("[[custodian]]\nname = \"{name}\"\nrecipients = [\"{}\"]\n", said(&output).trim());
         }
         let volume = VOLUME.parse().unwrap();
-        let made = Token::make(&KeySet::parse(&set).unwrap(), &volume, 1, &mut System).unwrap();
+        let mut token = Token::make(&KeySet::parse(&set).unwrap(), &volume, 1, &mut System).unwrap().token;
+        if let Some(chip) = &chip {
+            token = token.with_tpm(chip.enrol(None).unwrap()).unwrap();
+        }
         fs::create_dir(path("postkeep")).unwrap();
         let box_key = SignerKey::generate("box.example").unwrap();
-        fs::write(path(TOKEN), made.token.sign(&box_key).unwrap()).unwrap();
+        fs::write(path(TOKEN), token.sign(&box_key).unwrap()).unwrap();
         fs::create_dir_all(path("data/keys")).unwrap();
         box_key.write(&path("data/keys/box.key")).unwrap();
         fs::write(path("header"), HEADER).unwrap();
@@ -79,6 +95,8 @@ impl House {
             volume,
             systemctl: path("systemctl"),
             unopened: path("unopened"),
+            chip,
+            certificate: path("certificate"),
         };
         let opener = Opener::start(place).unwrap().unwrap();
         let socket = path("opener.socket");
@@ -86,6 +104,7 @@ impl House {
         std::thread::spawn(move || line::serve(&listener, move |request| behind.handle(request)));
         let identity = Identity::new().unwrap();
         let certificate = Sum::of(identity.certificate());
+        fs::write(path("certificate"), format!("{certificate}\n")).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let door = Door::new(identity, socket).unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -106,10 +125,14 @@ impl House {
     }
 
     fn unseal(&self, name: &str) -> Output {
+        self.unseal_with(name, &[])
+    }
+
+    fn unseal_with(&self, name: &str, more: &[&str]) -> Output {
         let (key, token) = (self.path(&format!("{name}.key")), self.path("box.token"));
         let files =
             ["--identity", key.to_str().unwrap(), "--token", token.to_str().unwrap(), "--reason", "planned work"];
-        self.at_the_box("unseal", &files)
+        self.at_the_box("unseal", &[&files[..], more].concat())
     }
 
     fn state(&self) -> State {
@@ -260,6 +283,80 @@ fn a_quorum_gives_an_open_box_a_new_key_set_and_whoever_has_gone_counts_no_more(
         ["--identity", house.path("dora.key").to_str().unwrap(), "--out", new.to_str().unwrap()].map(str::to_owned);
     let enrol: Vec<&str> = enrol.iter().map(String::as_str).collect();
     assert!(said(&house.at_the_box("enrol", &enrol)).contains("the share of dora for opening"));
+}
+
+/// The manifest of a release whose system leaves `value` in PCR 11, and the key that it is signed with.
+fn release(folder: &Path, name: &str, value: Sum) -> [String; 2] {
+    let none = "0".repeat(64);
+    let text = format!(
+        "format = 1\nproduct = \"postkeep\"\nversion = \"0.1.0\"\nissued = \"2026-11-28T20:38:06Z\"\narchitecture = \"x86-64\"\n\
+         root-hash = \"{none}\"\nsecure-boot-certificate = \"{none}\"\n[data-format]\nreads = [1]\nwrites = 1\n\
+         [pcr-11]\n\"enter-initrd:leave-initrd\" = \"{value}\"\n\
+         [[file]]\nname = \"postkeep.efi\"\nrole = \"uki\"\nsize = 1\nsha256 = \"{none}\"\n"
+    );
+    let key = SignerKey::generate("release.example").unwrap();
+    let file = folder.join(name);
+    fs::write(&file, postkeep_notes::sign(&text, &[&key]).unwrap()).unwrap();
+    [file.to_str().unwrap().to_owned(), key.verifier().to_string()]
+}
+
+/// Oracle: swtpm.
+#[test]
+fn a_box_with_a_tpm_gets_shares_while_it_runs_a_release_that_is_known_and_no_others() {
+    let Some(mut machine) = Machine::new() else { return };
+    let system = "11".repeat(32);
+    machine.measure(11, &system);
+    let house = House::with(Some(&machine));
+    let token = house.path("box.token");
+    said(&house.at_the_box("token", &["--out", token.to_str().unwrap()]));
+    let extended = |measured: &[u8]| Sum::of(&[&[0; 32][..], measured].concat());
+    let [known, known_by] = release(house.folder.path(), "release.note", extended(&[0x11; 32]));
+    let [other, other_by] = release(house.folder.path(), "other.note", extended(&[0x22; 32]));
+    let vouching = ["--release", &known, "--release-key", &known_by];
+
+    let error = refused(&house.unseal("anna"), 3);
+    assert!(error.contains("has a TPM that can vouch for what runs there: say with --release"), "{error}");
+    let error = refused(&house.unseal_with("anna", &["--release", &known, "--release-key", &other_by]), 2);
+    assert!(error.contains("release.note"), "not signed by that key: {error}");
+    let error = refused(&house.unseal_with("anna", &["--release", &other, "--release-key", &other_by]), 3);
+    assert!(error.contains("none of the releases that are known (Postkeep 0.1.0)"), "{error}");
+    let offer = house.state().offer.unwrap().to_string();
+    let key = house.path("anna.key");
+    let text =
+        ["--offer", &offer, "--identity", key.to_str().unwrap(), "--token", token.to_str().unwrap(), "--reason", "?"];
+    let error = refused(&keys(&[&["unseal"], &text[..]].concat()), 3);
+    assert!(error.contains("carries no word of it") && error.contains("--unattested"), "{error}");
+    said(&keys(&[&["unseal", "--unattested"], &text[..]].concat()));
+    // Whoever stands in between shows another certificate than the one that the TPM vouches for.
+    fs::write(house.path("certificate"), Sum::of(b"another").to_string()).unwrap();
+    let error = refused(&house.unseal_with("anna", &vouching), 3);
+    assert!(error.contains("somebody stands between you and the box"), "{error}");
+    fs::write(house.path("certificate"), house.certificate.to_string()).unwrap();
+    assert_eq!(house.state().progress[0].count, 0, "nobody's share was given");
+
+    let outcome = said(&house.unseal_with("anna", &[&vouching[..], &["--json"]].concat()));
+    let outcome: serde_json::Value = serde_json::from_str(&outcome).unwrap();
+    assert_eq!(outcome["grade"], "A2", "{outcome}");
+    // With the TPM's word nobody has to compare certificates.
+    let address = house.address.to_string();
+    let ben = house.path("ben.key");
+    let files = ["--identity", ben.to_str().unwrap(), "--token", token.to_str().unwrap(), "--reason", "work"];
+    let text = said(&keys(&[&["unseal", "--box", &address], &files[..], &vouching].concat()));
+    assert!(text.contains("Its TPM vouches for it: Postkeep 0.1.0") && text.contains("the box opens"), "{text}");
+    house.until(Seal::Open);
+
+    // A machine that was open and only seems to start: its TPM knows.
+    let again = House::with(Some(&machine));
+    fs::copy(again.path(TOKEN), again.path("box.token")).unwrap();
+    let error = refused(&again.unseal_with("anna", &vouching), 3);
+    assert!(error.contains("its volume has been open since the machine was started"), "{error}");
+    // Another command line.
+    machine.start_again();
+    machine.measure(11, &"33".repeat(32));
+    let changed = House::with(Some(&machine));
+    fs::copy(changed.path(TOKEN), changed.path("box.token")).unwrap();
+    let error = refused(&changed.unseal_with("anna", &vouching), 3);
+    assert!(error.contains("another boot file, or another command line in it"), "{error}");
 }
 
 #[test]

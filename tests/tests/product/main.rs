@@ -34,5 +34,6 @@ mod smuggling;
 mod suppression;
 mod suppression_calls;
 mod tls;
+mod tpm;
 mod unsubscribe;
 mod update_mirror;

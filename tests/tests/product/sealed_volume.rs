@@ -102,7 +102,7 @@ fn a_new_volume_is_given_to_its_custodians_and_opened_by_a_quorum_only() {
         kept = true;
         Ok(())
     };
-    let token = give(&volume, &first, &house.set, &box_key, folder.path(), keep).unwrap();
+    let token = give(&volume, &first, &house.set, &box_key, folder.path(), None, keep).unwrap();
     assert!(kept);
     // The key that it was made with opens it no more, and its slot is gone.
     assert!(volume.is_opened_by(&first, FIRST_SLOT).is_err());
@@ -138,7 +138,7 @@ fn nothing_is_given_where_the_first_key_is_not_the_volume_s() {
     let box_key = SignerKey::generate("box.example").unwrap();
     let give = |key: &Secret, why: Option<&str>| {
         let keep = |_: &_, _: &_, _| why.map_or(Ok(()), |why| Err(GiveError::Keep(why.to_owned())));
-        give(&volume, key, &house().set, &box_key, folder.path(), keep).unwrap_err().to_string()
+        give(&volume, key, &house().set, &box_key, folder.path(), None, keep).unwrap_err().to_string()
     };
     let error = give(&Secret::new(&mut System), None);
     assert!(error.contains("none of the volume's slots"), "{error}");
@@ -171,7 +171,7 @@ fn a_volume_in_use_is_given_to_others_and_those_before_open_it_no_more() {
     fs::create_dir(folder.path().join("postkeep")).unwrap();
     let (volume, first) = new_volume(folder.path(), &program);
     let (house, box_key) = (house(), SignerKey::generate("box.example").unwrap());
-    let mut token = give(&volume, &first, &house.set, &box_key, folder.path(), |_, _, _| Ok(())).unwrap();
+    let mut token = give(&volume, &first, &house.set, &box_key, folder.path(), None, |_, _, _| Ok(())).unwrap();
     // There and back: the third key set has the slots of the first one.
     for (who, set, after) in [
         (&[0, 1][..], other_set(&house), &[4, 0, 2][..]),
@@ -188,7 +188,7 @@ fn a_volume_in_use_is_given_to_others_and_those_before_open_it_no_more() {
             copied = true;
             Ok(())
         };
-        let changed = change(&volume, (&opens, at), (&token, &set), &box_key, folder.path(), copy).unwrap();
+        let changed = change(&volume, (&opens, at), (&token, &set), &box_key, folder.path(), None, copy).unwrap();
         let Changed { token: new, note } = changed;
         assert!(copied);
         assert_eq!(fs::read_to_string(folder.path().join(TOKEN)).unwrap(), note);
@@ -209,7 +209,7 @@ fn a_volume_in_use_is_given_to_others_and_those_before_open_it_no_more() {
     }
     let slots = volume.slots().unwrap();
     let wrong = (&Secret::new(&mut System), slot(Purpose::Opening, token.epoch));
-    let error = change(&volume, wrong, (&token, &house.set), &box_key, folder.path(), || Ok(())).unwrap_err();
+    let error = change(&volume, wrong, (&token, &house.set), &box_key, folder.path(), None, || Ok(())).unwrap_err();
     assert!(error.to_string().contains("none of the volume's slots"), "{error}");
     // Those whose slots are to stay have none: nothing is taken away.
     let error = remove_all_but(&volume, &[9]).unwrap_err();
@@ -219,16 +219,17 @@ fn a_volume_in_use_is_given_to_others_and_those_before_open_it_no_more() {
     let (opens, at) = key(&house, &token, &[0, 1]);
     let note = fs::read(folder.path().join(TOKEN)).unwrap();
     let back = || fs::write(folder.path().join(TOKEN), &note);
-    let error = change(&volume, (&opens, at), (&token, &house.set), &box_key, folder.path(), back).unwrap_err();
+    let error = change(&volume, (&opens, at), (&token, &house.set), &box_key, folder.path(), None, back).unwrap_err();
     assert!(matches!(error, GiveError::OtherToken), "{error}");
     assert!(volume.is_opened_by(&opens, at).unwrap());
     // What lies there is not what the box asks for: its slots are nobody's to take.
     fs::write(folder.path().join(TOKEN), "another").unwrap();
-    let error = change(&volume, (&opens, at), (&token, &house.set), &box_key, folder.path(), || Ok(())).unwrap_err();
+    let error =
+        change(&volume, (&opens, at), (&token, &house.set), &box_key, folder.path(), None, || Ok(())).unwrap_err();
     assert!(matches!(error, GiveError::OtherToken), "{error}");
     fs::write(folder.path().join(TOKEN), &note).unwrap();
     let other_disk = || Err(std::io::Error::other("it does not answer"));
-    change(&volume, (&opens, at), (&token, &house.set), &box_key, folder.path(), other_disk).unwrap();
+    change(&volume, (&opens, at), (&token, &house.set), &box_key, folder.path(), None, other_disk).unwrap();
     assert!(volume.is_opened_by(&opens, at).unwrap(), "the other disk has the token before");
 }
 
@@ -257,10 +258,10 @@ fn wherever_the_power_goes_those_in_the_token_open_the_volume_and_a_second_try_g
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("postkeep")).unwrap();
         let (volume, first) = new_volume(folder.path(), &program);
-        let before = give(&volume, &first, &house.set, &box_key, folder.path(), |_, _, _| Ok(())).unwrap();
+        let before = give(&volume, &first, &house.set, &box_key, folder.path(), None, |_, _, _| Ok(())).unwrap();
         let (opens, at) = key(&house, &before, &[0, 2]);
         let dying = Volume { program: mortal(folder.path(), &program, alive, after), ..volume.clone() };
-        let went = change(&dying, (&opens, at), (&before, &set), &box_key, folder.path(), || Ok(()));
+        let went = change(&dying, (&opens, at), (&before, &set), &box_key, folder.path(), None, || Ok(()));
         let is_through = went.is_ok();
         // The next start: what lies on the boot partition says who opens the volume, and only they do.
         let found = Token::unverified(&fs::read(folder.path().join(TOKEN)).unwrap()).unwrap();
@@ -273,7 +274,7 @@ fn wherever_the_power_goes_those_in_the_token_open_the_volume_and_a_second_try_g
         let mut slots = volume.slots().unwrap();
         slots.sort_unstable();
         assert_eq!(slots, slots_of(&found));
-        let again = change(&volume, (&opens, at), (&found, &set), &box_key, folder.path(), || Ok(())).unwrap();
+        let again = change(&volume, (&opens, at), (&found, &set), &box_key, folder.path(), None, || Ok(())).unwrap();
         let (opens, at) = key(&house, &again.token, &[0, 2, 4]);
         assert!(volume.is_opened_by(&opens, at).unwrap());
         if is_through {

@@ -16,6 +16,7 @@ use postkeep_keys::wire::{Reply, Request, Seal};
 use postkeep_keys::{KeySet, Secret, System};
 use postkeep_notes::SignerKey;
 use postkeep_sealed::cause::{Last, leave};
+use postkeep_sealed::chip;
 use postkeep_sealed::first::{self, open_and_keep};
 use postkeep_sealed::line;
 use postkeep_sealed::opener::{Opener, Place, TOKEN};
@@ -29,6 +30,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const CLOSES_WITHIN: Duration = Duration::from_secs(60);
 /// Says that the volume did not open in this start; a version on trial is not waited for then (`postkeep-update again`).
 const UNOPENED: &str = "/run/postkeep-opener.unopened";
+/// The sum of the certificate of the door of the seal.
+const CERTIFICATE: &str = "/run/postkeep-door/fingerprint";
 /// The volume is to be closed, and is not yet.
 const CLOSING: &str = "/run/postkeep-opener.closing";
 /// Of a key set, in octets: a seed has no more.
@@ -138,6 +141,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 volume: volume.clone(),
                 systemctl: "systemctl".into(),
                 unopened: UNOPENED.into(),
+                chip: chip::of_this_machine(),
+                certificate: CERTIFICATE.into(),
             };
             // Sealing has ended what used the volume, and did not get it closed: nothing else is done before it is.
             if Path::new(CLOSING).exists() {
@@ -208,7 +213,8 @@ fn give_volume(boot: &Path, volume: &Volume, key: &Path, keys: &Path, mounted: &
     let secret = Secret::fill(|octets| first = File::open(key).and_then(|mut file| file.read_exact(octets)));
     first?;
     let box_key = SignerKey::generate(&box_name(&volume.id()?.to_string()))?;
-    let given = first::give(volume, &secret, &set, &box_key, boot, |id, passphrase, slot| {
+    let chip = chip::of_this_machine();
+    let given = first::give(volume, &secret, &set, &box_key, boot, chip.as_ref(), |id, passphrase, slot| {
         open_and_keep(volume, (id, passphrase, slot), &box_key, mounted)
     });
     let token = match given {

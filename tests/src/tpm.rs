@@ -1,0 +1,110 @@
+//! A machine with a TPM that nobody here wrote: swtpm, with what a start measures put into it by tpm2-tools.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::tools::{self, needs};
+
+const STARTS: Duration = Duration::from_secs(10);
+
+/// A machine whose power is on; it goes off when this is dropped.
+#[derive(Debug)]
+pub struct Machine {
+    swtpm: PathBuf,
+    running: Child,
+    port: u16,
+    extend: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.cut_power();
+    }
+}
+
+impl Machine {
+    /// A new one, with the log of a boot that measured nothing; or nothing, where the programs are not here and that is allowed.
+    pub fn new() -> Option<Self> {
+        let (swtpm, extend) = (needs(tools::find("swtpm"))?, needs(tools::find("tpm2_pcrextend"))?);
+        let folder = tempfile::tempdir().expect("a folder");
+        let (running, port) = power_on(&swtpm, folder.path());
+        let machine = Self { swtpm, running, port, extend, folder };
+        let mut log = vec![0, 0, 0, 0, 3, 0, 0, 0];
+        log.extend([0; 20]);
+        log.extend([33, 0, 0, 0]);
+        log.extend(b"Spec ID Event03\0");
+        log.extend([0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 11, 0, 32, 0, 0]);
+        fs::write(machine.file("log"), log).expect("write the log");
+        Some(machine)
+    }
+
+    /// A file of it: `log` is there.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// How its TPM is reached, as tpm2-tss names it.
+    pub fn tpm(&self) -> String {
+        format!("swtpm:host=127.0.0.1,port={}", self.port)
+    }
+
+    /// A digest, in hexadecimal digits, is measured into a register.
+    pub fn measure(&self, register: u32, digest: &str) {
+        let done = Command::new(&self.extend)
+            .arg(format!("{register}:sha256={digest}"))
+            .env("TPM2TOOLS_TCTI", self.tpm())
+            .output()
+            .expect("run tpm2_pcrextend");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// Its power goes and comes back: the registers are empty, and what the TPM has in itself is there.
+    pub fn start_again(&mut self) {
+        self.cut_power();
+        (self.running, self.port) = power_on(&self.swtpm, self.folder.path());
+    }
+
+    fn cut_power(&mut self) {
+        let _ = self.running.kill();
+        let _ = self.running.wait();
+    }
+}
+
+fn power_on(program: &Path, folder: &Path) -> (Child, u16) {
+    let state = folder.join("state");
+    fs::create_dir_all(&state).expect("a folder for the TPM");
+    // Another test may take the ports in between.
+    (0..20).find_map(|_| try_power_on(program, &state)).expect("swtpm starts")
+}
+
+fn try_power_on(program: &Path, state: &Path) -> Option<(Child, u16)> {
+    // Two ports beside each other, for what is asked and for its power.
+    let first = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = first.local_addr().expect("its number").port();
+    let power = port.checked_add(1)?;
+    drop((first, TcpListener::bind(("127.0.0.1", power)).ok()?));
+    let mut child = Command::new(program)
+        .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear", "--tpmstate"])
+        .arg(format!("dir={}", state.display()))
+        .args(["--server", &format!("type=tcp,port={port},bindaddr=127.0.0.1")])
+        .args(["--ctrl", &format!("type=tcp,port={power},bindaddr=127.0.0.1")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start swtpm");
+    let began = Instant::now();
+    // The port for its power: whoever connects to the other one is its only guest.
+    while TcpStream::connect(("127.0.0.1", power)).is_err() {
+        if child.try_wait().expect("ask for swtpm").is_some() || began.elapsed() >= STARTS {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Some((child, port))
+}
