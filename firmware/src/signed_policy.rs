@@ -49,11 +49,29 @@ struct Entry {
 /// The TPM's digest of the policy "PCR 11 of the SHA-256 bank has this value".
 #[must_use]
 pub fn policy_of_11(value: Digest) -> Digest {
+    /// Bit 11.
+    const SELECTED: [u8; 3] = [0, 0x08, 0];
+    policy_of_register(Digest::ZERO, SELECTED, value)
+}
+
+/// The TPM's digest of the policy "what the key called `signer` has signed, and PCR 7 has this value". `signer` is its name as a TPM has it.
+#[must_use]
+pub fn policy_of_signer_and_7(signer: &[u8], value: Digest) -> Digest {
+    /// `TPM2_CC_PolicyAuthorize`, which forgets what was before it (part 3, 23.16).
+    const COMMAND: [u8; 4] = [0, 0, 1, 0x6a];
+    /// Bit 7.
+    const SELECTED: [u8; 3] = [0x80, 0, 0];
+    let authorized = Digest::of_parts([&Digest::ZERO.0[..], &COMMAND, signer]);
+    // Once more, with what the signature is for beside the policy: nothing.
+    policy_of_register(Digest::of(&authorized.0), SELECTED, value)
+}
+
+fn policy_of_register(before: Digest, selected: [u8; 3], value: Digest) -> Digest {
     /// `TPM2_CC_PolicyPCR`
     const COMMAND: [u8; 4] = [0, 0, 1, 0x7f];
-    /// One selection: SHA-256, three bytes, bit 11.
-    const SELECTION: [u8; 10] = [0, 0, 0, 1, 0, 0x0b, 3, 0, 0x08, 0];
-    Digest::of_parts([&Digest::ZERO.0[..], &COMMAND, &SELECTION, &Digest::of(&value.0).0])
+    /// One selection: SHA-256, three bytes.
+    const SELECTION: [u8; 7] = [0, 0, 0, 1, 0, 0x0b, 3];
+    Digest::of_parts([&before.0[..], &COMMAND, &SELECTION, &selected, &Digest::of(&value.0).0])
 }
 
 /// An RSA key that signs values of PCR 11.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use postkeep_firmware::attestation::{AttestationKey, KeyError, OPENED, REGISTERS, SECURE_BOOT, SYSTEM};
 use postkeep_firmware::digest::Digest as Value;
-use postkeep_firmware::signed_policy::{self, PolicyError, policy_of_11};
+use postkeep_firmware::signed_policy::{self, PolicyError, policy_of_11, policy_of_signer_and_7};
 use postkeep_keys::tpm::{Quoted, Register, Sealed, Tpm};
 use postkeep_keys::{Octets, Secret, Sum};
 use tss_esapi::Context;
@@ -22,8 +22,8 @@ use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
-    Data, Digest, DigestValues, EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, KeyedHashScheme, Nonce,
-    PcrSelectionList, PcrSlot, Private, Public, PublicBuilder, PublicEccParametersBuilder, PublicKeyRsa,
+    Data, Digest, DigestValues, EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, KeyedHashScheme, Name,
+    Nonce, PcrSelectionList, PcrSlot, Private, Public, PublicBuilder, PublicEccParametersBuilder, PublicKeyRsa,
     PublicKeyedHashParameters, PublicRsaParametersBuilder, RsaExponent, RsaScheme, RsaSignature, SensitiveData,
     Signature, SignatureScheme, SymmetricDefinition, SymmetricDefinitionObject,
 };
@@ -67,7 +67,10 @@ pub enum ChipError {
     #[error(transparent)]
     Policy(#[from] PolicyError),
     /// See the text.
-    #[error("no signature lets the TPM give its secret to what was started: PCR 11 is {0}")]
+    #[error(
+        "the TPM gives its part of the key to a start as its builder has signed it, and only until the system's services have begun: \
+         start the machine anew (PCR 11 is {0})"
+    )]
     NotSigned(Value),
     /// See the text.
     #[error(transparent)]
@@ -90,20 +93,24 @@ pub fn of_this_machine() -> Option<Chip> {
 }
 
 impl Chip {
-    /// What a token says of it, with a secret that it keeps, where one is given to it.
+    /// What a token says of it, with a secret that it keeps, where one is given to it: for starts under the same Secure Boot as now, until the
+    /// system's services begin. That it gives the secret back is tried, where it still does.
     ///
     /// # Errors
-    /// It does not answer, or would not give the secret back to the start that this is.
+    /// It does not answer, or does not give the secret back.
     pub fn enrol(&self, secret: Option<&Secret>) -> Result<Tpm, ChipError> {
         let mut context = self.context()?;
         let (handle, key) = attestation_key(&mut context)?;
         context.flush_context(handle.into())?;
         let secure_boot = register(&mut context, SECURE_BOOT)?;
         let sealed = secret.map(|secret| self.seal(&mut context, secret)).transpose()?;
-        if let (Some(secret), Some(sealed)) = (secret, &sealed)
-            && self.open(&mut context, sealed)? != *secret
-        {
-            return Err(ChipError::Strange("it gives back another secret than it was given"));
+        if let (Some(secret), Some(sealed)) = (secret, &sealed) {
+            match self.open(&mut context, sealed) {
+                Ok(given) if given == *secret => {}
+                Ok(_) => return Err(ChipError::Strange("it gives back another secret than it was given")),
+                Err(ChipError::NotSigned(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(Tpm { key: Octets(key.public().to_vec()), secure_boot: sum(secure_boot), sealed })
     }
@@ -171,16 +178,16 @@ impl Chip {
     }
 
     fn seal(&self, context: &mut Context, secret: &Secret) -> Result<Sealed, ChipError> {
-        let policy = self.policy(context, SessionType::Trial)?;
-        let digest = context.policy_get_digest(PolicySession::try_from(policy)?)?;
-        context.flush_context(SessionHandle::from(policy).into())?;
+        let (signer, name) = self.signer(context)?;
+        context.flush_context(signer.into())?;
+        let policy = policy_of_signer_and_7(name.value(), register(context, SECURE_BOOT)?);
         let attributes =
             ObjectAttributesBuilder::new().with_fixed_tpm(true).with_fixed_parent(true).with_no_da(true).build()?;
         let public = PublicBuilder::new()
             .with_public_algorithm(PublicAlgorithm::KeyedHash)
             .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
             .with_object_attributes(attributes)
-            .with_auth_policy(digest)
+            .with_auth_policy(Digest::try_from(policy.0.to_vec())?)
             .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
             .with_keyed_hash_unique_identifier(Digest::default())
             .build()?;
@@ -197,7 +204,7 @@ impl Chip {
         let (private, public) = (Private::try_from(sealed.private.0.clone())?, Public::unmarshall(&sealed.public.0)?);
         let handle = context
             .execute_with_session(Some(AuthSession::Password), |context| context.load(parent, private, public))?;
-        let policy = self.policy(context, SessionType::Policy)?;
+        let policy = self.policy(context)?;
         let data = encrypted(context, parent, Some(policy), |context| context.unseal(handle.into()))?;
         let octets = data.value();
         let mut is_whole = false;
@@ -210,19 +217,31 @@ impl Chip {
         if is_whole { Ok(secret) } else { Err(ChipError::Strange("what it has sealed is no secret of ours")) }
     }
 
-    /// A session in which the TPM has seen that this start is one for which the builder of its boot file has signed, under the same Secure Boot
-    /// as now.
-    fn policy(&self, context: &mut Context, kind: SessionType) -> Result<AuthSession, ChipError> {
-        let session = context
-            .start_auth_session(None, None, None, kind, SymmetricDefinition::AES_128_CFB, HashingAlgorithm::Sha256)?
-            .ok_or(ChipError::Strange("it opens no session"))?;
-        let policy = PolicySession::try_from(session)?;
+    /// The key that signs values of PCR 11, in the TPM, and what the TPM calls it.
+    fn signer(&self, context: &mut Context) -> Result<(KeyHandle, Name), ChipError> {
         let signer = signed_policy::rsa_key(&read(&self.signer)?)?;
-        let value = register(context, SYSTEM)?;
-        let signature = signed_policy::signature_of(&read(&self.signed)?, value)?.ok_or(ChipError::NotSigned(value))?;
-        let approved = policy_of_11(value);
         let key = context.load_external_public(public_of(&signer)?, Hierarchy::Owner)?;
         let (_, name, _) = context.read_public(key)?;
+        Ok((key, name))
+    }
+
+    /// A session in which the TPM has seen that this start is one for which the builder of its boot file has signed, and which Secure Boot it has.
+    fn policy(&self, context: &mut Context) -> Result<AuthSession, ChipError> {
+        let value = register(context, SYSTEM)?;
+        let signature = signed_policy::signature_of(&read(&self.signed)?, value)?.ok_or(ChipError::NotSigned(value))?;
+        let session = context
+            .start_auth_session(
+                None,
+                None,
+                None,
+                SessionType::Policy,
+                SymmetricDefinition::AES_128_CFB,
+                HashingAlgorithm::Sha256,
+            )?
+            .ok_or(ChipError::Strange("it opens no session"))?;
+        let policy = PolicySession::try_from(session)?;
+        let approved = policy_of_11(value);
+        let (key, name) = self.signer(context)?;
         let ticket = context.verify_signature(
             key,
             Digest::try_from(Value::of(&approved.0).0.to_vec())?,

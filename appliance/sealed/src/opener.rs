@@ -17,7 +17,7 @@ use postkeep_keys::possession::{Possession, Proven};
 use postkeep_keys::tpm::{Nonce, Quoted, question};
 use postkeep_keys::unseal::Opening;
 use postkeep_keys::wire::{Reply, Request};
-use postkeep_keys::{KeySet, LARGEST_TOKEN, Name, Random, Secret, Sum, System, Token, TokenError, passphrase};
+use postkeep_keys::{KeySet, LARGEST_TOKEN, Name, Purpose, Random, Secret, Sum, System, Token, TokenError, passphrase};
 use postkeep_notes::SignerKey;
 
 use crate::cause::{Last, cause, leave};
@@ -78,6 +78,9 @@ pub struct Opener {
     possession: Mutex<Option<Possession>>,
     /// Held while slots of the volume come or go.
     slots: Mutex<()>,
+    /// What the TPM has given, and for which epoch: it gives it only until the system's services begin, and a new key set needs it later. It opens nothing
+    /// without shares. Gone with this program, which ends when the box is sealed.
+    kept: Mutex<Option<(u64, Secret)>>,
     /// Held while the TPM is asked for its word: it answers one at a time, and slowly.
     quoting: Mutex<()>,
     /// Who asks or waits for it.
@@ -144,6 +147,7 @@ impl Opener {
             keeper: Mutex::new(keeper),
             possession: Mutex::default(),
             slots: Mutex::default(),
+            kept: Mutex::default(),
             quoting: Mutex::default(),
             asking: AtomicUsize::new(0),
             refusals: Mutex::default(),
@@ -264,11 +268,13 @@ impl Opener {
         let unless_open = Undo(self, Keeper::did_not_open);
         let token = self.keeper().token().clone();
         let custodians = opening.listed();
-        let opened = self.opens(opening, &token).and_then(|(passphrase, slot)| {
-            self.place.volume.open(&token.volume, &passphrase, slot).map_err(|error| error.to_string())
+        let opened = self.opens(opening, &token).and_then(|(passphrase, slot, kept)| {
+            self.place.volume.open(&token.volume, &passphrase, slot).map_err(|error| error.to_string())?;
+            self.keep(token.epoch, kept);
+            Ok(())
         });
         match opened {
-            Ok(_) => {}
+            Ok(()) => {}
             // One that took too long, and was opened all the same.
             Err(_) if self.place.volume.is_open() => {}
             Err(error) => {
@@ -284,12 +290,7 @@ impl Opener {
                 return;
             }
         }
-        // Before anything of it is used: from now on a program that takes mail may be somebody else's.
-        if let Some(Err(error)) = token.tpm.as_ref().and(self.place.chip.as_ref()).map(Chip::mark_opened) {
-            log::error!(
-                "the TPM takes no mark that the volume was open; once it is sealed again, start the machine anew: {error}"
-            );
-        }
+        self.mark_opened(&token);
         // Before anybody hears of it: a cut from now on is one.
         self.leave_word();
         self.keeper().opened(&mut System);
@@ -299,6 +300,15 @@ impl Opener {
         self.start_what_waits();
         // A first boot that was cut between its last two steps, or those before a new key set: what opened it is the one that holds.
         self.retire(token.epoch);
+    }
+
+    /// Before anything of the volume is used: from now on a program that takes mail may be somebody else's, and custodians will see it.
+    fn mark_opened(&self, token: &Token) {
+        if let Some(Err(error)) = token.tpm.as_ref().and(self.place.chip.as_ref()).map(Chip::mark_opened) {
+            log::error!(
+                "the TPM takes no mark that the volume was open; once it is sealed again, start the machine anew: {error}"
+            );
+        }
     }
 
     /// Takes away the slots of whoever opened the volume before those of `epoch`, who have shown that they can, once both disks say who they are.
@@ -345,11 +355,11 @@ impl Opener {
         let changed = SignerKey::read(&self.place.data.join(BOX_KEY), None)
             .map_err(|error| GiveError::BoxKey(error.to_string()))
             .and_then(|box_key| {
-                let (passphrase, slot) = opens?;
+                let (passphrase, slot, _) = opens?;
                 let Place { volume, boot, chip, .. } = &self.place;
                 change(volume, (&passphrase, slot), (&before, set), &box_key, boot, chip.as_ref(), || self.copy())
             });
-        let Changed { token, note } = match changed {
+        let Changed { token, note, kept } = match changed {
             Ok(changed) => changed,
             Err(error) => {
                 KEY_SET_UNCHANGED.tell(
@@ -360,6 +370,7 @@ impl Opener {
             }
         };
         let (epoch, threshold, count) = (token.epoch, token.opening.threshold, token.opening.holders.len());
+        self.keep(epoch, kept);
         self.keeper().changed(note, token, &mut System);
         drop((unless_changed, held));
         KEY_SET_CHANGED.tell(
@@ -390,6 +401,15 @@ impl Opener {
     /// An opener that has started, and finds the volume open: at the end of the first boot, or where one fell over before it could say so.
     pub fn go_on(&self) {
         if self.keeper().is_open() {
+            let token = self.keeper().token().clone();
+            // At the end of the first boot it is given still; an opener that fell over later does without, until the next start.
+            if let (Some(sealed), Some(chip)) = (token.sealed(Purpose::Opening), &self.place.chip) {
+                match chip.unseal(sealed) {
+                    Ok(kept) => self.keep(token.epoch, Some(kept)),
+                    Err(error) => log::warn!("no new key set before the next start: {error}"),
+                }
+            }
+            self.mark_opened(&token);
             self.leave_word();
             self.start_what_waits();
         }
@@ -459,18 +479,30 @@ impl Opener {
     }
 
     /// What opens the volume that `token` keeps to those who gave `opening`, and the slot that it opens.
-    fn opens(&self, opening: &Opening, token: &Token) -> Result<(Secret, u32), String> {
+    fn opens(&self, opening: &Opening, token: &Token) -> Result<(Secret, u32, Option<Secret>), String> {
         let Opening { purpose, secret, .. } = opening;
+        let known = self.kept().as_ref().filter(|(epoch, _)| *epoch == token.epoch).map(|(_, kept)| kept.clone());
         let kept = match (token.sealed(*purpose), &self.place.chip) {
             (None, _) => None,
+            (Some(_), _) if known.is_some() => known,
             (Some(_), None) => {
                 return Err("this machine has no TPM, and the shares for opening need that of the box; take the recovery set".to_owned());
             }
             (Some(sealed), Some(chip)) => Some(chip.unseal(sealed).map_err(|error| {
-                format!("{error}; what was started is not as it should be, or the TPM is another: see the posture, and take the recovery set")
+                format!("{error}; if it is the same after a start, what is started is not as it should be, or the TPM is another: see the posture, and take the recovery set")
             })?),
         };
-        Ok((passphrase(secret, kept.as_ref(), *purpose, &token.volume, token.epoch), slot(*purpose, token.epoch)))
+        let opens = passphrase(secret, kept.as_ref(), *purpose, &token.volume, token.epoch);
+        Ok((opens, slot(*purpose, token.epoch), kept))
+    }
+
+    /// What the TPM has given for the slots of `epoch`.
+    fn keep(&self, epoch: u64, kept: Option<Secret>) {
+        *self.kept() = kept.map(|kept| (epoch, kept));
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<(u64, Secret)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn keeper(&self) -> MutexGuard<'_, Keeper> {

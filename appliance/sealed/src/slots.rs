@@ -68,8 +68,18 @@ pub enum GiveError {
     OtherToken,
 }
 
+/// New slots.
+pub(crate) struct Added {
+    /// Who has them.
+    pub(crate) token: Token,
+    /// What opens the volume to them.
+    pub(crate) opens: Secret,
+    /// What the TPM keeps of it.
+    pub(crate) kept: Option<Secret>,
+}
+
 /// New secrets for those in `set`, and a slot for each, made with `known` and the slot that it opens; for opening, together with one that `chip`
-/// keeps, where there is a recovery set that can do without. Says who they are, and what opens the volume to them.
+/// keeps, where there is a recovery set that can do without.
 ///
 /// # Errors
 /// The key set cannot be used, `known` does not open the volume, or it has no room for slots.
@@ -80,7 +90,7 @@ pub(crate) fn add_slots(
     id: &VolumeId,
     epoch: u64,
     chip: Option<&Chip>,
-) -> Result<(Token, Secret), GiveError> {
+) -> Result<Added, GiveError> {
     let Made { mut token, opening, recovery } = Token::make(set, id, epoch, &mut System)?;
     let mut kept = None;
     if let Some(chip) = chip {
@@ -102,7 +112,7 @@ pub(crate) fn add_slots(
         // Not by what was known: in a first boot its slot is one that a passphrase of a person could have, and takes seconds each time.
         add(volume, (&opens, opening_slot), &recovers, slot(Purpose::Recovery, epoch))?;
     }
-    Ok((token, opens))
+    Ok(Added { token, opens, kept })
 }
 
 /// Lays the note with a token onto the boot partition at `boot`, in the place of one that may be there. Durable on return.
