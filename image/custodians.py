@@ -29,7 +29,9 @@ class Custodians:
 
     def run(self, *command, check=True):
         """Their program, on their own machine."""
-        return subprocess.run([self.program, *command], check=check, capture_output=True, text=True, timeout=120)
+        done = subprocess.run([self.program, *command], capture_output=True, text=True, timeout=120)
+        assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
 
     def new_key(self, name):
         """Its public half."""

@@ -7,7 +7,7 @@
 use std::fmt::{self, Display};
 
 use log::kv::{ToValue as _, Value};
-use log::{Level, LevelFilter, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use systemd_journal_logger::JournalLog;
 
 mod events;
@@ -64,11 +64,62 @@ pub fn start(identifier: &str) -> Result<(), String> {
     if !systemd_journal_logger::connected_to_journal() {
         return Ok(());
     }
-    let logger = JournalLog::empty().map_err(|error| format!("cannot reach the journal: {error}"))?;
-    logger
-        .with_syslog_identifier(identifier.to_owned())
-        .install()
-        .map_err(|error| format!("cannot log to the journal: {error}"))?;
+    let journal = JournalLog::empty().map_err(|error| format!("cannot reach the journal: {error}"))?;
+    let journal = journal.with_syslog_identifier(identifier.to_owned());
+    log::set_boxed_logger(Box::new(Ours(journal))).map_err(|error| format!("cannot log to the journal: {error}"))?;
     log::set_max_level(LevelFilter::Info);
     Ok(())
+}
+
+/// Hands on what our own programs say. What libraries say of their work is of use to those who write them; what they warn of is to operators.
+struct Ours<L>(L);
+
+impl<L: Log> Log for Ours<L> {
+    fn enabled(&self, of: &Metadata<'_>) -> bool {
+        (of.level() <= Level::Warn || of.target().starts_with("postkeep")) && self.0.enabled(of)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    struct Heard(Mutex<Vec<String>>);
+
+    impl Log for Heard {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &Record<'_>) {
+            self.0.lock().unwrap().push(record.args().to_string());
+        }
+
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn what_libraries_say_of_their_work_is_not_told_and_what_they_warn_of_is() {
+        let log = Ours(Heard(Mutex::default()));
+        let say = |target, level, text| {
+            log.log(&Record::builder().target(target).level(level).args(format_args!("{text}")).build());
+        };
+        say("tss_esapi::context", Level::Info, "Flushing handle");
+        say("tss_esapi::context", Level::Warn, "it does not answer");
+        say("postkeep_sealed::opener", Level::Info, "anna has answered");
+        say("postkeep", Level::Info, "an event");
+        assert_eq!(*log.0.0.lock().unwrap(), ["it does not answer", "anna has answered", "an event"]);
+    }
 }

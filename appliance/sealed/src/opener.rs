@@ -32,6 +32,8 @@ pub const TOKEN: &str = "postkeep/token";
 /// On the data volume: who has proved lately that they can.
 pub const POSSESSION: &str = "keys/possession.json";
 const LARGEST_POSSESSION: u64 = 64 << 10;
+/// The door gives an answer half a second after it was asked, and it has some way to go.
+const ANSWERED: Duration = Duration::from_secs(3);
 /// Who asks for the TPM's word at the same time; it takes half a second, and everybody else is answered in so much time.
 const MOST_ASKING: usize = 8;
 /// Of a sum in hexadecimal digits, with some room.
@@ -185,8 +187,17 @@ impl Opener {
             }
             Some(Act::Restart(name)) => {
                 RESTART_ASKED.tell(format_args!("{name} has the machine started anew"), [&name]);
-                let began = self.run_systemctl(&["--no-block", "reboot"]);
-                self.done(&format!("{name} wants the machine started anew"), began, |_| ())
+                self.meanwhile(
+                    Reply::Done,
+                    |_, _| (),
+                    |opener| {
+                        // Whoever has asked is answered before the network goes.
+                        std::thread::sleep(ANSWERED);
+                        if let Err(error) = opener.run_systemctl(&["--no-block", "reboot"]) {
+                            log::error!("the machine is not started anew: {error}");
+                        }
+                    },
+                )
             }
             Some(Act::Prove(name)) => {
                 let proved = self.prove(&name);

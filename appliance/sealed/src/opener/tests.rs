@@ -173,6 +173,28 @@ fn one_custodian_proves_possession_and_seals() {
 }
 
 #[test]
+fn one_custodian_has_the_machine_started_anew_while_it_is_sealed_and_hears_so_before() {
+    let (laid, opener) = laid();
+    let name: Name = "c2".parse().unwrap();
+    let ask = || opener.handle(&Request::Ask { asked: Asked::Restart, name: name.clone() });
+    let Reply::Question { question } = ask() else { panic!("a question") };
+    let (_, response) = respond(question.as_bytes(), Asked::Restart, &[&laid.keys[2]]).unwrap();
+    let done = opener.handle(&Request::Respond { asked: Asked::Restart, name: name.clone(), response });
+    assert_eq!(done, Reply::Done);
+    assert!(laid.file("systemctl.asked").is_empty());
+    let began = Instant::now();
+    while laid.file("systemctl.asked").is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(10), "nobody starts it");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(laid.file("systemctl.asked"), b"--no-block reboot\n");
+    laid.answer(&opener, 0);
+    laid.answer(&opener, 1);
+    until(&opener, Seal::Open);
+    assert_eq!(ask(), Reply::Refused, "mail flows");
+}
+
+#[test]
 fn a_quorum_gives_an_open_box_a_new_key_set_and_is_told_when_that_fails() {
     let (laid, opener) = laid();
     laid.answer(&opener, 0);
