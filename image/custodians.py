@@ -41,14 +41,11 @@ class Custodians:
         """The public half of a key that is there, or is made now."""
         return self.run("recipient", self.key(name)).stdout.strip() if self.key(name).exists() else self.new_key(name)
 
-    def of_seed(self, recovery=None):
-        """As the owner writes it into the seed, from the public halves that they have sent: two of the three open the box, and `recovery` without its
-        TPM."""
+    def of_seed(self):
+        """As the owner writes it into the seed, from the public halves that they have sent: two of the three open the box."""
         lines = ["[keys]", "threshold = 2"]
         for name in NAMES:
             lines += ["[[keys.custodian]]", f"name = {toml(name)}", f"recipients = [{toml(self.public(name))}]"]
-        if recovery:
-            lines += ["[keys.recovery]", "threshold = 1", "[[keys.recovery.custodian]]", f"name = {toml(recovery)}", f"recipients = [{toml(self.public(recovery))}]"]
         return lines
 
     def key_set(self, *names):

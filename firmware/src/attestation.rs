@@ -111,11 +111,14 @@ impl fmt::Display for Doubt {
             Self::Registers => out.write_str("the box has not handed over the registers that were asked for"),
             Self::Log(why) => out.write_str(why),
             Self::LogIsUntrue(register) => {
-                write!(out, "the log of the boot does not lead to what PCR {register} holds: somebody has changed one of them")
+                write!(
+                    out,
+                    "the log of the boot does not lead to what PCR {register} holds: somebody has changed one of them"
+                )
             }
-            Self::SecureBootIsOff => out.write_str(
-                "Secure Boot is off, and was on when this box was made: whoever can write to its disk decides what it runs",
-            ),
+            Self::SecureBootIsOff => {
+                out.write_str("Secure Boot is off: whoever can write to the disk of the box decides what it runs")
+            }
             Self::OtherKeys(holders) if holders.is_empty() => out.write_str(
                 "Secure Boot is not as it was when this box was made, and its log does not say whose keys decide now",
             ),
@@ -172,9 +175,13 @@ pub fn judge(
             EventLog::default()
         }
     };
-    if value(SECURE_BOOT) != known.secure_boot {
-        let is_true = !doubts.contains(&Doubt::LogIsUntrue(SECURE_BOOT));
-        doubts.push(if is_true { secure_boot_of(&log) } else { Doubt::OtherKeys(Vec::new()) });
+    let is_true = !doubts.contains(&Doubt::LogIsUntrue(SECURE_BOOT));
+    let (is_on, holders) = if is_true { secure_boot_of(&log) } else { (true, Vec::new()) };
+    if !is_on {
+        // Also where it was off from the first day: what PCR 11 says could be written there by any program then.
+        doubts.push(Doubt::SecureBootIsOff);
+    } else if value(SECURE_BOOT) != known.secure_boot {
+        doubts.push(Doubt::OtherKeys(holders));
     }
     let release = match named(value(SYSTEM), releases) {
         Ok(release) => release,
@@ -202,12 +209,12 @@ fn named(value: Digest, releases: &[Measured]) -> Result<String, Doubt> {
     Err(early.unwrap_or(Doubt::OtherSystem { value, known }))
 }
 
-/// What is wrong with Secure Boot, as a log tells it.
-fn secure_boot_of(log: &EventLog) -> Doubt {
-    let (mut is_off, mut holders) = (false, Vec::new());
+/// Whether Secure Boot is on, as a log tells it, and who may sign what starts, in words. A log that does not say so says that it is off.
+fn secure_boot_of(log: &EventLog) -> (bool, Vec<String>) {
+    let (mut is_on, mut holders) = (false, Vec::new());
     for variable in log.variables() {
         match variable.name.as_str() {
-            "SecureBoot" => is_off = variable.data != [1],
+            "SecureBoot" => is_on = variable.data == [1],
             "db" => match signature_list::read(&variable.data) {
                 Ok(entries) => holders.extend(entries.into_iter().map(|owned| match owned.entry {
                     Entry::Certificate(certificate) => format!("{} ({})", certificate.subject, certificate.fingerprint),
@@ -219,7 +226,7 @@ fn secure_boot_of(log: &EventLog) -> Doubt {
             _ => {}
         }
     }
-    if is_off { Doubt::SecureBootIsOff } else { Doubt::OtherKeys(holders) }
+    (is_on, holders)
 }
 
 #[cfg(test)]

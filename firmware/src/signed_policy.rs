@@ -9,7 +9,6 @@ use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::FromDer;
-use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::digest::Digest;
@@ -49,77 +48,11 @@ struct Entry {
 /// The TPM's digest of the policy "PCR 11 of the SHA-256 bank has this value".
 #[must_use]
 pub fn policy_of_11(value: Digest) -> Digest {
-    /// Bit 11.
-    const SELECTED: [u8; 3] = [0, 0x08, 0];
-    policy_of_register(Digest::ZERO, SELECTED, value)
-}
-
-/// The TPM's digest of the policy "what the key called `signer` has signed, and PCR 7 has this value". `signer` is its name as a TPM has it.
-#[must_use]
-pub fn policy_of_signer_and_7(signer: &[u8], value: Digest) -> Digest {
-    /// `TPM2_CC_PolicyAuthorize`, which forgets what was before it (part 3, 23.16).
-    const COMMAND: [u8; 4] = [0, 0, 1, 0x6a];
-    /// Bit 7.
-    const SELECTED: [u8; 3] = [0x80, 0, 0];
-    let authorized = Digest::of_parts([&Digest::ZERO.0[..], &COMMAND, signer]);
-    // Once more, with what the signature is for beside the policy: nothing.
-    policy_of_register(Digest::of(&authorized.0), SELECTED, value)
-}
-
-fn policy_of_register(before: Digest, selected: [u8; 3], value: Digest) -> Digest {
     /// `TPM2_CC_PolicyPCR`
     const COMMAND: [u8; 4] = [0, 0, 1, 0x7f];
-    /// One selection: SHA-256, three bytes.
-    const SELECTION: [u8; 7] = [0, 0, 0, 1, 0, 0x0b, 3];
-    Digest::of_parts([&before.0[..], &COMMAND, &SELECTION, &selected, &Digest::of(&value.0).0])
-}
-
-/// An RSA key that signs values of PCR 11.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RsaKey {
-    /// Without zeros in front.
-    pub modulus: Vec<u8>,
-    /// 65537 as a rule.
-    pub exponent: u32,
-}
-
-/// The key in `pem`, as `.pcrpkey` has it.
-///
-/// # Errors
-/// It is no public key of RSA.
-pub fn rsa_key(pem: &[u8]) -> Result<RsaKey, PolicyError> {
-    let der = key_of(pem)?;
-    let none = |why: &dyn std::fmt::Display| PolicyError(format!("its key is no public key of RSA: {why}"));
-    let (_, info) = SubjectPublicKeyInfo::from_der(&der).map_err(|error| none(&error))?;
-    let PublicKey::RSA(key) = info.parsed().map_err(|error| none(&error))? else { return Err(none(&"another kind")) };
-    let exponent = key.try_exponent().map_err(|error| none(&error))?;
-    let modulus = key.modulus.iter().copied().skip_while(|octet| *octet == 0).collect();
-    Ok(RsaKey { modulus, exponent: u32::try_from(exponent).map_err(|error| none(&error))? })
-}
-
-/// The signature in `pcrsig` for the value of PCR 11 that is there now; nothing: its builder has not signed that.
-///
-/// # Errors
-/// The section cannot be read.
-pub fn signature_of(pcrsig: &[u8], value: Digest) -> Result<Option<Vec<u8>>, PolicyError> {
-    let policy = policy_of_11(value);
-    let entry = entries(pcrsig)?.into_iter().find(|entry| entry.pcrs == [11] && entry.pol == policy);
-    Ok(entry.and_then(|entry| BASE64.decode(entry.sig.as_bytes()).ok()))
-}
-
-fn entries(pcrsig: &[u8]) -> Result<Vec<Entry>, PolicyError> {
-    let end = pcrsig.iter().position(|&octet| octet == 0).unwrap_or(pcrsig.len());
-    let section: Section =
-        serde_json::from_slice(&pcrsig[..end]).map_err(|error| PolicyError(format!(".pcrsig: {error}")))?;
-    if section.sha256.len() > MOST {
-        return Err(PolicyError(format!(".pcrsig has more than {MOST} signatures")));
-    }
-    Ok(section.sha256)
-}
-
-fn key_of(pem: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, PolicyError> {
-    SubjectPublicKeyInfoDer::from_pem_slice(pem)
-        .map_err(|error| PolicyError(format!(".pcrpkey is no public key: {error}")))
+    /// One selection: SHA-256, three bytes, bit 11.
+    const SELECTION: [u8; 10] = [0, 0, 0, 1, 0, 0x0b, 3, 0, 0x08, 0];
+    Digest::of_parts([&Digest::ZERO.0[..], &COMMAND, &SELECTION, &Digest::of(&value.0).0])
 }
 
 /// Checks each signature in `.pcrsig` with the key in `.pcrpkey`, against the predicted values.
@@ -127,14 +60,20 @@ fn key_of(pem: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, PolicyError> {
 /// # Errors
 /// One of the two cannot be read.
 pub fn check(pcrsig: &[u8], pcrpkey: &[u8], phases: &[Phase]) -> Result<Vec<Signed>, PolicyError> {
-    let entries = entries(pcrsig)?;
-    let key = key_of(pcrpkey)?;
+    let end = pcrsig.iter().position(|&octet| octet == 0).unwrap_or(pcrsig.len());
+    let section: Section =
+        serde_json::from_slice(&pcrsig[..end]).map_err(|error| PolicyError(format!(".pcrsig: {error}")))?;
+    if section.sha256.len() > MOST {
+        return Err(PolicyError(format!(".pcrsig has more than {MOST} signatures")));
+    }
+    let key = SubjectPublicKeyInfoDer::from_pem_slice(pcrpkey)
+        .map_err(|error| PolicyError(format!(".pcrpkey is no public key: {error}")))?;
     let (_, info) = SubjectPublicKeyInfo::from_der(&key)
         .map_err(|error| PolicyError(format!(".pcrpkey is no public key: {error}")))?;
     let public = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, info.subject_public_key.data.as_ref());
     // systemd's fingerprint of a key is that of the key alone, without its kind.
     let fingerprint = Digest::of(&info.subject_public_key.data);
-    let signed = entries.iter().map(|entry| {
+    let signed = section.sha256.iter().map(|entry| {
         let phase = phases.iter().find(|phase| entry.pcrs == [11] && policy_of_11(phase.value) == entry.pol);
         let signature = BASE64.decode(entry.sig.as_bytes()).unwrap_or_default();
         let is_valid = entry.pkfp == fingerprint && public.verify(&entry.pol.0, &signature).is_ok();
@@ -180,26 +119,6 @@ mod tests {
         let signed = check(section.as_bytes(), public.as_bytes(), &phases).unwrap();
         let seen: Vec<(bool, bool)> = signed.iter().map(|one| (one.phase.is_some(), one.is_valid)).collect();
         assert_eq!(seen, [(true, true), (true, false), (false, true)]);
-    }
-
-    #[test]
-    fn a_start_finds_the_signature_for_its_own_value_and_the_key_that_made_it() {
-        let value = Digest::of(b"value");
-        let section =
-            format!(r#"{{"sha256":[{{"pcrs":[11],"pkfp":"{value}","pol":"{}","sig":"AQID"}}]}}"#, policy_of_11(value));
-        assert_eq!(signature_of(section.as_bytes(), value), Ok(Some(vec![1, 2, 3])));
-        assert_eq!(signature_of(section.as_bytes(), Digest::of(b"other")), Ok(None));
-
-        use rcgen::{KeyPair, PKCS_RSA_SHA256, PublicKeyData, RsaKeySize};
-        let pem = |pair: &KeyPair| {
-            let public = BASE64.encode(&pair.subject_public_key_info());
-            format!("-----BEGIN PUBLIC KEY-----\n{public}\n-----END PUBLIC KEY-----\n")
-        };
-        let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
-        let key = rsa_key(pem(&rsa).as_bytes()).unwrap();
-        assert_eq!((key.modulus.len(), key.exponent), (256, 65_537));
-        let other = rsa_key(pem(&KeyPair::generate().unwrap()).as_bytes()).unwrap_err().to_string();
-        assert!(other.contains("no public key of RSA"), "{other}");
     }
 
     #[test]

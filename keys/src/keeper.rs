@@ -26,6 +26,8 @@ enum Held {
     Sealed(Box<Unseal>),
     /// Its shares are used up, and so is its answer key.
     Opening,
+    /// Sealed, and about to be started anew: what comes now comes too late.
+    Restarting,
     /// Open; custodians may want a new key set.
     Open(Box<Unseal>),
     /// Open, and its key set is being exchanged.
@@ -131,7 +133,10 @@ impl Keeper {
                 }
                 let act = match asked {
                     Asked::Possession => Act::Prove(name.clone()),
-                    Asked::Restart => Act::Restart(name.clone()),
+                    Asked::Restart => {
+                        self.seal = Held::Restarting;
+                        Act::Restart(name.clone())
+                    }
                     Asked::Seal => {
                         let is_changing = matches!(self.seal, Held::Changing | Held::Sealing { is_changing: true });
                         self.seal = Held::Sealing { is_changing };
@@ -179,7 +184,6 @@ impl Keeper {
     /// it down.
     fn may_be_asked(&self, asked: Asked) -> Result<(), &'static str> {
         match (asked, &self.seal) {
-            // Nothing is interrupted: it waits for people.
             (Asked::Restart, Held::Sealed(_)) => Ok(()),
             (Asked::Restart, _) => Err("somebody asks to start a box anew that is not sealed; have it sealed first"),
             // Once more, where the first time has come to nothing.
@@ -220,6 +224,13 @@ impl Keeper {
         }
     }
 
+    /// The machine is not started anew: the box offers itself again, as another start would.
+    pub fn did_not_restart(&mut self, random: &mut dyn Random) {
+        if matches!(self.seal, Held::Restarting) {
+            self.seal = Held::Sealed(Box::new(Unseal::begin(self.token.clone(), self.cause, random)));
+        }
+    }
+
     /// The box could not be sealed: it is open, and may be sealed again.
     pub fn did_not_seal(&mut self, random: &mut dyn Random) {
         match self.seal {
@@ -234,13 +245,14 @@ impl Keeper {
     pub fn offer(&self) -> Option<&Offer> {
         match &self.seal {
             Held::Sealed(unseal) | Held::Open(unseal) => Some(unseal.offer()),
-            Held::Opening | Held::Changing | Held::Sealing { .. } => None,
+            Held::Opening | Held::Restarting | Held::Changing | Held::Sealing { .. } => None,
         }
     }
 
     fn state(&self, possession: &[Proven]) -> State {
         let (seal, waits) = match &self.seal {
             Held::Sealed(unseal) => (Seal::Sealed, Some(&**unseal)),
+            Held::Restarting => (Seal::Sealed, None),
             Held::Opening => (Seal::Opening, None),
             Held::Open(unseal) => (Seal::Open, Some(&**unseal)),
             Held::Changing => (Seal::Open, None),

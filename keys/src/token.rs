@@ -11,7 +11,7 @@ use crate::envelope::{self, EnvelopeError};
 use crate::key_set::{Custodian, KeySet, KeySetError, Name};
 use crate::parcel::{self, SHARE};
 use crate::share::{ShareError, split};
-use crate::tpm::{Sealed, Tpm};
+use crate::tpm::Tpm;
 use crate::{Purpose, Random, Recipient, Secret, Share, Sum, VolumeId};
 
 /// The only form of tokens there is so far.
@@ -258,12 +258,6 @@ impl Token {
             recovery: recovery
                 .map(|shares| crate::Quorum { threshold: shares.threshold, custodians: custodians(shares) }),
         }
-    }
-
-    /// The secret that the box's TPM keeps, without which the shares of `purpose` open nothing.
-    #[must_use]
-    pub fn sealed(&self, purpose: Purpose) -> Option<&Sealed> {
-        self.tpm.as_ref().and_then(|tpm| tpm.sealed.as_ref()).filter(|_| purpose == Purpose::Opening)
     }
 
     /// The shares of `purpose`.

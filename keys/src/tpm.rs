@@ -1,5 +1,5 @@
-//! What the TPM of a box adds to its custodians' word. It gives a secret of its own to a start that is as it should be, and to no other; and it
-//! says, signed with a key that does not leave it, what was started: so that custodians give their shares to that, and to nothing else.
+//! What the TPM of a box adds: it says, signed with a key that does not leave it, what was started, so that custodians give their shares to that, and to
+//! nothing else.
 //!
 //! Whether its word is to be believed is not decided here (`postkeep_firmware::attestation`).
 
@@ -19,20 +19,6 @@ pub struct Tpm {
     pub key: Octets,
     /// PCR 7, whether Secure Boot was on and whose keys it had, when the token was made.
     pub secure_boot: Sum,
-    /// The secret that it keeps, without which the shares for opening open nothing. A box has one only where a recovery set can do without:
-    /// machines break.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sealed: Option<Sealed>,
-}
-
-/// A secret that only the TPM that has made this can read, and only in a start that is as it should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Sealed {
-    /// `TPM2B_PUBLIC`.
-    pub public: Octets,
-    /// `TPM2B_PRIVATE`.
-    pub private: Octets,
 }
 
 /// What a custodian asks a TPM with: made anew each time, so that an old answer answers nothing.

@@ -1,4 +1,5 @@
-//! A machine with a TPM that nobody here wrote: swtpm, with what a start measures put into it by tpm2-tools.
+//! A machine with a TPM that nobody here wrote: swtpm, with what a start measures put into it by tpm2-tools. Its firmware measures that Secure Boot
+//! is on, and nothing else.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -8,6 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::tools::{self, needs};
 
+/// The sum of the variable SecureBoot as firmware measures it (UEFI_VARIABLE_DATA), when it says 1; by sha256sum.
+const SECURE_BOOT_IS_ON: &str = "ccfc4bb32888a345bc8aeadaba552b627d99348c767681ab3141f5b01e40a40e";
+/// 8be4df61-93ca-11d2-aa0d-00e098032b8c
+const EFI_GLOBAL_VARIABLE: [u8; 16] =
+    [0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c];
 const STARTS: Duration = Duration::from_secs(10);
 
 /// A machine whose power is on; it goes off when this is dropped.
@@ -27,17 +33,29 @@ impl Drop for Machine {
 }
 
 impl Machine {
-    /// A new one, with the log of a boot that measured nothing; or nothing, where the programs are not here and that is allowed.
+    /// A new one that has started; or nothing, where the programs are not here and that is allowed.
     pub fn new() -> Option<Self> {
         let (swtpm, extend) = (needs(tools::find("swtpm"))?, needs(tools::find("tpm2_pcrextend"))?);
         let folder = tempfile::tempdir().expect("a folder");
         let (running, port) = power_on(&swtpm, folder.path());
         let machine = Self { swtpm, running, port, extend, folder };
+        machine.measure_secure_boot();
         let mut log = vec![0, 0, 0, 0, 3, 0, 0, 0];
         log.extend([0; 20]);
         log.extend([33, 0, 0, 0]);
         log.extend(b"Spec ID Event03\0");
         log.extend([0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 11, 0, 32, 0, 0]);
+        // PCR 7, EV_EFI_VARIABLE_DRIVER_CONFIG, one digest of SHA-256.
+        log.extend([7, 0, 0, 0, 1, 0, 0, 0x80, 1, 0, 0, 0, 11, 0]);
+        let digest = (0..32).map(|at| u8::from_str_radix(&SECURE_BOOT_IS_ON[2 * at..2 * at + 2], 16).expect("digits"));
+        log.extend(digest);
+        let mut variable = EFI_GLOBAL_VARIABLE.to_vec();
+        variable.extend(10_u64.to_le_bytes());
+        variable.extend(1_u64.to_le_bytes());
+        variable.extend("SecureBoot".encode_utf16().flat_map(u16::to_le_bytes));
+        variable.push(1);
+        log.extend(u32::try_from(variable.len()).expect("it is short").to_le_bytes());
+        log.extend(variable);
         fs::write(machine.file("log"), log).expect("write the log");
         Some(machine)
     }
@@ -66,6 +84,11 @@ impl Machine {
     pub fn start_again(&mut self) {
         self.cut_power();
         (self.running, self.port) = power_on(&self.swtpm, self.folder.path());
+        self.measure_secure_boot();
+    }
+
+    fn measure_secure_boot(&self) {
+        self.measure(7, SECURE_BOOT_IS_ON);
     }
 
     fn cut_power(&mut self) {

@@ -17,7 +17,7 @@ use postkeep_notes::SignerKey;
 
 use crate::chip::Chip;
 use crate::opener::TOKEN;
-use crate::slots::{Added, GiveError, add_slots, lay, slots_of};
+use crate::slots::{GiveError, add_slots, lay, slots_of};
 use crate::volume::{Volume, VolumeError};
 
 /// A new key set.
@@ -27,8 +27,6 @@ pub struct Changed {
     pub token: Token,
     /// The token as it lies on the boot partition.
     pub note: String,
-    /// What the TPM keeps of what opens it.
-    pub kept: Option<Secret>,
 }
 
 /// Gives `volume`, which `known` opens in the slot beside it, from those in `before` to those in `set`. `copy` sees to the other disk's boot
@@ -54,7 +52,7 @@ pub fn change(
     }
     // What a change that was cut has left is in the way of this one.
     remove_all_but(volume, &slots_of(before))?;
-    let Added { token, kept, .. } = add_slots(volume, known, set, &before.volume, before.epoch + 1, chip)?;
+    let (token, _) = add_slots(volume, known, set, &before.volume, before.epoch + 1, chip)?;
     let note = token.sign(box_key)?;
     match lay(&note, boot) {
         // Written, and whether for good is not known: that is as good as laid, since both sets open the volume.
@@ -68,7 +66,7 @@ pub fn change(
     if read(boot) != note.as_bytes() {
         return Err(GiveError::OtherToken);
     }
-    Ok(Changed { token, note, kept })
+    Ok(Changed { token, note })
 }
 
 /// Takes away each slot that is none of `ours`, the first of which has to be there.

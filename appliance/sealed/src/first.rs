@@ -12,7 +12,7 @@ use postkeep_keys::{KeySet, Purpose, Secret, Token, VolumeId};
 use postkeep_notes::SignerKey;
 
 use crate::chip::Chip;
-use crate::slots::{Added, FIRST_SLOT, GiveError, add_slots, lay, slot};
+use crate::slots::{FIRST_SLOT, GiveError, add_slots, lay, slot};
 use crate::volume::Volume;
 
 /// On the data volume: what belongs to its seal.
@@ -38,7 +38,7 @@ pub fn give(
     keep: impl FnOnce(&VolumeId, &Secret, u32) -> Result<(), GiveError>,
 ) -> Result<Token, GiveError> {
     let id: VolumeId = volume.id()?;
-    let Added { token, opens, .. } = add_slots(volume, (first, FIRST_SLOT), set, &id, EPOCH, chip)?;
+    let (token, opens) = add_slots(volume, (first, FIRST_SLOT), set, &id, EPOCH, chip)?;
     keep(&id, &opens, slot(Purpose::Opening, EPOCH))?;
     lay(&token.sign(box_key)?, boot)?;
     volume.remove(FIRST_SLOT)?;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use postkeep_keys::possession::{Possession, Proven};
 use postkeep_keys::tpm::{Nonce, Quoted, question};
 use postkeep_keys::unseal::Opening;
 use postkeep_keys::wire::{Reply, Request};
-use postkeep_keys::{KeySet, LARGEST_TOKEN, Name, Purpose, Random, Secret, Sum, System, Token, TokenError, passphrase};
+use postkeep_keys::{KeySet, LARGEST_TOKEN, Name, Random, Secret, Sum, System, Token, TokenError, passphrase};
 use postkeep_notes::SignerKey;
 
 use crate::cause::{Last, cause, leave};
@@ -80,9 +80,8 @@ pub struct Opener {
     possession: Mutex<Option<Possession>>,
     /// Held while slots of the volume come or go.
     slots: Mutex<()>,
-    /// What the TPM has given, and for which epoch: it gives it only until the system's services begin, and a new key set needs it later. It opens nothing
-    /// without shares. Gone with this program, which ends when the box is sealed.
-    kept: Mutex<Option<(u64, Secret)>>,
+    /// The volume was open, and the TPM does not know.
+    is_unmarked: AtomicBool,
     /// Held while the TPM is asked for its word: it answers one at a time, and slowly.
     quoting: Mutex<()>,
     /// Who asks or waits for it.
@@ -149,7 +148,7 @@ impl Opener {
             keeper: Mutex::new(keeper),
             possession: Mutex::default(),
             slots: Mutex::default(),
-            kept: Mutex::default(),
+            is_unmarked: AtomicBool::new(false),
             quoting: Mutex::default(),
             asking: AtomicUsize::new(0),
             refusals: Mutex::default(),
@@ -187,17 +186,14 @@ impl Opener {
             }
             Some(Act::Restart(name)) => {
                 RESTART_ASKED.tell(format_args!("{name} has the machine started anew"), [&name]);
-                self.meanwhile(
-                    Reply::Done,
-                    |_, _| (),
-                    |opener| {
-                        // Whoever has asked is answered before the network goes.
-                        std::thread::sleep(ANSWERED);
-                        if let Err(error) = opener.run_systemctl(&["--no-block", "reboot"]) {
-                            log::error!("the machine is not started anew: {error}");
-                        }
-                    },
-                )
+                self.meanwhile(Reply::Done, Keeper::did_not_restart, |opener| {
+                    // Whoever has asked is answered before the network goes.
+                    std::thread::sleep(ANSWERED);
+                    if let Err(error) = opener.run_systemctl(&["--no-block", "reboot"]) {
+                        log::error!("the machine is not started anew: {error}");
+                        opener.keeper().did_not_restart(&mut System);
+                    }
+                })
             }
             Some(Act::Prove(name)) => {
                 let proved = self.prove(&name);
@@ -222,6 +218,9 @@ impl Opener {
         let (Some(chip), Some(offer), Some(_asking)) = (&self.place.chip, offer, asking) else {
             return Reply::Refused;
         };
+        if self.is_unmarked.load(Ordering::Acquire) {
+            return Reply::Failed;
+        }
         let certificate = postkeep_files::beginning(&self.place.certificate, LONGEST_SUM)
             .ok()
             .and_then(|sum| String::from_utf8_lossy(&sum).trim().parse::<Sum>().ok());
@@ -279,13 +278,9 @@ impl Opener {
         let unless_open = Undo(self, Keeper::did_not_open);
         let token = self.keeper().token().clone();
         let custodians = opening.listed();
-        let opened = self.opens(opening, &token).and_then(|(passphrase, slot, kept)| {
-            self.place.volume.open(&token.volume, &passphrase, slot).map_err(|error| error.to_string())?;
-            self.keep(token.epoch, kept);
-            Ok(())
-        });
-        match opened {
-            Ok(()) => {}
+        let (passphrase, slot) = opens(opening, &token);
+        match self.place.volume.open(&token.volume, &passphrase, slot) {
+            Ok(_) => {}
             // One that took too long, and was opened all the same.
             Err(_) if self.place.volume.is_open() => {}
             Err(error) => {
@@ -301,7 +296,7 @@ impl Opener {
                 return;
             }
         }
-        self.mark_opened(&token);
+        self.mark_opened();
         // Before anybody hears of it: a cut from now on is one.
         self.leave_word();
         self.keeper().opened(&mut System);
@@ -313,11 +308,14 @@ impl Opener {
         self.retire(token.epoch);
     }
 
-    /// Before anything of the volume is used: from now on a program that takes mail may be somebody else's, and custodians will see it.
-    fn mark_opened(&self, token: &Token) {
-        if let Some(Err(error)) = token.tpm.as_ref().and(self.place.chip.as_ref()).map(Chip::mark_opened) {
+    /// Before anything of the volume is used: from now on a program that takes mail may be somebody else's, and custodians will see it. Where
+    /// the TPM does not take the mark it is asked nothing any more, until the next start.
+    fn mark_opened(&self) {
+        let Some(chip) = &self.place.chip else { return };
+        if let Err(error) = chip.mark_opened().or_else(|_| chip.mark_opened()) {
+            self.is_unmarked.store(true, Ordering::Release);
             log::error!(
-                "the TPM takes no mark that the volume was open; once it is sealed again, start the machine anew: {error}"
+                "the TPM takes no mark that the volume was open, and vouches for nothing before the next start: {error}"
             );
         }
     }
@@ -362,15 +360,17 @@ impl Opener {
         let held = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.keeper().token().clone();
         let custodians = opening.listed();
-        let opens = self.opens(opening, &before).map_err(GiveError::Opening);
+        let (passphrase, slot) = opens(opening, &before);
         let changed = SignerKey::read(&self.place.data.join(BOX_KEY), None)
             .map_err(|error| GiveError::BoxKey(error.to_string()))
             .and_then(|box_key| {
-                let (passphrase, slot, _) = opens?;
                 let Place { volume, boot, chip, .. } = &self.place;
+                // A TPM that custodians know of must not go without their knowing; one that was broken at the first boot may be none.
+                let chip =
+                    if before.tpm.is_some() { chip.clone() } else { chip.clone().filter(|chip| chip.enrol().is_ok()) };
                 change(volume, (&passphrase, slot), (&before, set), &box_key, boot, chip.as_ref(), || self.copy())
             });
-        let Changed { token, note, kept } = match changed {
+        let Changed { token, note } = match changed {
             Ok(changed) => changed,
             Err(error) => {
                 KEY_SET_UNCHANGED.tell(
@@ -381,7 +381,6 @@ impl Opener {
             }
         };
         let (epoch, threshold, count) = (token.epoch, token.opening.threshold, token.opening.holders.len());
-        self.keep(epoch, kept);
         self.keeper().changed(note, token, &mut System);
         drop((unless_changed, held));
         KEY_SET_CHANGED.tell(
@@ -412,15 +411,7 @@ impl Opener {
     /// An opener that has started, and finds the volume open: at the end of the first boot, or where one fell over before it could say so.
     pub fn go_on(&self) {
         if self.keeper().is_open() {
-            let token = self.keeper().token().clone();
-            // At the end of the first boot it is given still; an opener that fell over later does without, until the next start.
-            if let (Some(sealed), Some(chip)) = (token.sealed(Purpose::Opening), &self.place.chip) {
-                match chip.unseal(sealed) {
-                    Ok(kept) => self.keep(token.epoch, Some(kept)),
-                    Err(error) => log::warn!("no new key set before the next start: {error}"),
-                }
-            }
-            self.mark_opened(&token);
+            self.mark_opened();
             self.leave_word();
             self.start_what_waits();
         }
@@ -489,37 +480,16 @@ impl Opener {
         serde_json::from_slice::<Possession>(&read).ok().filter(|possession| possession.is_of(token))
     }
 
-    /// What opens the volume that `token` keeps to those who gave `opening`, and the slot that it opens.
-    fn opens(&self, opening: &Opening, token: &Token) -> Result<(Secret, u32, Option<Secret>), String> {
-        let Opening { purpose, secret, .. } = opening;
-        let known = self.kept().as_ref().filter(|(epoch, _)| *epoch == token.epoch).map(|(_, kept)| kept.clone());
-        let kept = match (token.sealed(*purpose), &self.place.chip) {
-            (None, _) => None,
-            (Some(_), _) if known.is_some() => known,
-            (Some(_), None) => {
-                return Err("this machine has no TPM, and the shares for opening need that of the box; take the recovery set".to_owned());
-            }
-            (Some(sealed), Some(chip)) => Some(chip.unseal(sealed).map_err(|error| {
-                format!("{error}; if it is the same after a start, what is started is not as it should be, or the TPM is another: see the posture, and take the recovery set")
-            })?),
-        };
-        let opens = passphrase(secret, kept.as_ref(), *purpose, &token.volume, token.epoch);
-        Ok((opens, slot(*purpose, token.epoch), kept))
-    }
-
-    /// What the TPM has given for the slots of `epoch`.
-    fn keep(&self, epoch: u64, kept: Option<Secret>) {
-        *self.kept() = kept.map(|kept| (epoch, kept));
-    }
-
-    fn kept(&self) -> MutexGuard<'_, Option<(u64, Secret)>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn keeper(&self) -> MutexGuard<'_, Keeper> {
         // Each change of the keeper's state is the last thing that it does: a thread that fell over has left it as it was.
         self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What opens the volume that `token` keeps to those who gave `opening`, and the slot that it opens.
+fn opens(opening: &Opening, token: &Token) -> (Secret, u32) {
+    let Opening { purpose, secret, .. } = opening;
+    (passphrase(secret, None, *purpose, &token.volume, token.epoch), slot(*purpose, token.epoch))
 }
 
 /// Somebody who asks for the TPM's word; they are counted, so that those who only make it work do not fill all places.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use postkeep_keys::{KeySet, Made, Purpose, Secret, System, Token, TokenError, VolumeId, passphrase};
 use postkeep_notes::NoteError;
 
-use crate::chip::Chip;
+use crate::chip::{Chip, ChipError};
 use crate::opener::TOKEN;
 use crate::volume::{Volume, VolumeError};
 
@@ -54,9 +54,9 @@ pub enum GiveError {
     /// See the text.
     #[error("cannot keep the key of the box on its volume: {0}")]
     Keep(String),
-    /// What custodians have given does not lead to a passphrase on this machine.
-    #[error("{0}")]
-    Opening(String),
+    /// See the text.
+    #[error(transparent)]
+    Chip(#[from] ChipError),
     /// See the text.
     #[error("cannot read the key of the box: {0}")]
     BoxKey(String),
@@ -68,18 +68,8 @@ pub enum GiveError {
     OtherToken,
 }
 
-/// New slots.
-pub(crate) struct Added {
-    /// Who has them.
-    pub(crate) token: Token,
-    /// What opens the volume to them.
-    pub(crate) opens: Secret,
-    /// What the TPM keeps of it.
-    pub(crate) kept: Option<Secret>,
-}
-
-/// New secrets for those in `set`, and a slot for each, made with `known` and the slot that it opens; for opening, together with one that `chip`
-/// keeps, where there is a recovery set that can do without.
+/// New secrets for those in `set`, and a slot for each, made with `known` and the slot that it opens; the token names the TPM that `chip` is, if the
+/// machine has one. Says who they are, and what opens the volume to them.
 ///
 /// # Errors
 /// The key set cannot be used, `known` does not open the volume, or it has no room for slots.
@@ -90,21 +80,12 @@ pub(crate) fn add_slots(
     id: &VolumeId,
     epoch: u64,
     chip: Option<&Chip>,
-) -> Result<Added, GiveError> {
+) -> Result<(Token, Secret), GiveError> {
     let Made { mut token, opening, recovery } = Token::make(set, id, epoch, &mut System)?;
-    let mut kept = None;
     if let Some(chip) = chip {
-        kept = recovery.as_ref().map(|_| Secret::new(&mut System));
-        match chip.enrol(kept.as_ref()) {
-            Ok(tpm) => token = token.with_tpm(tpm)?,
-            // Said, and shown by every answer that is given without its word.
-            Err(error) => {
-                kept = None;
-                log::warn!("this machine has a TPM, and nothing will rest on it: {error}");
-            }
-        }
+        token = token.with_tpm(chip.enrol()?)?;
     }
-    let opens = passphrase(&opening, kept.as_ref(), Purpose::Opening, id, epoch);
+    let opens = passphrase(&opening, None, Purpose::Opening, id, epoch);
     let opening_slot = slot(Purpose::Opening, epoch);
     add(volume, known, &opens, opening_slot)?;
     if let Some(secret) = recovery {
@@ -112,7 +93,7 @@ pub(crate) fn add_slots(
         // Not by what was known: in a first boot its slot is one that a passphrase of a person could have, and takes seconds each time.
         add(volume, (&opens, opening_slot), &recovers, slot(Purpose::Recovery, epoch))?;
     }
-    Ok(Added { token, opens, kept })
+    Ok((token, opens))
 }
 
 /// Lays the note with a token onto the boot partition at `boot`, in the place of one that may be there. Durable on return.

@@ -191,7 +191,10 @@ fn each_thing_that_is_not_as_it_was_is_named() {
         log
     };
     let said = judged(&Told::by(&secure(0), system(RUNNING)));
-    assert!(said.contains("Secure Boot is off, and was on"), "{said}");
+    assert!(said.contains("Secure Boot is off: "), "{said}");
+    // From the first day on it was off: that is no better.
+    let off = Told::by(&secure(0), system(RUNNING));
+    assert_eq!(off.judged(&liar, off.registers[&SECURE_BOOT]), Err(vec![Doubt::SecureBootIsOff]));
     let said = judged(&Told::by(&secure(1), system(RUNNING)));
     assert!(said.contains("may be signed by: ") && said.contains("rcgen self signed cert"), "{said}");
     let mut untrue = Told::by(&secure(1), system(RUNNING));

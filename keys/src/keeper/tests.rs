@@ -96,7 +96,7 @@ proptest! {
         let mut wanted = std::collections::BTreeMap::new();
         let mut is_changing = false;
         for step in &steps {
-            let State { seal: before, changes: before_changes, .. } = keeper.state(&[]);
+            let State { seal: before, changes: before_changes, offer: before_offer, .. } = keeper.state(&[]);
             let question = |asked: Asked, who: usize| {
                 questions.iter().rev().find(|(kind, whose, _)| (*kind, *whose) == (asked, who)).map(|(_, _, file)| file.clone())
             };
@@ -107,7 +107,7 @@ proptest! {
                     let may = match asked {
                             Asked::Seal => matches!(before, Seal::Open | Seal::Sealing),
                             Asked::Possession => before == Seal::Open && !is_changing,
-                            Asked::Restart => before == Seal::Sealed,
+                            Asked::Restart => before_offer.is_some(),
                         };
                         prop_assert_eq!(before_changes.is_some(), before == Seal::Open && !is_changing);
                     prop_assert_eq!(matches!(handled.reply, Reply::Question { .. }), may);
@@ -149,6 +149,7 @@ proptest! {
                 }
                 Step::DidNotSeal => {
                     keeper.did_not_seal(&mut System);
+                    keeper.did_not_restart(&mut System);
                     None
                 }
                 Step::Opened => None,
@@ -182,13 +183,15 @@ proptest! {
                 Some(Act::Restart(_)) => {
                     prop_assert!(matches!(step, Step::Respond(Asked::Restart, _)));
                     prop_assert_eq!((before, after), (Seal::Sealed, Seal::Sealed));
+                    prop_assert!(before_offer.is_some() && keeper.offer().is_none());
+                    answered.clear();
                 }
                 Some(Act::Prove(_)) => {
                     prop_assert!(matches!(step, Step::Respond(Asked::Possession, _)));
                     prop_assert_eq!((before, after), (Seal::Open, Seal::Open));
                 }
                 None => {
-                    if let (Step::Answer(who), Seal::Sealed) = (step, before) {
+                    if let (Step::Answer(who), Seal::Sealed, true) = (step, before, before_offer.is_some()) {
                         answered.insert(*who);
                         prop_assert!(answered.len() < 2);
                     }

@@ -8,7 +8,7 @@ use postkeep_firmware::attestation::{AttestationKey, Doubt, Evidence, Known, Mea
 use postkeep_firmware::digest::Digest;
 use postkeep_keys::tpm::{Nonce, Quoted, Tpm, question};
 use postkeep_keys::wire::{Reply, Request};
-use postkeep_keys::{Cause, Grade, Offer, Sum, System, Token};
+use postkeep_keys::{Grade, Offer, Sum, System, Token};
 use postkeep_release::Release;
 
 use crate::client::Client;
@@ -52,13 +52,26 @@ pub(crate) fn of_text(token: &Token, vouching: &Vouching) -> Result<Vouched, Fai
     Ok(unvouched(token))
 }
 
-/// What the TPM of the box behind `client` says to `offer`. For a box that is to be opened it has to say too that its volume was not open since it
-/// was started.
+/// What the TPM of the box behind `client` says to `offer`. `must_be_fresh`: it has to say too that its volume was not open since it was started,
+/// whatever the box says of itself.
 ///
 /// # Errors
 /// It does not vouch for one of the releases; the reasons are named.
-pub(crate) fn vouched(client: &Client, token: &Token, offer: &Offer, vouching: &Vouching) -> Result<Vouched, Failure> {
-    let Some(tpm) = &token.tpm else { return Ok(unvouched(token)) };
+pub(crate) fn vouched(
+    client: &Client,
+    token: &Token,
+    offer: &Offer,
+    vouching: &Vouching,
+    must_be_fresh: bool,
+) -> Result<Vouched, Failure> {
+    let Some(tpm) = &token.tpm else {
+        if vouching.releases.is_empty() {
+            return Ok(unvouched(token));
+        }
+        return Err(refused(
+            "your token names no TPM of the box, and nothing vouches for a release: leave --release out, if you do without",
+        ));
+    };
     if vouching.unattested {
         return Ok(unvouched(token));
     }
@@ -86,7 +99,7 @@ pub(crate) fn vouched(client: &Client, token: &Token, offer: &Offer, vouching: &
     }
     let question = question(nonce, offer, quoted.certificate);
     let judged = judge(&evidence(quoted), digest(question), known(tpm, &key_of(tpm)?), &releases).map_err(doubted)?;
-    if !judged.is_fresh && offer.cause != Cause::Change {
+    if !judged.is_fresh && must_be_fresh {
         return Err(refused(format!(
             "the box runs {}, and its volume has been open since the machine was started: whoever had broken in by then may be in it still. \
              Have the machine started anew, and answer what it offers then; or --unattested, if you do without",

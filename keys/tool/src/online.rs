@@ -57,11 +57,17 @@ pub(crate) fn enrol(
     let state = state_of(&client)?;
     // On the first day nobody knows the box by its TPM yet: what is seen is whether that in the token answers, and what it vouches for.
     let vouched = match state.offer.as_ref().or(state.changes.as_ref()) {
-        Some(offer) if !vouching.releases.is_empty() => {
+        _ if vouching.releases.is_empty() => None,
+        Some(offer) => {
             work::must_be_of(&token, offer)?;
-            Some(attest::vouched(&client, &token, offer, vouching)?)
+            Some(attest::vouched(&client, &token, offer, vouching, false)?)
         }
-        _ => None,
+        None => {
+            return Err(refused(format!(
+                "the box is {}, and its TPM is asked in a moment; try again",
+                named(state.seal)
+            )));
+        }
     };
     // Whoever tries once more, since the proof did not come through, has it already.
     if !read(out).is_ok_and(|kept| *kept == *note.as_bytes()) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use postkeep_keys::wire::{Reply, Request, Seal};
-use postkeep_keys::{Custodian, KeySet, Offer, Token};
+use postkeep_keys::{Cause, Custodian, KeySet, Offer, Token};
 use serde_json::json;
 
 use crate::arguments::{At, Holding, Trust};
@@ -56,8 +56,12 @@ pub(crate) fn rotate(holding: &Holding, at: &At, vouching: &Vouching, wanted: &W
             seal => format!("the box is {}; it takes a new key set only while it is open", online::named(seal)),
         }));
     };
+    if offer.cause != Cause::Change {
+        return Err(refused("what the box offers is to open it, and not for a new key set; it is not what it says"));
+    }
     work::must_be_of(&token, offer)?;
-    let vouched = attest::vouched(&client, &token, offer, vouching)?;
+    // It was open since it was started: it is.
+    let vouched = attest::vouched(&client, &token, offer, vouching, false)?;
     if !wanted.is_sure || at.certificate.is_none() {
         online::confirm(&client, &state, (offer, &vouched), Some(&change(&token, &set)))?;
     }
@@ -73,7 +77,7 @@ pub(crate) fn rotate(holding: &Holding, at: &At, vouching: &Vouching, wanted: &W
             Ok(Outcome::new(said, json!({"name": held.name, "count": count, "threshold": threshold, "changed": false})))
         }
         Reply::Changes => {
-            let (new, note) = changed(&client, &token, offer, &set, &holding.trust)?;
+            let (new, note) = changed(&client, &token, offer, (&set, vouching.unattested), &holding.trust)?;
             write_new(out, note.as_bytes())?;
             let said = format!(
                 "Your answer was the last that was needed: {} of {} custodians open the box from now on.\n\
@@ -99,7 +103,7 @@ fn changed(
     client: &Client,
     before: &Token,
     offer: &Offer,
-    set: &KeySet,
+    (set, may_change_tpm): (&KeySet, bool),
     trust: &Trust,
 ) -> Result<(Token, String), Failure> {
     let began = Instant::now();
@@ -112,6 +116,12 @@ fn changed(
             if token.volume != before.volume || token.key_set() != *set {
                 return Err(refused(
                     "the box has a new key set, and it is another one than you wanted: ask the other custodians",
+                ));
+            }
+            if before.tpm.is_some() && before.tpm != token.tpm && !may_change_tpm {
+                return Err(refused(
+                    "the new token names another TPM than yours, or none, or other keys of Secure Boot: the machine was changed, or somebody is in it. \
+                     Look into it before you enrol",
                 ));
             }
             return Ok((token, note));

@@ -103,9 +103,7 @@ pub(crate) fn unseal(
     let (token, _) = token(&holding.token, &holding.trust)?;
     if let Some(offer) = &to.way.offer {
         let offer: Offer = offer.parse().map_err(|why| bad(format!("the offer cannot be read: {why}")))?;
-        if offer.cause == Cause::Change {
-            return Err(refused("the box that offers this is open; what it offers is for a new key set (`rotate`)"));
-        }
+        must_be_sealed(&offer)?;
         let vouched = attest::of_text(&token, vouching)?;
         let (held, answer) = answer(&token, holding, (&offer, vouched.grade), reason, paper, None)?;
         let json = json!({
@@ -118,9 +116,10 @@ pub(crate) fn unseal(
     let Some(offer) = &state.offer else {
         return Err(refused(format!("the box does not wait to be opened: it is {}", online::named(state.seal))));
     };
+    must_be_sealed(offer)?;
     // Before anything is asked of the TPM of another box.
     must_be_of(&token, offer)?;
-    let vouched = attest::vouched(&client, &token, offer, vouching)?;
+    let vouched = attest::vouched(&client, &token, offer, vouching, true)?;
     if to.certificate.is_none() {
         online::confirm(&client, &state, (offer, &vouched), None)?;
     }
@@ -141,6 +140,14 @@ pub(crate) fn unseal(
         "certificate": client.certificate(),
     });
     Ok(Outcome::new(vouched.said + &said, json))
+}
+
+/// Makes sure that `offer` is one to open a box.
+fn must_be_sealed(offer: &Offer) -> Result<(), Failure> {
+    if offer.cause == Cause::Change {
+        return Err(refused("the box that offers this is open; what it offers is for a new key set (`rotate`)"));
+    }
+    Ok(())
 }
 
 /// Makes sure that `offer` is that of the box with `token`.

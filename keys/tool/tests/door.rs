@@ -49,12 +49,7 @@ impl House {
 
     /// With a TPM.
     fn with(machine: Option<&Machine>) -> Self {
-        let chip = machine.map(|machine| Chip {
-            tpm: machine.tpm(),
-            log: machine.file("log"),
-            signed: machine.file("signed"),
-            signer: machine.file("signer"),
-        });
+        let chip = machine.map(|machine| Chip { tpm: machine.tpm(), log: machine.file("log") });
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let mut set = "threshold = 2\n".to_owned();
@@ -65,7 +60,7 @@ impl House {
         let volume = VOLUME.parse().unwrap();
         let mut token = Token::make(&KeySet::parse(&set).unwrap(), &volume, 1, &mut System).unwrap().token;
         if let Some(chip) = &chip {
-            token = token.with_tpm(chip.enrol(None).unwrap()).unwrap();
+            token = token.with_tpm(chip.enrol().unwrap()).unwrap();
         }
         fs::create_dir(path("postkeep")).unwrap();
         let box_key = SignerKey::generate("box.example").unwrap();
@@ -350,6 +345,9 @@ fn a_box_with_a_tpm_gets_shares_while_it_runs_a_release_that_is_known_and_no_oth
     fs::copy(again.path(TOKEN), again.path("box.token")).unwrap();
     let error = refused(&again.unseal_with("anna", &vouching), 3);
     assert!(error.contains("its volume has been open since the machine was started"), "{error}");
+    // What it says of itself changes nothing: a box that is open, and offers what an open one does, gets nothing to open it.
+    let offer = house.state().changes.unwrap().to_string();
+    assert!(offer.starts_with("postkeep-offer-1:change:"), "{offer}");
     // Another command line.
     machine.start_again();
     machine.measure(11, &"33".repeat(32));

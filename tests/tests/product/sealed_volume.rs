@@ -189,7 +189,7 @@ fn a_volume_in_use_is_given_to_others_and_those_before_open_it_no_more() {
             Ok(())
         };
         let changed = change(&volume, (&opens, at), (&token, &set), &box_key, folder.path(), None, copy).unwrap();
-        let Changed { token: new, note, .. } = changed;
+        let Changed { token: new, note } = changed;
         assert!(copied);
         assert_eq!(fs::read_to_string(folder.path().join(TOKEN)).unwrap(), note);
         assert_eq!(Token::open(note.as_bytes(), std::slice::from_ref(box_key.verifier())).unwrap(), new);

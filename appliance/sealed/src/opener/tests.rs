@@ -188,10 +188,29 @@ fn one_custodian_has_the_machine_started_anew_while_it_is_sealed_and_hears_so_be
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(laid.file("systemctl.asked"), b"--no-block reboot\n");
-    laid.answer(&opener, 0);
-    laid.answer(&opener, 1);
-    until(&opener, Seal::Open);
-    assert_eq!(ask(), Reply::Refused, "mail flows");
+    // Nothing is begun that the start would interrupt.
+    assert_eq!((state(&opener).seal, state(&opener).offer), (Seal::Sealed, None));
+    assert_eq!(ask(), Reply::Refused);
+}
+
+#[test]
+fn a_box_that_cannot_be_started_anew_offers_itself_again() {
+    let (laid, opener) = laid();
+    fs::write(laid.folder.path().join("systemctl.status"), "not now").unwrap();
+    let (name, before): (Name, _) = ("c2".parse().unwrap(), state(&opener).offer.unwrap());
+    let question = opener.handle(&Request::Ask { asked: Asked::Restart, name: name.clone() });
+    let Reply::Question { question } = question else { panic!("a question") };
+    let (_, response) = respond(question.as_bytes(), Asked::Restart, &[&laid.keys[2]]).unwrap();
+    opener.handle(&Request::Respond { asked: Asked::Restart, name, response });
+    let began = Instant::now();
+    let offer = loop {
+        match state(&opener).offer {
+            Some(offer) => break offer,
+            None => assert!(began.elapsed() < Duration::from_secs(10), "it offers nothing"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_ne!(offer.boot, before.boot);
 }
 
 #[test]
