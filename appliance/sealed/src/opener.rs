@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ pub struct Place {
     pub chip: Option<Chip>,
     /// Where the door writes the sum of its certificate.
     pub certificate: PathBuf,
+    /// Written when the volume was opened and the TPM did not take the mark of that; gone with the next start of the machine.
+    pub unmarked: PathBuf,
 }
 
 /// The opener of one box.
@@ -80,8 +82,6 @@ pub struct Opener {
     possession: Mutex<Option<Possession>>,
     /// Held while slots of the volume come or go.
     slots: Mutex<()>,
-    /// The volume was open, and the TPM does not know.
-    is_unmarked: AtomicBool,
     /// Held while the TPM is asked for its word: it answers one at a time, and slowly.
     quoting: Mutex<()>,
     /// Who asks or waits for it.
@@ -148,7 +148,6 @@ impl Opener {
             keeper: Mutex::new(keeper),
             possession: Mutex::default(),
             slots: Mutex::default(),
-            is_unmarked: AtomicBool::new(false),
             quoting: Mutex::default(),
             asking: AtomicUsize::new(0),
             refusals: Mutex::default(),
@@ -218,7 +217,7 @@ impl Opener {
         let (Some(chip), Some(offer), Some(_asking)) = (&self.place.chip, offer, asking) else {
             return Reply::Refused;
         };
-        if self.is_unmarked.load(Ordering::Acquire) {
+        if self.place.unmarked.exists() {
             return Reply::Failed;
         }
         let certificate = postkeep_files::beginning(&self.place.certificate, LONGEST_SUM)
@@ -313,7 +312,10 @@ impl Opener {
     fn mark_opened(&self) {
         let Some(chip) = &self.place.chip else { return };
         if let Err(error) = chip.mark_opened().or_else(|_| chip.mark_opened()) {
-            self.is_unmarked.store(true, Ordering::Release);
+            // For the opener that runs once the box is sealed again, too.
+            if let Err(error) = postkeep_files::replace(&self.place.unmarked, b"") {
+                log::error!("cannot write {}: {error}", self.place.unmarked.display());
+            }
             log::error!(
                 "the TPM takes no mark that the volume was open, and vouches for nothing before the next start: {error}"
             );

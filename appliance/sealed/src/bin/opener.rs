@@ -32,6 +32,8 @@ const CLOSES_WITHIN: Duration = Duration::from_secs(60);
 const UNOPENED: &str = "/run/postkeep-opener.unopened";
 /// The sum of the certificate of the door of the seal.
 const CERTIFICATE: &str = "/run/postkeep-door/fingerprint";
+/// Says that the volume was open in this start, and that the TPM does not know.
+const UNMARKED: &str = "/run/postkeep-opener.unmarked";
 /// The volume is to be closed, and is not yet.
 const CLOSING: &str = "/run/postkeep-opener.closing";
 /// Of a key set, in octets: a seed has no more.
@@ -143,6 +145,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 unopened: UNOPENED.into(),
                 chip: chip::of_this_machine(),
                 certificate: CERTIFICATE.into(),
+                unmarked: UNMARKED.into(),
             };
             // Sealing has ended what used the volume, and did not get it closed: nothing else is done before it is.
             if Path::new(CLOSING).exists() {

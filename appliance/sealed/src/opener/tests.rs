@@ -67,6 +67,7 @@ fn place(folder: &Path) -> Place {
         unopened: folder.join("unopened"),
         chip: None,
         certificate: folder.join("certificate"),
+        unmarked: folder.join("unmarked"),
     }
 }
 
