@@ -74,7 +74,7 @@ class Attestation(unittest.TestCase):
             # And has it start something else: another command line, another description of the system.
             boot = Boot(disk, machine.state)
             whole = boot.file.read_bytes()
-            for section, before, after in ((".cmdline", b"loglevel=4", b"loglevel=5"), (".osrel", b"Postkeep", b"postkeep")):
+            for section, before, after in ((".cmdline", b"loglevel=4", b"loglevel=5"), (".osrel", b"www.debian.org", b"www.debian.arg")):
                 self.changed(boot, section, before, after)
                 certificate = self.sealed(machine)
                 self.refused(certificate, "none of the releases that are known (Postkeep", "another boot file, or another command line in it", "Secure Boot is off")
