@@ -12,10 +12,10 @@
 use std::io;
 use std::path::Path;
 
+use postkeep_keys::tpm::Tpm;
 use postkeep_keys::{KeySet, LARGEST_TOKEN, Secret, Token};
 use postkeep_notes::SignerKey;
 
-use crate::chip::Chip;
 use crate::opener::TOKEN;
 use crate::slots::{GiveError, add_slots, lay, slots_of};
 use crate::volume::{Volume, VolumeError};
@@ -30,7 +30,7 @@ pub struct Changed {
 }
 
 /// Gives `volume`, which `known` opens in the slot beside it, from those in `before` to those in `set`. `copy` sees to the other disk's boot
-/// partition, when the new token lies on the one at `boot`. `chip` is the machine's TPM, if it has one.
+/// partition, when the new token lies on the one at `boot`. `tpm` is the machine's, if it has one.
 ///
 /// # Errors
 /// The volume is that of the set before.
@@ -40,7 +40,7 @@ pub fn change(
     (before, set): (&Token, &KeySet),
     box_key: &SignerKey,
     boot: &Path,
-    chip: Option<&Chip>,
+    tpm: Option<Tpm>,
     copy: impl FnOnce() -> io::Result<()>,
 ) -> Result<Changed, GiveError> {
     // What lies there is what the next start asks for: its slots must not be taken for those of nobody.
@@ -52,7 +52,7 @@ pub fn change(
     }
     // What a change that was cut has left is in the way of this one.
     remove_all_but(volume, &slots_of(before))?;
-    let (token, _) = add_slots(volume, known, set, &before.volume, before.epoch + 1, chip)?;
+    let (token, _) = add_slots(volume, known, set, &before.volume, before.epoch + 1, tpm)?;
     let note = token.sign(box_key)?;
     match lay(&note, boot) {
         // Written, and whether for good is not known: that is as good as laid, since both sets open the volume.

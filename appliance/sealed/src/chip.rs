@@ -60,19 +60,6 @@ pub fn of_this_machine() -> Option<Chip> {
     })
 }
 
-/// The same at a first boot, where it answers: a machine with a broken one is taken into use all the same, and nothing rests on it then.
-#[must_use]
-pub fn that_answers() -> Option<Chip> {
-    let chip = of_this_machine()?;
-    match chip.enrol() {
-        Ok(_) => Some(chip),
-        Err(error) => {
-            log::warn!("this machine has a TPM, and nothing will rest on it: {error}");
-            None
-        }
-    }
-}
-
 impl Chip {
     /// What a token says of it.
     ///
@@ -83,6 +70,14 @@ impl Chip {
         let (_, key) = attestation_key(&mut context)?;
         let secure_boot = register(&mut context, SECURE_BOOT)?;
         Ok(Tpm { key: Octets(key.public().to_vec()), secure_boot: sum(secure_boot) })
+    }
+
+    /// The same where custodians know of none yet: a machine with a broken one is taken into use all the same, and nothing rests on it then.
+    #[must_use]
+    pub fn enrol_if_it_answers(&self) -> Option<Tpm> {
+        self.enrol()
+            .inspect_err(|error| log::warn!("this machine has a TPM, and nothing will rest on it: {error}"))
+            .ok()
     }
 
     /// Its word on what was started, in answer to `question`. The caller adds what the question was about.

@@ -8,10 +8,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use postkeep_keys::tpm::Tpm;
 use postkeep_keys::{KeySet, Purpose, Secret, Token, VolumeId};
 use postkeep_notes::SignerKey;
 
-use crate::chip::Chip;
 use crate::slots::{FIRST_SLOT, GiveError, add_slots, lay, slot};
 use crate::volume::Volume;
 
@@ -23,8 +23,8 @@ pub(crate) const BOX_KEY: &str = "keys/box.key";
 const EPOCH: u64 = 1;
 
 /// Gives `volume`, which `first` opens, to those in `set`; the token goes to the boot partition at `boot`, signed with `box_key`. Durable on
-/// return, and then `first` opens nothing any more. `chip` is the machine's TPM, if it has one. `keep` is called when custodians could open it, and before anybody relies on that: with
-/// what opens it, and the slot.
+/// return, and then `first` opens nothing any more. `tpm` is the machine's, if it has one. `keep` is called when custodians could open it, and
+/// before anybody relies on that: with what opens it, and the slot.
 ///
 /// # Errors
 /// Nothing was given, or the last step failed: then the first key still opens the volume as well.
@@ -34,11 +34,11 @@ pub fn give(
     set: &KeySet,
     box_key: &SignerKey,
     boot: &Path,
-    chip: Option<&Chip>,
+    tpm: Option<Tpm>,
     keep: impl FnOnce(&VolumeId, &Secret, u32) -> Result<(), GiveError>,
 ) -> Result<Token, GiveError> {
     let id: VolumeId = volume.id()?;
-    let (token, opens) = add_slots(volume, (first, FIRST_SLOT), set, &id, EPOCH, chip)?;
+    let (token, opens) = add_slots(volume, (first, FIRST_SLOT), set, &id, EPOCH, tpm)?;
     keep(&id, &opens, slot(Purpose::Opening, EPOCH))?;
     lay(&token.sign(box_key)?, boot)?;
     volume.remove(FIRST_SLOT)?;

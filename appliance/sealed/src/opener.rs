@@ -368,9 +368,12 @@ impl Opener {
             .and_then(|box_key| {
                 let Place { volume, boot, chip, .. } = &self.place;
                 // A TPM that custodians know of must not go without their knowing; one that was broken at the first boot may be none.
-                let chip =
-                    if before.tpm.is_some() { chip.clone() } else { chip.clone().filter(|chip| chip.enrol().is_ok()) };
-                change(volume, (&passphrase, slot), (&before, set), &box_key, boot, chip.as_ref(), || self.copy())
+                let tpm = match chip {
+                    Some(chip) if before.tpm.is_some() => Some(chip.enrol()?),
+                    Some(chip) => chip.enrol_if_it_answers(),
+                    None => None,
+                };
+                change(volume, (&passphrase, slot), (&before, set), &box_key, boot, tpm, || self.copy())
             });
         let Changed { token, note } = match changed {
             Ok(changed) => changed,

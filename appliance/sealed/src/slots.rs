@@ -3,10 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use postkeep_keys::tpm::Tpm;
 use postkeep_keys::{KeySet, Made, Purpose, Secret, System, Token, TokenError, VolumeId, passphrase};
 use postkeep_notes::NoteError;
 
-use crate::chip::{Chip, ChipError};
+use crate::chip::ChipError;
 use crate::opener::TOKEN;
 use crate::volume::{Volume, VolumeError};
 
@@ -68,8 +69,8 @@ pub enum GiveError {
     OtherToken,
 }
 
-/// New secrets for those in `set`, and a slot for each, made with `known` and the slot that it opens; the token names the TPM that `chip` is, if the
-/// machine has one. Says who they are, and what opens the volume to them.
+/// New secrets for those in `set`, and a slot for each, made with `known` and the slot that it opens; the token names the TPM of the
+/// machine, if it has one. Says who they are, and what opens the volume to them.
 ///
 /// # Errors
 /// The key set cannot be used, `known` does not open the volume, or it has no room for slots.
@@ -79,11 +80,11 @@ pub(crate) fn add_slots(
     set: &KeySet,
     id: &VolumeId,
     epoch: u64,
-    chip: Option<&Chip>,
+    tpm: Option<Tpm>,
 ) -> Result<(Token, Secret), GiveError> {
     let Made { mut token, opening, recovery } = Token::make(set, id, epoch, &mut System)?;
-    if let Some(chip) = chip {
-        token = token.with_tpm(chip.enrol()?)?;
+    if let Some(tpm) = tpm {
+        token = token.with_tpm(tpm)?;
     }
     let opens = passphrase(&opening, None, Purpose::Opening, id, epoch);
     let opening_slot = slot(Purpose::Opening, epoch);

@@ -216,8 +216,8 @@ fn give_volume(boot: &Path, volume: &Volume, key: &Path, keys: &Path, mounted: &
     let secret = Secret::fill(|octets| first = File::open(key).and_then(|mut file| file.read_exact(octets)));
     first?;
     let box_key = SignerKey::generate(&box_name(&volume.id()?.to_string()))?;
-    let chip = chip::that_answers();
-    let given = first::give(volume, &secret, &set, &box_key, boot, chip.as_ref(), |id, passphrase, slot| {
+    let tpm = chip::of_this_machine().and_then(|chip| chip.enrol_if_it_answers());
+    let given = first::give(volume, &secret, &set, &box_key, boot, tpm, |id, passphrase, slot| {
         open_and_keep(volume, (id, passphrase, slot), &box_key, mounted)
     });
     let token = match given {
