@@ -14,7 +14,8 @@ NAMES = ("anna", "ben", "cleo")
 # What the box says of itself once it is theirs.
 GIVEN = "from now on 2 of 3 custodians open this box"
 # What a custodian asks the box's TPM to vouch for: the release that the image was made into, by whose key it is signed; or that they do without.
-VOUCHED = ("--release", "/build/releases/first/release.note", "--release-key", "/build/keys/release.pub")
+VOUCHED = ("--release", "/build/releases/first/release.note", "--release-key", "/build/keys/release.pub",
+           "--own", "/build/keys/PK.crt", "--own", "/build/keys/KEK.crt")
 UNATTESTED = ("--unattested",)
 
 

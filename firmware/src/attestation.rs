@@ -9,6 +9,8 @@ use std::fmt;
 
 use crate::digest::Digest;
 use crate::event_log::{EventLog, FIRMWARE_PCRS};
+use crate::facts::{self, Ours};
+use crate::posture::{self, Posture};
 use crate::signature_list::{self, Entry};
 
 mod key;
@@ -71,6 +73,9 @@ pub struct Judged {
     pub release: String,
     /// The data volume has not been open since the machine was started: nothing that takes mail has run there.
     pub is_fresh: bool,
+    /// What the start of the box is worth. Which kind an entry of the log is no register says, so that a program can be hidden in it; an A
+    /// needs keys in PK, KEK and db that are the owner's only, and those let no other program through.
+    pub posture: Posture,
 }
 
 /// Something that keeps the evidence from being relied on.
@@ -147,7 +152,7 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// What `evidence` says in answer to `question`.
+/// What `evidence` says in answer to `question`. `ours` is what the owner says is theirs, for the posture.
 ///
 /// # Errors
 /// All that keeps it from being relied on; never an empty list.
@@ -156,6 +161,7 @@ pub fn judge(
     question: Digest,
     known: Known<'_>,
     releases: &[Measured],
+    ours: &Ours,
 ) -> Result<Judged, Vec<Doubt>> {
     let Evidence { attest, signature, registers, log } = evidence;
     if !registers.keys().copied().eq(REGISTERS) {
@@ -191,7 +197,11 @@ pub fn judge(
         }
     };
     doubts.extend([ADDED, EXTENDED].into_iter().filter(|register| value(*register) != Digest::ZERO).map(Doubt::Added));
-    if doubts.is_empty() { Ok(Judged { release, is_fresh: value(OPENED) == Digest::ZERO }) } else { Err(doubts) }
+    if !doubts.is_empty() {
+        return Err(doubts);
+    }
+    let posture = posture::judge(&facts::attested(&log, registers, &release, ours));
+    Ok(Judged { release, is_fresh: value(OPENED) == Digest::ZERO, posture })
 }
 
 /// The release that has `value` in PCR 11 once its system runs.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::digest::Digest;
 use crate::event_log::{self, EventLog, FIRMWARE_PCRS};
-use crate::posture::{Chain, Facts, Program};
+use crate::posture::{Chain, Facts, Kernel, Program, Settings};
 use crate::secure_boot::{self, Holder, LONGEST_VARIABLE, Unread, VARIABLES};
 
 /// What the owner says is his.
@@ -39,10 +39,35 @@ pub fn gather(root: &Path, ours: &Ours) -> Facts {
         signature_keys: list("db"),
         tpm,
         chain,
-        lockdown: text(&root.join("sys/kernel/security/lockdown")).and_then(|text| chosen(&text)),
-        kptr_restrict: number(&root.join("proc/sys/kernel/kptr_restrict")),
-        unprivileged_bpf_disabled: number(&root.join("proc/sys/kernel/unprivileged_bpf_disabled")),
-        command_line: text(&root.join("proc/cmdline")).map(|line| line.trim().to_owned()),
+        kernel: Kernel::Asked(Settings {
+            lockdown: text(&root.join("sys/kernel/security/lockdown")).and_then(|text| chosen(&text)),
+            kptr_restrict: number(&root.join("proc/sys/kernel/kptr_restrict")),
+            unprivileged_bpf_disabled: number(&root.join("proc/sys/kernel/unprivileged_bpf_disabled")),
+            command_line: text(&root.join("proc/cmdline")).map(|line| line.trim().to_owned()),
+        }),
+    }
+}
+
+/// What a TPM's word says from afar: `registers` and the `log` that leads to them, on a machine that runs `release`.
+#[must_use]
+pub fn attested(log: &EventLog, registers: &BTreeMap<u32, Digest>, release: &str, ours: &Ours) -> Facts {
+    let measured = |name: &str| {
+        let found = log.variables().find(|variable| variable.name == name);
+        found.map(|variable| variable.data).ok_or_else(|| format!("the log of the boot does not name {name}"))
+    };
+    let list = |name| measured(name).and_then(|content| holders(name, &content, ours));
+    Facts {
+        // Others keep no such log.
+        uefi: true,
+        secure_boot: measured("SecureBoot").and_then(|content| secure_boot::flag("SecureBoot", &content)),
+        // UEFI Specification 2.10, 32.3: a platform key ends setup mode, and there is no other end of it.
+        setup_mode: measured("PK").map(|content| content.is_empty()),
+        platform_key: list("PK"),
+        exchange_keys: list("KEK"),
+        signature_keys: list("db"),
+        tpm: Ok(true),
+        chain: Ok(chain(log, registers, ours)),
+        kernel: Kernel::Measured(release.to_owned()),
     }
 }
 

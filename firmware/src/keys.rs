@@ -8,9 +8,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::digest::Digest;
+use crate::signature_list::Certificate;
 
 /// Where a key or a certificate lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,9 +216,51 @@ impl Keys {
     }
 }
 
+/// The fingerprints of those that `file`, whose content is `octets`, says are its owner's: certificates (PEM, or one in DER), or those of
+/// PK, KEK and db in a whole `keys.toml`.
+///
+/// # Errors
+/// It is none of these; the sentence names the file.
+pub fn own(file: &Path, octets: &[u8]) -> Result<Vec<Digest>, String> {
+    let named = file.display();
+    if file.extension().is_some_and(|extension| extension == "toml") {
+        let keys = Keys::read(&String::from_utf8_lossy(octets)).map_err(|error| format!("{named}: {error}"))?;
+        return Ok([&keys.platform, &keys.exchange, &keys.signature].map(|key| key.fingerprint).to_vec());
+    }
+    let mut found = Vec::new();
+    for der in CertificateDer::pem_slice_iter(octets) {
+        found.push(der.map_err(|error| format!("{named}: {error}"))?);
+    }
+    if found.is_empty() {
+        found.push(CertificateDer::from(octets));
+    }
+    let fingerprint = |der: &CertificateDer<'_>| {
+        let certificate = Certificate::new(der);
+        (certificate.subject != "?").then_some(certificate.fingerprint)
+    };
+    let fingerprints: Option<Vec<Digest>> = found.iter().map(fingerprint).collect();
+    fingerprints.ok_or_else(|| format!("{named} is no certificate"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_certificates_says_the_same_as_the_description_of_the_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = folder.path().join("keys");
+        let now = jiff::civil::date(2026, 2, 28).at(12, 0, 0, 0);
+        make::make(&set, &make::Options { owner: "Example".into(), size: make::Size::Rsa2048, now }).unwrap();
+        let octets = |name: &str| std::fs::read(set.join(name)).unwrap();
+        let named = |name: &str| own(Path::new(name), &octets(name));
+        let all = ["PK.crt", "KEK.crt", "db.crt"].map(octets).concat();
+        assert_eq!(own(Path::new("own.crt"), &all), named("keys.toml"));
+        assert_eq!(named("db.crt").unwrap(), named("db.cer").unwrap());
+        let spoilt = String::from_utf8(octets("db.crt")).unwrap().replace('M', "!");
+        assert!(own(Path::new("own.crt"), spoilt.as_bytes()).is_err());
+        assert!(named("db.key").is_err());
+    }
 
     fn keys(signature: &str) -> String {
         let entry = |name: &str, key: &str| {

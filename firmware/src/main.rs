@@ -10,14 +10,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use postkeep_firmware::digest::Digest;
 use postkeep_firmware::event_log::EventLog;
 use postkeep_firmware::facts::{self, Ours};
-use postkeep_firmware::keys::{Keys, make};
+use postkeep_firmware::keys::{Keys, make, own};
 use postkeep_firmware::pe::Pe;
 use postkeep_firmware::posture::{Grade, Posture, judge};
-use postkeep_firmware::signature_list::Certificate;
 use postkeep_firmware::{history, pcr, signed_policy};
 use postkeep_journal::{POSTURE_MEASURED, POSTURE_WORSE};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use serde_json::json;
 
 /// What was asked for does not hold.
@@ -246,27 +243,10 @@ fn octets(path: &Path) -> Result<Vec<u8>, String> {
 
 /// Certificates, a whole `keys.toml`, or a fingerprint.
 fn certificates(named: &str) -> Result<Vec<Digest>, String> {
-    if let Ok(fingerprint) = named.parse() {
-        return Ok(vec![fingerprint]);
+    match named.parse() {
+        Ok(fingerprint) => Ok(vec![fingerprint]),
+        Err(_) => own(Path::new(named), &octets(Path::new(named))?),
     }
-    let octets = octets(Path::new(named))?;
-    if Path::new(named).extension().is_some_and(|extension| extension == "toml") {
-        let keys = Keys::read(&String::from_utf8_lossy(&octets)).map_err(|error| format!("{named}: {error}"))?;
-        return Ok([&keys.platform, &keys.exchange, &keys.signature].map(|key| key.fingerprint).to_vec());
-    }
-    let mut found = Vec::new();
-    for der in CertificateDer::pem_slice_iter(&octets) {
-        found.push(der.map_err(|error| format!("{named}: {error}"))?.to_vec());
-    }
-    if found.is_empty() {
-        found.push(octets);
-    }
-    let fingerprint = |der: &Vec<u8>| {
-        let certificate = Certificate::new(der);
-        (certificate.subject != "?").then_some(certificate.fingerprint)
-    };
-    let fingerprints: Option<Vec<Digest>> = found.iter().map(fingerprint).collect();
-    fingerprints.ok_or_else(|| format!("{named} is neither a certificate nor a fingerprint"))
 }
 
 fn file_digest(named: &str) -> Result<Digest, String> {
@@ -277,9 +257,9 @@ fn file_digest(named: &str) -> Result<Digest, String> {
     Pe::read(&octets).map(|pe| pe.authenticode()).map_err(|error| format!("{named}: {error}"))
 }
 
-fn posture(root: &Path, own: &[String], files: &[String], at_least: Option<Wanted>, as_json: bool) -> Outcome {
+fn posture(root: &Path, owned: &[String], files: &[String], at_least: Option<Wanted>, as_json: bool) -> Outcome {
     let mut ours = Ours::default();
-    for named in own {
+    for named in owned {
         ours.certificates.extend(certificates(named)?);
     }
     for named in files {
@@ -410,25 +390,4 @@ fn log(path: &Path, as_json: bool) -> Outcome {
 
 fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_of_certificates_says_the_same_as_the_description_of_the_keys() {
-        let folder = tempfile::tempdir().unwrap();
-        let (set, file) = (folder.path().join("keys"), folder.path().join("own.crt"));
-        let now = jiff::civil::date(2026, 2, 28).at(12, 0, 0, 0);
-        make::make(&set, &make::Options { owner: "Example".into(), size: make::Size::Rsa2048, now }).unwrap();
-        let text = |name: &str| std::fs::read_to_string(set.join(name)).unwrap();
-        std::fs::write(&file, ["PK.crt", "KEK.crt", "db.crt"].map(text).concat()).unwrap();
-        let named = |path: &Path| certificates(path.to_str().unwrap());
-        assert_eq!(named(&file), named(&set.join("keys.toml")));
-        assert_eq!(named(&set.join("db.crt")).unwrap(), named(&set.join("db.cer")).unwrap());
-        std::fs::write(&file, text("db.crt").replace('M', "!")).unwrap();
-        assert!(named(&file).is_err());
-        assert!(named(&set.join("db.key")).is_err());
-    }
 }

@@ -94,6 +94,23 @@ pub struct Facts {
     pub tpm: Result<bool, Unread>,
     /// What was started.
     pub chain: Result<Chain, Unread>,
+    /// What was started last.
+    pub kernel: Kernel,
+}
+
+/// What is known of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kernel {
+    /// It was asked where it runs.
+    Asked(Settings),
+    /// It is that of this release, by what was measured of its boot file. Its settings follow from that, and cannot be seen from afar.
+    Measured(String),
+}
+
+/// How far a kernel lets itself be changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Settings {
     /// How far the kernel is locked down: `none`, `integrity`, `confidentiality`.
     pub lockdown: Result<String, Unread>,
     /// `kernel.kptr_restrict`: 0 tells everybody where the kernel's parts lie.
@@ -129,7 +146,7 @@ pub fn judge(facts: &Facts) -> Posture {
         keys(facts, &mut say);
     }
     measured(facts, &mut say);
-    kernel(facts, &mut say);
+    kernel(&facts.kernel, &mut say);
     let grade = sentences.iter().map(|sentence| sentence.at_best).max().unwrap_or(Grade::D);
     sentences.sort_by_key(|sentence| std::cmp::Reverse(sentence.at_best));
     Posture { grade, sentences }
@@ -334,8 +351,19 @@ fn programs(chain: &Chain, say: Say<'_>) {
     }
 }
 
-fn kernel(facts: &Facts, say: Say<'_>) {
-    match facts.lockdown.as_deref() {
+fn kernel(kernel: &Kernel, say: Say<'_>) {
+    let settings = match kernel {
+        Kernel::Asked(settings) => settings,
+        Kernel::Measured(release) => {
+            say(
+                Grade::A,
+                format!("The boot file is that of {release}, and nothing was added to it."),
+                "How far the kernel is locked down follows from that release.",
+            );
+            return;
+        }
+    };
+    match settings.lockdown.as_deref() {
         Ok("integrity" | "confidentiality") => {}
         Ok(other) => say(
             Grade::B,
@@ -350,13 +378,13 @@ fn kernel(facts: &Facts, say: Say<'_>) {
     }
     for (setting, name, seen, means) in [
         (
-            &facts.kptr_restrict,
+            &settings.kptr_restrict,
             "kernel.kptr_restrict",
             "The kernel tells its addresses to everybody",
             "Whoever attacks the kernel from inside need not guess where its parts lie.",
         ),
         (
-            &facts.unprivileged_bpf_disabled,
+            &settings.unprivileged_bpf_disabled,
             "kernel.unprivileged_bpf_disabled",
             "Everybody may load BPF programs into the kernel",
             "A program without rights that was taken over has one way more into the kernel.",
@@ -368,7 +396,7 @@ fn kernel(facts: &Facts, say: Say<'_>) {
             Err(why) => say(Grade::B, format!("{name} cannot be read: {why}."), "It counts as 0."),
         }
     }
-    let line = match &facts.command_line {
+    let line = match &settings.command_line {
         Ok(line) => line,
         Err(why) => {
             say(

@@ -7,10 +7,12 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use proptest::prelude::*;
 
 use super::*;
+use crate::device_path::tests::from_disk;
 use crate::event_log::kind;
 use crate::event_log::tests::{Writer, good};
 use crate::guid::Guid;
 use crate::pcr::Variable;
+use crate::posture::Grade;
 
 const KEY: &[u8] = include_bytes!("swtpm/key.tpmt");
 const ATTEST: &[u8] = include_bytes!("swtpm/quote.attest");
@@ -139,9 +141,13 @@ impl Told {
     }
 
     fn judged(&self, liar: &Liar, secure_boot: Digest) -> Result<Judged, Vec<Doubt>> {
+        self.judged_by(liar, secure_boot, &Ours::default())
+    }
+
+    fn judged_by(&self, liar: &Liar, secure_boot: Digest, ours: &Ours) -> Result<Judged, Vec<Doubt>> {
         let (attest, signature) = liar.quote(question(), &self.registers);
         let evidence = Evidence { attest, signature, registers: self.registers.clone(), log: self.log.clone() };
-        judge(&evidence, question(), Known { key: &liar.key, secure_boot }, &releases())
+        judge(&evidence, question(), Known { key: &liar.key, secure_boot }, &releases(), ours)
     }
 }
 
@@ -164,9 +170,61 @@ fn words(judged: Result<Judged, Vec<Doubt>>) -> String {
 fn a_box_that_is_as_it_was_is_told_from_one_that_has_been_open() {
     let (liar, mut told) = (Liar::new(), Told::by(&good(), system(RUNNING)));
     let secure_boot = told.registers[&SECURE_BOOT];
-    assert_eq!(told.judged(&liar, secure_boot), Ok(Judged { release: "0.1.0".to_owned(), is_fresh: true }));
+    let said = |told: &Told| told.judged(&liar, secure_boot).map(|judged| (judged.release, judged.is_fresh));
+    assert_eq!(said(&told), Ok(("0.1.0".to_owned(), true)));
     told.registers.insert(OPENED, Digest::of(b"opened"));
-    assert_eq!(told.judged(&liar, secure_boot), Ok(Judged { release: "0.1.0".to_owned(), is_fresh: false }));
+    assert_eq!(said(&told), Ok(("0.1.0".to_owned(), false)));
+}
+
+#[test]
+fn the_posture_is_as_good_as_the_word_of_the_tpm_and_the_owners_make_it() {
+    let liar = Liar::new();
+    let certificate = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.der().to_vec();
+    let (mine, strange) = (certificate("owner.example"), certificate("stranger.example"));
+    let list = |certificate: &[u8]| signature_list::of_certificate(Guid::POSTKEEP, certificate);
+    let told = |platform_key: &[u8], signature_keys: &[u8]| {
+        let mut log = Writer::new();
+        let exchange_keys = list(&mine);
+        for (name, data) in
+            [("SecureBoot", &[1][..]), ("PK", platform_key), ("KEK", &exchange_keys), ("db", signature_keys)]
+        {
+            let vendor = if name == "db" { Guid::IMAGE_SECURITY } else { Guid::GLOBAL };
+            log.measured(7, kind::VARIABLE_DRIVER_CONFIG, &Variable { vendor, name, data }.measured());
+        }
+        let data = &[&Guid::POSTKEEP.0[..], &mine].concat();
+        let authority = Variable { vendor: Guid::IMAGE_SECURITY, name: "db", data };
+        log.measured(7, kind::VARIABLE_AUTHORITY, &authority.measured());
+        log.program(Digest::of(b"loader"), &from_disk("\\EFI\\BOOT\\BOOTX64.EFI"));
+        Told::by(&log, system(RUNNING))
+    };
+    let posture = |told: &Told, own: &[&[u8]]| {
+        let ours = Ours { certificates: own.iter().map(|one| Digest::of(one)).collect(), files: Vec::new() };
+        told.judged_by(&liar, told.registers[&SECURE_BOOT], &ours).unwrap().posture
+    };
+    let both = [list(&mine), list(&strange)].concat();
+    for (platform_key, signature_keys, own, grade, reason) in [
+        (&list(&mine)[..], &list(&mine)[..], &[&mine[..]][..], Grade::A, "Secure Boot is on."),
+        (&list(&strange), &list(&mine), &[&mine], Grade::B, "PK holds keys that are not yours"),
+        (&list(&mine), &both, &[&mine], Grade::B, "db holds keys that are not yours"),
+        (&[], &list(&mine), &[&mine], Grade::D, "The firmware is in setup mode."),
+        (b"no list", &list(&mine), &[&mine], Grade::D, "Who is in PK cannot be read"),
+        (&list(&mine), &list(&mine), &[], Grade::D, "None of the 1 entries in db is a key that you named as yours."),
+    ] {
+        let posture = posture(&told(platform_key, signature_keys), own);
+        assert_eq!(posture.grade, grade, "{posture:#?}");
+        assert!(posture.sentences[0].seen.starts_with(reason), "{posture:#?}");
+        assert!(posture.sentences.iter().any(|one| one.seen.starts_with("The boot file is that of 0.1.0")));
+    }
+    // A log that does not name what it does not want to be seen.
+    let mut hidden = told(&list(&mine), &both);
+    let at =
+        EventLog::read(&hidden.log).unwrap().events.iter().position(|event| event.describe().contains(" db ")).unwrap();
+    assert_eq!(at, 3);
+    let kinds = kind::VARIABLE_DRIVER_CONFIG.to_le_bytes();
+    let places: Vec<usize> = (0..hidden.log.len() - 4).filter(|&at| hidden.log[at..at + 4] == kinds).collect();
+    hidden.log[places[at]..places[at] + 4].copy_from_slice(&kind::SEPARATOR.to_le_bytes());
+    let posture = posture(&hidden, &[&mine]);
+    assert_eq!(posture.grade, Grade::D, "{posture:#?}");
 }
 
 #[test]

@@ -23,6 +23,12 @@ fn good() -> Facts {
             authorities: vec![holder(Owner::Own)],
             ..Chain::default()
         }),
+        kernel: Kernel::Asked(settings()),
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
         lockdown: Ok("integrity".to_owned()),
         kptr_restrict: Ok(2),
         unprivileged_bpf_disabled: Ok(1),
@@ -39,6 +45,12 @@ fn graded(change: impl FnOnce(&mut Facts)) -> Posture {
     let mut facts = good();
     change(&mut facts);
     judge(&facts)
+}
+
+fn kernel(change: impl FnOnce(&mut Settings)) -> Posture {
+    let mut settings = settings();
+    change(&mut settings);
+    graded(|facts| facts.kernel = Kernel::Asked(settings))
 }
 
 fn chain(change: impl FnOnce(&mut Chain)) -> Posture {
@@ -64,10 +76,10 @@ fn what_cannot_be_read_counts_as_the_worst_it_could_be_and_is_said() {
         (graded(|facts| facts.signature_keys = unread()), Grade::D),
         (graded(|facts| facts.tpm = unread()), Grade::C),
         (graded(|facts| facts.chain = unread()), Grade::C),
-        (graded(|facts| facts.lockdown = unread()), Grade::B),
-        (graded(|facts| facts.kptr_restrict = unread()), Grade::B),
-        (graded(|facts| facts.unprivileged_bpf_disabled = unread()), Grade::B),
-        (graded(|facts| facts.command_line = unread()), Grade::B),
+        (kernel(|settings| settings.lockdown = unread()), Grade::B),
+        (kernel(|settings| settings.kptr_restrict = unread()), Grade::B),
+        (kernel(|settings| settings.unprivileged_bpf_disabled = unread()), Grade::B),
+        (kernel(|settings| settings.command_line = unread()), Grade::B),
     ];
     for (posture, grade) in cases {
         assert_eq!(posture.grade, grade, "{posture:?}");
@@ -133,11 +145,11 @@ fn programs_are_ours_by_their_digest_when_no_key_speaks_for_them() {
 #[test]
 fn what_was_added_to_the_signed_file_and_an_open_kernel_lower_it() {
     assert_eq!(chain(|chain| chain.additions = 1).grade, Grade::B);
-    assert_eq!(graded(|facts| facts.lockdown = Ok("none".to_owned())).grade, Grade::B);
-    assert_eq!(graded(|facts| facts.kptr_restrict = Ok(0)).grade, Grade::B);
-    assert_eq!(graded(|facts| facts.unprivileged_bpf_disabled = Ok(0)).grade, Grade::B);
+    assert_eq!(kernel(|settings| settings.lockdown = Ok("none".to_owned())).grade, Grade::B);
+    assert_eq!(kernel(|settings| settings.kptr_restrict = Ok(0)).grade, Grade::B);
+    assert_eq!(kernel(|settings| settings.unprivileged_bpf_disabled = Ok(0)).grade, Grade::B);
     for line in ["quiet", "roothash=00 init=/bin/sh", "roothash=00 systemd.debug_shell"] {
-        assert_eq!(graded(|facts| facts.command_line = Ok(line.to_owned())).grade, Grade::B, "{line}");
+        assert_eq!(kernel(|settings| settings.command_line = Ok(line.to_owned())).grade, Grade::B, "{line}");
     }
 }
 

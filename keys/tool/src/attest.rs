@@ -1,11 +1,15 @@
 //! The word of a box's TPM, asked for before a share is given: whether what answers is the box that was enrolled, runs a release that is known, and
 //! has taken no mail since it was started. What cannot be vouched for gets no share, unless whoever types says so.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
 use postkeep_firmware::attestation::{AttestationKey, Doubt, Evidence, Known, Measured, judge};
 use postkeep_firmware::digest::Digest;
+use postkeep_firmware::facts::Ours;
+use postkeep_firmware::keys;
+use postkeep_firmware::posture::{self, Posture};
 use postkeep_keys::tpm::{Nonce, Quoted, Tpm, question};
 use postkeep_keys::wire::{Reply, Request};
 use postkeep_keys::{Grade, Offer, Sum, System, Token};
@@ -24,6 +28,10 @@ pub(crate) struct Vouching {
     /// Whose releases those are: the public key, or a file with it.
     #[arg(long, value_name = "KEY", requires = "releases")]
     pub(crate) release_key: Option<String>,
+    /// Certificates of Secure Boot that are your owner's (PK, KEK; PEM or DER), or their keys.toml; several times. They count for the
+    /// posture; the certificate that a release names counts too.
+    #[arg(long, value_name = "FILE", requires = "releases")]
+    pub(crate) own: Vec<PathBuf>,
     /// Gives the share without the word of the TPM. Whoever has changed what the box starts gets it too.
     #[arg(long, conflicts_with = "releases")]
     pub(crate) unattested: bool,
@@ -34,6 +42,8 @@ pub(crate) struct Vouching {
 pub(crate) struct Vouched {
     /// How much it is.
     pub(crate) grade: Grade,
+    /// What the start of the box is worth, by the word of its TPM.
+    pub(crate) posture: Option<Posture>,
     /// The same in a sentence or two.
     pub(crate) said: String,
 }
@@ -75,7 +85,7 @@ pub(crate) fn vouched(
     if vouching.unattested {
         return Ok(unvouched(token));
     }
-    let releases = releases(vouching)?;
+    let (releases, ours) = releases(vouching)?;
     if releases.is_empty() {
         return Err(refused(
             "this box has a TPM that can vouch for what runs there: say with --release (its manifest, release.note) and --release-key which \
@@ -98,7 +108,8 @@ pub(crate) fn vouched(
         ));
     }
     let question = question(nonce, offer, quoted.certificate);
-    let judged = judge(&evidence(quoted), digest(question), known(tpm, &key_of(tpm)?), &releases).map_err(doubted)?;
+    let judged =
+        judge(&evidence(quoted), digest(question), known(tpm, &key_of(tpm)?), &releases, &ours).map_err(doubted)?;
     if !judged.is_fresh && must_be_fresh {
         return Err(refused(format!(
             "the box runs {}, and its volume has been open since the machine was started: whoever had broken in by then may be in it still. \
@@ -106,8 +117,14 @@ pub(crate) fn vouched(
             judged.release
         )));
     }
-    let said = format!("Its TPM vouches for it: {}, Secure Boot as it was when the box was made.\n", judged.release);
-    Ok(Vouched { grade: Grade::A2, said })
+    let mut said = format!(
+        "Its TPM vouches for it: {}, Secure Boot as it was when the box was made. Posture {}.\n",
+        judged.release, judged.posture.grade
+    );
+    for sentence in judged.posture.sentences.iter().filter(|sentence| sentence.at_best != posture::Grade::A) {
+        let _ = writeln!(said, "  {} {}", sentence.at_best, sentence.seen);
+    }
+    Ok(Vouched { grade: Grade::A2, posture: Some(judged.posture), said })
 }
 
 fn unvouched(token: &Token) -> Vouched {
@@ -115,7 +132,7 @@ fn unvouched(token: &Token) -> Vouched {
         Some(_) => "Its TPM was not asked: nothing vouches for what runs there.\n",
         None => "It has no TPM that could vouch for it: nothing does.\n",
     };
-    Vouched { grade: Grade::A1, said: said.to_owned() }
+    Vouched { grade: Grade::A1, posture: None, said: said.to_owned() }
 }
 
 fn doubted(doubts: Vec<Doubt>) -> Failure {
@@ -123,16 +140,22 @@ fn doubted(doubts: Vec<Doubt>) -> Failure {
     refused(format!("the TPM of the box does not vouch for it, and it gets no share:{reasons}"))
 }
 
-fn releases(vouching: &Vouching) -> Result<Vec<Measured>, Failure> {
-    let Some(key) = &vouching.release_key else { return Ok(Vec::new()) };
-    let keys = keys_of(key)?;
-    let measured = |file: &PathBuf| {
+/// The releases that the box may run, and whose keys of Secure Boot are the owner's.
+fn releases(vouching: &Vouching) -> Result<(Vec<Measured>, Ours), Failure> {
+    let (mut measured, mut ours) = (Vec::new(), Ours::default());
+    let Some(key) = &vouching.release_key else { return Ok((measured, ours)) };
+    let trusted = keys_of(key)?;
+    for file in &vouching.releases {
         let release =
-            Release::open(&read(file)?, &keys).map_err(|error| bad(format!("{}: {error}", file.display())))?;
+            Release::open(&read(file)?, &trusted).map_err(|error| bad(format!("{}: {error}", file.display())))?;
+        ours.certificates.push(Digest(release.secure_boot_certificate.0));
         let phases = release.pcr_11.into_iter().map(|(phase, value)| (phase, Digest(value.0))).collect();
-        Ok(Measured { name: format!("Postkeep {}", release.version), phases })
-    };
-    vouching.releases.iter().map(measured).collect()
+        measured.push(Measured { name: format!("Postkeep {}", release.version), phases });
+    }
+    for file in &vouching.own {
+        ours.certificates.extend(keys::own(file, &read(file)?).map_err(bad)?);
+    }
+    Ok((measured, ours))
 }
 
 fn key_of(tpm: &Tpm) -> Result<AttestationKey, Failure> {

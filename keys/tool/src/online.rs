@@ -101,7 +101,8 @@ pub(crate) fn enrol(
     said += "Compare the sum with the other custodians, keep the file, and put your share on paper (`postkeep-keys paper`).\n";
     let json = json!({
         "volume": token.volume, "epoch": token.epoch, "token": token.sum(), "file": out, "signature-checked": is_checked,
-        "names": names, "proven": is_open, "grade": vouched.map(|vouched| vouched.grade),
+        "names": names, "proven": is_open, "grade": vouched.as_ref().map(|vouched| vouched.grade),
+        "posture": vouched.and_then(|vouched| vouched.posture),
     });
     Ok(Outcome::new(said, json))
 }

@@ -107,7 +107,7 @@ pub(crate) fn unseal(
         let vouched = attest::of_text(&token, vouching)?;
         let (held, answer) = answer(&token, holding, (&offer, vouched.grade), reason, paper, None)?;
         let json = json!({
-            "name": held.name, "purpose": held.purpose, "boot": offer.boot, "grade": vouched.grade, "answer": answer,
+            "name": held.name, "purpose": held.purpose, "boot": offer.boot, "grade": vouched.grade, "posture": vouched.posture, "answer": answer,
         });
         return Ok(Outcome::new(answer, json));
     }
@@ -136,8 +136,8 @@ pub(crate) fn unseal(
         _ => return Err(refused("the box does not count the answer; its console and its journal say why")),
     };
     let json = json!({
-        "name": held.name, "purpose": held.purpose, "boot": offer.boot, "grade": vouched.grade, "opens": is_open,
-        "certificate": client.certificate(),
+        "name": held.name, "purpose": held.purpose, "boot": offer.boot, "grade": vouched.grade, "posture": vouched.posture,
+        "opens": is_open, "certificate": client.certificate(),
     });
     Ok(Outcome::new(vouched.said + &said, json))
 }

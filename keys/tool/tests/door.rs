@@ -333,6 +333,10 @@ fn a_box_with_a_tpm_gets_shares_while_it_runs_a_release_that_is_known_and_no_oth
     let outcome = said(&house.unseal_with("anna", &[&vouching[..], &["--json"]].concat()));
     let outcome: serde_json::Value = serde_json::from_str(&outcome).unwrap();
     assert_eq!(outcome["grade"], "A2", "{outcome}");
+    // The log of this machine names nobody's keys: they count as anybody's.
+    assert_eq!(outcome["posture"]["grade"], "D", "{outcome}");
+    let error = refused(&house.unseal_with("anna", &[&vouching[..], &["--own", &known]].concat()), 2);
+    assert!(error.contains("release.note is no certificate"), "{error}");
     // With the TPM's word nobody has to compare certificates.
     let address = house.address.to_string();
     let ben = house.path("ben.key");
