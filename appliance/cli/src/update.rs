@@ -132,7 +132,7 @@ async fn apply(
             sent.map_err(|error| client_failure(&error))?;
         }
     }
-    let request = ApplyRequest { version: plan.version, restart };
+    let request = ApplyRequest { version: plan.version, restart, allow_older: release.allow_older };
     client.update_apply(&request).await.map_err(|error| client_failure(&error))?;
     installed(client, plan.version).await?;
     Ok(json!({ "version": plan.version.to_string(), "running": plan.running.to_string(), "restart": restart }))

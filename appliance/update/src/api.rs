@@ -27,6 +27,9 @@ pub struct ApplyRequest {
     /// The machine is started again afterwards.
     #[serde(default)]
     pub restart: bool,
+    /// As when it was staged. A box that is older than this word refuses it, so it is said only where it is true.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_older: bool,
 }
 
 /// Asks for the version before.

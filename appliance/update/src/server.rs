@@ -115,6 +115,13 @@ impl Updater {
         let trusted = self.place.release_keys().map_err(Refused::failed)?;
         let (release, signers) =
             Release::open_signed(request.release.as_bytes(), &trusted).map_err(Refused::release)?;
+        let signed_by = signers.iter().map(|key| key.name().to_owned()).collect();
+        let plan = self.plan_for(&release, signed_by, request.allow_older)?;
+        Ok((release, plan))
+    }
+
+    /// What would be done with a release that was believed, as the box is now.
+    fn plan_for(&self, release: &Release, signed_by: Vec<String>, allow_older: bool) -> Result<Plan, Refused> {
         let running = self.place.running().map_err(Refused::failed)?;
         if matches!(self.place.standing(running).map_err(Refused::failed)?, Some(Standing::OnTrial { .. })) {
             return Err(Refused::conflict(format!(
@@ -122,11 +129,9 @@ impl Updater {
                  (`update status`)"
             )));
         }
-        let signed_by = signers.iter().map(|key| key.name().to_owned()).collect();
-        let facts = self.facts(&release)?;
-        let staged = |role| self.staging.has(&release, role);
-        let plan = plan(&release, signed_by, &facts, request.allow_older, staged).map_err(Refused::release)?;
-        Ok((release, plan))
+        let facts = self.facts(release)?;
+        let staged = |role| self.staging.has(release, role);
+        plan(release, signed_by, &facts, allow_older, staged).map_err(Refused::release)
     }
 
     fn status(&self) -> Result<Status, Refused> {
@@ -329,6 +334,8 @@ async fn apply(State(updater): State<Arc<Updater>>, Json(request): Json<ApplyReq
         if !checking.staging.is_complete(&release) {
             return Err(Refused::conflict("files of the release are missing; stage it again, what is there stays"));
         }
+        // What was staged may lie there for long, and the box may have gone back, or started another version, since.
+        checking.plan_for(&release, Vec::new(), request.allow_older)?;
         Ok(release)
     })
     .await?;

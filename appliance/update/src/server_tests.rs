@@ -216,6 +216,31 @@ async fn nothing_is_installed_while_the_version_that_runs_has_still_to_prove_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_staged_is_installed_only_if_it_may_be_still() {
+    let here = Here::new("touch BOOT/../written");
+    let boot = here.folder.path().join("efi/EFI/Linux");
+    let apply = |more: Value| {
+        let mut body = json!({ "version": "1.1.0" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    here.stage_all("1.1.0").await;
+    // The box was started again, into a version that has still to prove itself.
+    fs::rename(boot.join("postkeep_1.0.0.efi"), boot.join("postkeep_1.0.0+2-1.efi")).unwrap();
+    let (code, answer) = here.post("/v1/update/apply", &apply(json!({}))).await;
+    assert!(code == 409 && answer["detail"].as_str().unwrap().contains("has still to prove itself"), "{answer}");
+    fs::rename(boot.join("postkeep_1.0.0+2-1.efi"), boot.join("postkeep_1.0.0.efi")).unwrap();
+    // It runs a newer one than what was staged.
+    let release = here.folder.path().join("usr/lib/os-release");
+    let text = fs::read_to_string(&release).unwrap();
+    fs::write(&release, text.replace("1.0.0", "1.2.0")).unwrap();
+    fs::rename(boot.join("postkeep_1.0.0.efi"), boot.join("postkeep_1.2.0.efi")).unwrap();
+    let (code, answer) = here.post("/v1/update/apply", &apply(json!({}))).await;
+    assert!(code == 422 && answer["detail"].as_str().unwrap().contains("roll back"), "{answer}");
+    assert!(!here.folder.path().join("efi/EFI/written").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_unsigned_older_too_large_for_another_machine_or_damaged_is_refused_before_anything_is_written() {
     let here = Here::new("touch BOOT/../written");
     let staged = here.folder.path().join(crate::store::FOLDER).join("staged");
