@@ -9,6 +9,7 @@ import ssl
 import time
 import unittest
 
+from custodians import UNATTESTED, Custodians, door
 from machine import Machine
 from mirror import NAME as HOST
 from mirror import OTHER, mirror
@@ -27,14 +28,15 @@ class Updates(unittest.TestCase):
         network()
 
     @contextlib.contextmanager
-    def box(self, name):
-        """A box that takes mail: its folder, and the machine."""
+    def box(self, name, custodians=None):
+        """A box that takes mail: its folder, and the machine. With `custodians` it has no TPM, and is theirs."""
         folder = SCRATCH / name
         shutil.rmtree(folder, ignore_errors=True)
         self.number = 0
         self.owner = Owner(folder / "owner", BUILD / "bin", deadline=3600, configuration=BUILD / "image/postkeep.toml")
-        with Machine(folder / "machine", KEYS, network=TAP) as machine:
-            write_seed(machine.insert(BUILD / "image.raw", size="12G"), self.owner.seed())
+        with Machine(folder / "machine", KEYS, tpm=custodians is None, network=TAP) as machine:
+            keys = custodians.of_seed() if custodians else ()
+            write_seed(machine.insert(BUILD / "image.raw", size="12G"), self.owner.seed(keys=keys))
             machine.start()
             machine.console.expect("Reached target Postkeep takes mail", within=BOOT, refuse=["Access denied", "is corrupted"])
             self.owner.publish(machine.console.text)
@@ -140,10 +142,17 @@ class Updates(unittest.TestCase):
             self.fell_back_to(first, sent)
 
     def test_a_version_on_which_something_hangs_is_started_again(self):
-        with self.box("update-hang") as (_, machine):
+        """Also on a box without a TPM, whose custodians are given the time that they need."""
+        custodians = Custodians(SCRATCH / "update-hang-custodians", BUILD / "bin")
+        with self.box("update-hang", custodians) as (_, machine):
+            custodians.token.unlink(missing_ok=True)
+            custodians.reach("token", door(machine, " OPEN"), "--out", custodians.token)
             self.ask("update", "apply", RELEASES / "hang/release.note")
             machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
-            machine.console.expect("has not proved itself; the machine starts again", within=2 * BOOT, refuse=["Postkeep takes mail", "Dependency failed"])
+            starts_again = "has not proved itself; the machine starts again"
+            machine.console.expect("this start goes on: it waits for its custodians, who can reach it", within=2 * BOOT, refuse=[starts_again])
+            self.assertEqual(custodians.unseal(("anna", "ben"), door(machine, " SEALED"), "update", UNATTESTED), "A1")
+            machine.console.expect(starts_again, within=2 * BOOT, refuse=["Postkeep takes mail", "Dependency failed"])
             # Where its tries lead is what the tests above are about.
             machine.console.expect("UEFI Secure Boot is enabled", within=BOOT)
             self.owner.close_internet()

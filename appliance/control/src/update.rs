@@ -243,7 +243,8 @@ mod tests {
 
     #[test]
     fn the_gate_reads_what_the_mail_core_says_of_itself() {
-        let said = HealthCheck { name: "message".into(), well: false, detail: "it did not arrive".into() };
+        let said =
+            HealthCheck { name: "message".into(), well: false, detail: "it did not arrive".into(), entries: None };
         let read: Check = serde_json::from_slice(&serde_json::to_vec(&said).unwrap()).unwrap();
         assert_eq!((read.name, read.well, read.detail), (said.name, said.well, said.detail));
     }

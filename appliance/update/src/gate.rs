@@ -21,6 +21,9 @@ pub struct Check {
     pub well: bool,
     /// What was found.
     pub detail: String,
+    /// How many entries the suppression list has.
+    #[serde(default)]
+    pub entries: Option<u64>,
 }
 
 /// What the gate sees when it looks.
@@ -47,9 +50,16 @@ pub enum Verdict {
     Unwell(String),
 }
 
-/// The verdict after `elapsed` since the gate began to look.
+/// How many entries the suppression list has, as an examination says.
 #[must_use]
-pub fn judge(seen: &Seen, elapsed: Duration) -> Verdict {
+pub fn suppressed(checks: &[Check]) -> Option<u64> {
+    checks.iter().find_map(|check| check.entries)
+}
+
+/// The verdict after `elapsed` since the gate began to look. `suppressed` is how many entries the suppression list had at the last good start,
+/// where this version has still to prove that it finds it.
+#[must_use]
+pub fn judge(seen: &Seen, suppressed: Option<u64>, elapsed: Duration) -> Verdict {
     let over = elapsed >= PATIENCE;
     match seen {
         Seen::Unconfigured => Verdict::Well("there is no configuration of mail yet".to_owned()),
@@ -59,10 +69,14 @@ pub fn judge(seen: &Seen, elapsed: Duration) -> Verdict {
         }
         Seen::Silent(_) => Verdict::Wait,
         Seen::Examined(checks) => {
+            let lost = suppressed.filter(|before| *before > 0 && self::suppressed(checks) == Some(0)).map(|before| {
+                format!("suppression: the list is empty, and had {before} entries at the last good start before")
+            });
             let unwell: Vec<String> = checks
                 .iter()
                 .filter(|check| !check.well)
                 .map(|check| format!("{}: {}", check.name, check.detail))
+                .chain(lost)
                 .collect();
             match (checks.is_empty(), unwell.is_empty()) {
                 (true, _) => Verdict::Unwell("the mail core examined nothing".to_owned()),
@@ -83,26 +97,36 @@ mod tests {
     use super::*;
 
     fn check(name: &str, well: bool) -> Check {
-        Check { name: name.to_owned(), well, detail: "detail".to_owned() }
+        Check { name: name.to_owned(), well, detail: "detail".to_owned(), entries: None }
+    }
+
+    #[test]
+    fn a_version_that_does_not_find_whom_not_to_write_to_is_sent_back() {
+        let seen = |entries| Seen::Examined(vec![Check { entries: Some(entries), ..check("suppression", true) }]);
+        let Verdict::Unwell(why) = judge(&seen(0), Some(7), PATIENCE) else { panic!() };
+        assert!(why.contains("the list is empty, and had 7 entries"), "{why}");
+        for (entries, before) in [(1, Some(7)), (0, Some(0)), (0, None), (9, Some(7))] {
+            assert!(matches!(judge(&seen(entries), before, Duration::ZERO), Verdict::Well(_)), "{entries} {before:?}");
+        }
     }
 
     #[test]
     fn a_start_is_good_when_everything_is_well_and_not_when_nothing_was_examined() {
         let seen = Seen::Examined(vec![check("queue", true), check("message", true)]);
-        assert!(matches!(judge(&seen, Duration::ZERO), Verdict::Well(_)));
-        assert!(matches!(judge(&Seen::Examined(Vec::new()), Duration::ZERO), Verdict::Unwell(_)));
-        assert!(matches!(judge(&Seen::Unconfigured, Duration::ZERO), Verdict::Well(_)));
+        assert!(matches!(judge(&seen, None, Duration::ZERO), Verdict::Well(_)));
+        assert!(matches!(judge(&Seen::Examined(Vec::new()), None, Duration::ZERO), Verdict::Unwell(_)));
+        assert!(matches!(judge(&Seen::Unconfigured, None, Duration::ZERO), Verdict::Well(_)));
     }
 
     #[test]
     fn what_may_still_come_is_waited_for_and_not_for_ever() {
         let unwell = Seen::Examined(vec![check("queue", true), check("message", false)]);
         for seen in [unwell, Seen::Silent("connection refused".to_owned())] {
-            assert_eq!(judge(&seen, PATIENCE - Duration::from_secs(1)), Verdict::Wait);
-            let Verdict::Unwell(why) = judge(&seen, PATIENCE) else { panic!("{seen:?}") };
+            assert_eq!(judge(&seen, None, PATIENCE - Duration::from_secs(1)), Verdict::Wait);
+            let Verdict::Unwell(why) = judge(&seen, None, PATIENCE) else { panic!("{seen:?}") };
             assert!(why.contains("message: detail") || why.contains("connection refused"), "{why}");
         }
         let failed = Seen::Failed("exit-code".to_owned());
-        assert!(matches!(judge(&failed, Duration::ZERO), Verdict::Unwell(_)), "nobody waits for what is over");
+        assert!(matches!(judge(&failed, None, Duration::ZERO), Verdict::Unwell(_)), "nobody waits for what is over");
     }
 }

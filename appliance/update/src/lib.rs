@@ -10,7 +10,7 @@
 //!                                                                              └ unwell: marked bad, restart: the old one
 //! ```
 //!
-//! What decides is pure: [`plan`], [`attempt::reconcile`], [`gate::judge`]. The edges are [`place`] (what the box is),
+//! What decides is pure: [`plan`], [`attempt::reconcile`], [`gate::judge`], [`trial::excuse`]. The edges are [`place`] (what the box is),
 //! [`staging`] (files that come in), [`install`] (systemd-sysupdate and boot files), [`slot`] (what was written) and [`server`].
 
 pub mod api;
@@ -25,6 +25,7 @@ pub mod slot;
 pub mod staging;
 pub mod store;
 pub mod transfer;
+pub mod trial;
 
 pub use postkeep_release::LARGEST_MANIFEST;
 

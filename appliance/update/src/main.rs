@@ -13,11 +13,12 @@ use jiff::Timestamp;
 use postkeep_release::{DataFormat, Version};
 use postkeep_update::attempt::{Attempt, Meaning, Stage, reconcile};
 use postkeep_update::boot_file::{BootFile, Standing};
-use postkeep_update::gate::{Check, Seen, Verdict, judge};
+use postkeep_update::gate::{Check, Seen, Verdict, judge, suppressed};
 use postkeep_update::install::{self, Programs};
 use postkeep_update::place::Place;
 use postkeep_update::server::Updater;
 use postkeep_update::store::{FOLDER, Store};
+use postkeep_update::trial::{GATE, Opened, excuse};
 
 /// Between two looks at the mail core.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -26,14 +27,11 @@ const ANSWER: Duration = Duration::from_secs(45);
 /// An examination has some lines.
 const LONGEST_ANSWER: usize = 256 * 1024;
 
-const GATE: &str = "postkeep-gate.service";
 const SEAL: &str = "postkeep-seal.target";
-/// Is starting as long as the box waits for its custodians.
-const SEALED: &str = "postkeep-open.service";
-/// Written when enough of them have answered and the volume did not open: that is no waiting.
-const UNOPENED: &str = "/run/postkeep-opener.unopened";
-/// What they need for that.
-const LETS_CUSTODIANS_IN: [&str; 2] = ["postkeep-opener.service", "postkeep-door.service"];
+/// Written when enough custodians have answered and the volume did not open: that is no waiting.
+const UNOPENED: &str = "run/postkeep-opener.unopened";
+/// Who they are; on the boot partition of a box that has any.
+const TOKEN: &str = "efi/postkeep/token";
 /// Asks again and again whether a version on trial has been judged.
 const TIMER: &str = "postkeep-trial-failed.timer";
 
@@ -114,23 +112,13 @@ fn again(place: &Place, programs: &Programs) -> Result<ExitCode, Failure> {
         install::stop(programs, TIMER)?;
         return Ok(ExitCode::SUCCESS);
     }
-    for (unit, why) in [
-        (GATE, "it is being judged"),
-        ("postkeepd.service", "the mail core is still starting, and knows how long it may take"),
-    ] {
-        if install::state(programs, unit)? == "activating" {
-            say(&format!("this start goes on: {why}"));
-            return Ok(ExitCode::SUCCESS);
-        }
-    }
-    // People take their time, and sleep at night. A version that does not let them in has no such excuse.
-    if !Path::new(UNOPENED).exists()
-        && install::state(programs, SEALED)? == "activating"
-        && LETS_CUSTODIANS_IN
-            .iter()
-            .try_fold(true, |all, unit| Ok::<_, Failure>(all && install::state(programs, unit)? == "active"))?
-    {
-        say("this start goes on: it waits for its custodians, who can reach it");
+    let opened = Opened {
+        has_tpm: place.path("dev/tpmrm0").exists(),
+        has_custodians: place.path(TOKEN).exists(),
+        is_refused: place.path(UNOPENED).exists(),
+    };
+    if let Some(why) = excuse(opened, |unit| install::state(programs, unit))? {
+        say(&format!("this start goes on: {why}"));
         return Ok(ExitCode::SUCCESS);
     }
     let running = place.running()?;
@@ -160,13 +148,22 @@ async fn gate(place: &Place, store: &Store, control: &Path, configuration: &Path
         attempt = None;
     }
     let on_trial = matches!(place.standing(running)?, Some(Standing::OnTrial { .. }));
+    // Its owner may have emptied it since: that is no fault of what has proved itself.
+    let suppressed_before = if on_trial { store.suppressed()? } else { None };
     let began = Instant::now();
     let programs = Programs::default();
     let examined = loop {
         let seen = look(&programs, control, configuration).await;
-        match judge(&seen, began.elapsed()) {
+        match judge(&seen, suppressed_before, began.elapsed()) {
             Verdict::Wait => tokio::time::sleep(LOOK_AGAIN).await,
-            Verdict::Well(what) => break Ok(what),
+            Verdict::Well(what) => {
+                if let Seen::Examined(checks) = &seen
+                    && let Err(error) = store.found(suppressed(checks))
+                {
+                    say(&error.to_string());
+                }
+                break Ok(what);
+            }
             Verdict::Unwell(why) => break Err(why),
         }
     };

@@ -117,6 +117,22 @@ impl Store {
         Ok(self.read("formats.json")?.unwrap_or_default())
     }
 
+    /// How many entries the suppression list had at the last good start.
+    ///
+    /// # Errors
+    /// The disk, or what somebody else wrote.
+    pub fn suppressed(&self) -> Result<Option<u64>, StoreError> {
+        Ok(self.read("suppressed.json")?.unwrap_or_default())
+    }
+
+    /// Notes how many they are at this start.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn found(&self, suppressed: Option<u64>) -> Result<(), StoreError> {
+        if suppressed == self.suppressed()? { Ok(()) } else { self.write("suppressed.json", &suppressed) }
+    }
+
     /// Notes that `version`, which keeps data in `format`, runs on this data from now on.
     ///
     /// # Errors
@@ -176,6 +192,9 @@ mod tests {
         let again = Event::FellBack { from: to, to: from, reason: "the queue does not open".to_owned() };
         store.note(again, now).unwrap();
         assert_eq!(store.history().unwrap().len(), 2);
+        assert_eq!(store.suppressed().unwrap(), None);
+        store.found(Some(7)).unwrap();
+        assert_eq!(store.suppressed().unwrap(), Some(7));
     }
 
     #[test]
