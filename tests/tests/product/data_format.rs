@@ -2,12 +2,15 @@
 //! a data folder that a version of that format has left behind, and everything in it counts.
 //!
 //! `tests/data/format-N.tar.gz` was written by the first version of format N, and is never written anew: a change that
-//! this test does not survive needs a new number (`DataFormat::ours`).
+//! this test does not survive needs a new number (`DataFormat::ours`). And what this version writes is of the forms that its number stands for,
+//! so that whoever changes one is told that the version before would not read it.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use postkeep_mta::metadata::Metadata;
 use postkeep_release::DataFormat;
 use postkeep_spool::{Disk, Spool};
 use postkeep_tests::daemon::run;
@@ -20,6 +23,10 @@ const SENDER: &str = "a@sender.test";
 const BODY: &str = "Kept since the beginning.\r\n.a line with a dot\r\n";
 /// `tests/data/format-1.tar.gz`: queue ids of the message to two and of the message in the paused stream.
 const IDS: [(u32, &str, &str); 1] = [(1, "0000000000000001", "0000000000000002")];
+
+/// The forms that each number stands for: in which version segments of the spool are, in which one what is kept of a message, and how a segment
+/// of the suppression list's journal begins. A version that writes another one is not read by those before it: it needs a new number, and a line here.
+const FORMS: [(u32, u32, u8, &[u8]); 1] = [(1, 1, 3, b"PKSUPPR1")];
 
 fn left_behind(format: u32) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("data/format-{format}.tar.gz"))
@@ -54,8 +61,10 @@ fn waiting(ground: &Ground) -> Vec<(String, Vec<(u16, bool)>)> {
     .expect("the spool opens");
     found.sort();
     let told = found.into_iter().map(|(id, outstanding)| {
-        let body = spool.read(id).expect("a message").content;
-        assert!(message::ends_with(&body, BODY.as_bytes()), "{}", String::from_utf8_lossy(&body));
+        let stored = spool.read(id).expect("a message");
+        assert!(message::ends_with(&stored.content, BODY.as_bytes()), "{}", String::from_utf8_lossy(&stored.content));
+        // Written again it is the same, to the octet: the version before would read it.
+        assert_eq!(Metadata::decode(&stored.metadata).expect("metadata").encode(), stored.metadata);
         (id.to_string(), outstanding)
     });
     let told = told.collect();
@@ -108,8 +117,55 @@ fn write_the_data_of_this_format() {
     let file = left_behind(DataFormat::ours().writes);
     assert!(!file.exists(), "{} is there, and is never written anew", file.display());
     let ground = Ground::claim();
-    let (_names, there, home) = internet(&ground, false);
-    let mut daemon = Daemon::start(&ground, &settings(&ground));
+    let (later, held) = leave_behind(&ground);
+    let packed = run(Command::new("tar")
+        .args(["--owner=0", "--group=0", "-czf"])
+        .arg(&file)
+        .arg("-C")
+        .arg(ground.folder())
+        .args(FOLDERS));
+    assert_eq!(packed.status, 0, "{packed:?}");
+    panic!("{} is written; its line in IDS is ({}, {later:?}, {held:?})", file.display(), DataFormat::ours().writes);
+}
+
+#[test]
+fn what_this_version_writes_has_the_forms_that_its_number_stands_for() {
+    let ours = DataFormat::ours().writes;
+    let (_, spool, metadata, journal) =
+        FORMS.into_iter().find(|(format, ..)| *format == ours).expect("a line in FORMS");
+    let ground = Ground::claim();
+    leave_behind(&ground);
+    assert_eq!(waiting(&ground).len(), 2, "what is kept of messages can be read, and is written as it was");
+    let begins = |folder: &str, suffix: &str| {
+        let files = fs::read_dir(ground.path(folder)).expect("the folder").map(|file| file.expect("a file").path());
+        let files: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with(suffix)).collect();
+        assert!(!files.is_empty(), "{folder} has no {suffix}");
+        files.into_iter().map(|path| fs::read(path).expect("its octets"))
+    };
+    for segment in begins("spool", ".segment") {
+        assert_eq!(&segment[..16], b"Postkeep segment");
+        assert_eq!(segment[16..20], spool.to_le_bytes(), "the version of segments");
+    }
+    for segment in begins("suppression", ".pks") {
+        assert!(segment.starts_with(journal), "the journal of the suppression list");
+    }
+    let settings = postkeep_spool::Settings { minimum_free: 0, ..postkeep_spool::Settings::new(ground.path("spool")) };
+    let mut ids = Vec::new();
+    let (spool, _) = Spool::open(settings, Disk, |message| ids.push(message.id)).expect("the spool opens");
+    for id in ids {
+        assert_eq!(
+            spool.read(id).expect("a message").metadata[0],
+            metadata,
+            "the version of what is kept of a message"
+        );
+    }
+    spool.close();
+}
+
+/// Has this version leave data behind; the queue ids of the message to two and of the one in a paused stream.
+fn leave_behind(ground: &Ground) -> (String, String) {
+    let (_names, there, home) = internet(ground, false);
+    let mut daemon = Daemon::start(ground, &settings(ground));
     daemon.postkeep(&["queue", "pause", "--stream", "news"]).done();
     daemon.postkeep(&["suppression", "add", "hand@there.test", "--reason", "manual"]).done();
     let later = daemon.submit(
@@ -126,12 +182,5 @@ fn write_the_data_of_this_format() {
     home.wait(1, LIMIT);
     daemon.wait_record("deferred", LIMIT, |record| record["recipient"] == "later@there.test");
     assert!(daemon.terminate().success());
-    let packed = run(Command::new("tar")
-        .args(["--owner=0", "--group=0", "-czf"])
-        .arg(&file)
-        .arg("-C")
-        .arg(ground.folder())
-        .args(FOLDERS));
-    assert_eq!(packed.status, 0, "{packed:?}");
-    panic!("{} is written; its line in IDS is ({}, {later:?}, {held:?})", file.display(), DataFormat::ours().writes);
+    (later, held)
 }
