@@ -106,7 +106,7 @@ async fn serve(
 
     loop {
         tokio::select! {
-            () = watchdog.due() => supervision::alive(engine.queued()),
+            () = watchdog.due() => supervision::alive(&engine.waiting()),
             // It tells how that went.
             _ = hang_up.recv() => drop(supervisor.take_over().await),
             _ = terminate.recv() => break,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use postkeep_mta::engine::Waiting;
 use sd_notify::NotifyState;
 use tokio::time::Interval;
 
@@ -11,9 +12,33 @@ pub(crate) fn ready(doors: &[String]) {
     tell(&[NotifyState::Ready, NotifyState::Status(&format!("takes mail at {}", doors.join(", ")))]);
 }
 
-/// The loop that supervises runs, and the queue answered with how many messages wait.
-pub(crate) fn alive(queued: u64) {
-    tell(&[NotifyState::Watchdog, NotifyState::Status(&format!("{queued} recipients wait"))]);
+/// The loop that supervises runs, and the queue answered with what waits.
+pub(crate) fn alive(waiting: &Waiting) {
+    tell(&[NotifyState::Watchdog, NotifyState::Status(&sentence(waiting))]);
+}
+
+/// Streams that are named; a line on a screen has room for some.
+const MOST_STREAMS: usize = 4;
+
+/// What waits, in a line: systemctl status and the console of a box show it.
+fn sentence(waiting: &Waiting) -> String {
+    let Waiting { total, streams, pauses } = waiting;
+    let mut said = format!("{total} recipients wait");
+    let named: Vec<String> = streams.iter().take(MOST_STREAMS).map(|(name, count)| format!("{name} {count}")).collect();
+    if !named.is_empty() {
+        said += &format!(": {}", named.join(", "));
+    }
+    match streams.len().saturating_sub(MOST_STREAMS) {
+        0 => {}
+        1 => said += ", and one more stream",
+        more => said += &format!(", and {more} more streams"),
+    }
+    match pauses {
+        0 => {}
+        1 => said += "; one pause",
+        many => said += &format!("; {many} pauses"),
+    }
+    said
 }
 
 /// Transactions under way come to their end.
@@ -47,5 +72,23 @@ impl Watchdog {
             }
             None => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_said_in_a_line() {
+        assert_eq!(sentence(&Waiting::default()), "0 recipients wait");
+        let stream = |name: &str, count| (name.to_owned(), count);
+        let mut waiting = Waiting { total: 12, streams: vec![stream("news", 9), stream("bulk", 3)], pauses: 1 };
+        assert_eq!(sentence(&waiting), "12 recipients wait: news 9, bulk 3; one pause");
+        waiting.streams.extend((0..4).map(|number| stream(&format!("s{number}"), 1)));
+        assert_eq!(
+            sentence(&Waiting { total: 16, pauses: 0, ..waiting }),
+            "16 recipients wait: news 9, bulk 3, s0 1, s1 1, and 2 more streams"
+        );
     }
 }

@@ -326,6 +326,18 @@ impl<M> Queues<M> {
         })
     }
 
+    /// Entries of each stream that has any, taken ones included, in no order.
+    pub fn by_stream(&self) -> HashMap<StreamId, u64> {
+        let mut streams = HashMap::new();
+        for queue in self.queues.values() {
+            let entries = (queue.ready.len() + queue.waiting.len()) as u64 + u64::from(queue.taken);
+            if entries > 0 {
+                *streams.entry(queue.stream).or_default() += entries;
+            }
+        }
+        streams
+    }
+
     /// The queues that have ready entries, in no order.
     pub fn with_ready(&self) -> Vec<QueueId> {
         self.queues.iter().filter(|(_, queue)| !queue.ready.is_empty()).map(|(id, _)| *id).collect()
@@ -440,6 +452,19 @@ mod tests {
         assert!(last.message.is_none());
         queues.give_back(id, last);
         assert_eq!(queues.ready(id), 1);
+    }
+
+    #[test]
+    fn entries_are_counted_by_stream_wherever_they_are() {
+        let mut queues: Queues<()> = Queues::default();
+        for (stream, domain) in [(0, 1), (0, 2), (1, 1)] {
+            let id = queues.queue(StreamId(stream), DomainId(domain));
+            queues.push_ready(id, entry(1, 0), None);
+            queues.push_waiting(id, entry(2, 30));
+        }
+        let id = queues.queue(StreamId(1), DomainId(1));
+        queues.take(id, 1);
+        assert_eq!(queues.by_stream(), HashMap::from([(StreamId(0), 4), (StreamId(1), 2)]));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What an administrator may see and do: show the queue and its lanes, and
 //! pause, resume, delete, reroute, expire or retry a part of it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -146,7 +146,33 @@ pub struct QueueStatus {
     pub sources_out: Vec<(String, String)>,
 }
 
+/// What waits, in a few numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Waiting {
+    /// Recipients queued, all told.
+    pub total: u64,
+    /// Those of each stream, most first.
+    pub streams: Vec<(String, u64)>,
+    /// Pauses in force.
+    pub pauses: usize,
+}
+
 impl Engine {
+    /// What waits: a look at each queue, for whoever asks twice a minute.
+    pub fn waiting(&self) -> Waiting {
+        let state = self.0.state.lock();
+        let mut streams: BTreeMap<String, u64> = BTreeMap::new();
+        for (stream, count) in state.queues.by_stream() {
+            // Mail that chose a pool of its own has queues of its own, and is its stream's.
+            *streams.entry(state.stream(stream).0.to_string()).or_default() += count;
+        }
+        let (total, pauses) = (state.queues.len() as u64, state.paused.len());
+        drop(state);
+        let mut streams: Vec<(String, u64)> = streams.into_iter().collect();
+        streams.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        Waiting { total, streams, pauses }
+    }
+
     /// Name and text of each TXT record that verifiers of our signatures look for.
     #[must_use]
     pub fn dkim_records(&self) -> Vec<(String, String)> {

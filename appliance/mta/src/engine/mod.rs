@@ -44,7 +44,7 @@ use postkeep_suppression::{Standings, Suppression};
 use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, watch};
 
-pub use admin::{LaneView, MailView, QueueAction, QueueReport, QueueStatus};
+pub use admin::{LaneView, MailView, QueueAction, QueueReport, QueueStatus, Waiting};
 pub use health::HealthCheck;
 pub(crate) use reload::reload_parts;
 pub use reload::{ReloadError, try_out};
