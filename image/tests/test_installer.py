@@ -44,6 +44,8 @@ class Installer(unittest.TestCase):
         machine.type("disk7" + ENTER)
         machine.console.expect("These are not the serial numbers", within=30)
         machine.type("disk1" + ENTER)
+        machine.console.expect("Does this machine ask its provider's network boot first", within=30)
+        machine.type("no" + ENTER)
         machine.console.expect("Type yes to go on", within=300)
         self.assertIn("owner.example/box", machine.console.text)
         machine.type("yes" + ENTER)

@@ -53,11 +53,8 @@ pub(crate) fn install(root: &Path, medium: &Medium) -> Result<Outcome, Failure> 
 fn ask_and_write(root: &Path, medium: &Medium, held: &mut Option<File>) -> Result<Outcome, Failure> {
     let machine = Inventory::read(root, &addresses());
     say(&format!("\nPostkeep installer\n\n{machine}"));
-    let grade = posture(&machine, false).map_err(refused)?;
-    say(&format!("posture      at best {:?}\n", grade.grade));
-    for remark in &grade.remarks {
-        say(&format!("             {remark}\n"));
-    }
+    // What cannot be at all is said now; what it is worth hangs on an answer, and stands in the record.
+    posture(&machine, false).map_err(refused)?;
     let (image, seed) = (only_image(&medium.folder)?, seed(medium)?);
     let disks: Vec<Disk> = machine.disks.iter().filter(|disk| disk.check().is_ok()).cloned().collect();
     if disks.is_empty() {
@@ -69,6 +66,7 @@ fn ask_and_write(root: &Path, medium: &Medium, held: &mut Option<File>) -> Resul
         say(&format!("  {}   {} ({model}, {} GB)\n", disk.identity, disk.path.display(), disk.size / 1_000_000_000));
     }
     let chosen = choose(&disks)?;
+    let provider_netboot = is_netbooted()?;
     let options = Work {
         image,
         release: medium.folder.join("release.note"),
@@ -77,7 +75,7 @@ fn ask_and_write(root: &Path, medium: &Medium, held: &mut Option<File>) -> Resul
         seed,
         owner_key: None,
         allow_older: false,
-        provider_netboot: false,
+        provider_netboot,
     };
     let prepared = work::prepare(root, &options, false)?;
     say(&format!("\n{}\n", prepared.record));
@@ -99,6 +97,18 @@ fn ask_and_write(root: &Path, medium: &Medium, held: &mut Option<File>) -> Resul
         _ => {}
     }
     work::write(root, prepared, Some(STATE.into()), None, SYNC_EVERY, false)
+}
+
+/// What nobody can see from inside, and what the posture must not be better than.
+fn is_netbooted() -> Result<bool, Failure> {
+    loop {
+        let typed = ask("\nDoes this machine ask its provider's network boot first (as at OVH)? Type yes or no: ")?;
+        match &*typed {
+            "yes" => return Ok(true),
+            "no" => return Ok(false),
+            _ => {}
+        }
+    }
 }
 
 fn choose(disks: &[Disk]) -> Result<Vec<Disk>, Failure> {
