@@ -5,7 +5,8 @@
 
 The machine: QEMU in software emulation, UEFI with our Secure Boot keys, a TPM, one disk, one wire, 2 GiB of memory. The
 first boot of each is not timed: one makes its data volume, the other its host keys. Then power is cut and the machine is
-started again: from power on to the line on the serial console that says that the system is there.
+started again: from power on to the line on the serial console that says that the system is there. A box of custodians is there when it
+offers itself to be opened, on its console and at its door.
 
 Memory at idle is what the guest's kernel says of itself to the balloon device: all that it manages less what it calls
 available (the same as `used` of free(1)). It is read until it stands still.
@@ -17,10 +18,12 @@ import os
 import pathlib
 import shutil
 import socket
+import ssl
 import statistics
 import subprocess
 import time
 
+from custodians import DOOR, Custodians
 from machine import Machine
 from stage import TAP, Owner, network, write_seed
 
@@ -31,8 +34,10 @@ CLOCK = os.sysconf("SC_CLK_TCK")
 # Lines on the serial console, in their order; the last is the one that counts as "there".
 MARKS = {
     "postkeep": ("Mounted Data volume", "Reached target Postkeep takes mail"),
+    "sealed": ("postkeep: sealed: postkeep-offer-1",),
     "debian": (" login:",),
 }
+FIRST = {"sealed": "Reached target Postkeep takes mail"}
 
 
 class Monitor:
@@ -80,13 +85,29 @@ def cpu_seconds(process):
     return (int(fields[11]) + int(fields[12])) / CLOCK
 
 
-def boot(machine, kind):
+def answers():
+    """Waits until the door of a sealed box shakes hands."""
+    host, port = DOOR.split(":")
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with socket.create_connection((host, int(port)), timeout=5) as line, ssl._create_unverified_context().wrap_socket(line):
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def boot(machine, kind, marks):
     """Starts it; seconds and CPU seconds to each mark."""
     began = time.monotonic()
     machine.start()
     reached = []
-    for mark in MARKS[kind]:
+    for mark in marks:
         machine.console.expect(mark, within=420, refuse=["Access denied", "Kernel panic"])
+        if mark in MARKS["sealed"]:
+            answers()
         reached.append((time.monotonic() - began, cpu_seconds(machine.computer)))
     return reached
 
@@ -96,15 +117,16 @@ def measure(kind, image, boots, owner):
     shutil.rmtree(folder, ignore_errors=True)
     with Machine(folder, BUILD / "keys", network=TAP, devices=BALLOON) as machine:
         disk = machine.insert(image)
-        if kind == "postkeep":
-            write_seed(disk, owner.seed())
-        boot(machine, kind)
+        if kind != "debian":
+            custodians = Custodians(SCRATCH / "custodians", BUILD / "bin")
+            write_seed(disk, owner.seed(keys=custodians.of_seed() if kind == "sealed" else ()))
+        boot(machine, kind, [FIRST[kind]] if kind in FIRST else MARKS[kind])
         monitor = Monitor(machine.state / "qmp.socket")
         used, total = monitor.memory()
         times = []
         for _ in range(boots):
             machine.cut_power()
-            times.append(boot(machine, kind))
+            times.append(boot(machine, kind, MARKS[kind]))
             print(f"{kind}: " + ", ".join(f"{mark.strip()!r} after {wall:.0f} s ({cpu:.0f} s of CPU)" for mark, (wall, cpu) in zip(MARKS[kind], times[-1])), flush=True)
     marks = {mark.strip(): {"wall": statistics.median(one[number][0] for one in times), "cpu": statistics.median(one[number][1] for one in times)}
              for number, mark in enumerate(MARKS[kind])}
@@ -129,9 +151,11 @@ def main():
     network()
     shutil.rmtree(SCRATCH, ignore_errors=True)
     owner = Owner(SCRATCH / "owner", BUILD / "bin", configuration=BUILD / "image/postkeep.toml")
-    images = {"postkeep": BUILD / "image.raw", "debian": BUILD / "debian.raw"}
+    ours = BUILD / "image.raw"
+    images = {"postkeep": ours, "debian": BUILD / "debian.raw", "sealed": ours}
     result = {kind: measure(kind, image, options.boots, owner) for kind, image in images.items()}
-    for kind, image in images.items():
+    for kind in ("postkeep", "debian"):
+        image = images[kind]
         print(f"{kind}: packing the image", flush=True)
         result[kind]["compressed"] = compressed(image)
     print(json.dumps(result))
