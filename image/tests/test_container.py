@@ -196,6 +196,14 @@ class WhatIsInIt(unittest.TestCase):
                 lacking.add(file.name.partition(".")[0])
         self.assertEqual(lacking, set(NO_FIRMWARE))
 
+    def test_there_are_drivers_for_a_server_and_none_for_radio_sound_and_pictures(self):
+        modules = [path for tree in self.trees for path in tree.glob("usr/lib/modules/*/kernel/**/*.ko*")]
+        there = {part for path in modules for part in path.parts[path.parts.index("kernel"):]}
+        self.assertEqual(there & {"wireless", "mac80211", "cfg80211", "bluetooth", "nfc", "wwan", "hamradio", "ieee802154", "ax25",
+                                  "sound", "soundwire", "gpu", "accel", "media"}, set())
+        names = {path.name.partition(".")[0] for path in modules}
+        self.assertLessEqual({"igb", "ixgbe", "i40e", "ice", "e1000e", "r8169", "bnxt_en", "mlx5_core", "nvme", "megaraid_sas", "iTCO_wdt"}, names)
+
     def test_units_of_ours_are_confined(self):
         loose = {}
         for unit in self.units():
