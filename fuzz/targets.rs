@@ -34,7 +34,7 @@ const LONGEST: usize = 32 * 1024;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the name of their folder in `corpus/`.
-pub(crate) const TARGETS: [Target; 20] = [
+pub(crate) const TARGETS: [Target; 21] = [
     ("smtp_server", smtp_server),
     ("smtp_client", smtp_client),
     ("header", message_header),
@@ -53,6 +53,7 @@ pub(crate) const TARGETS: [Target; 20] = [
     ("quote", quote),
     ("key_set", keys::key_set),
     ("token", keys::token),
+    ("export", keys::export),
     ("seal_request", keys::seal_request),
     ("typed", keys::typed),
 ];

@@ -1,9 +1,10 @@
 //! What custodians and boxes send each other, and what lies beside a volume.
 
 use age::x25519::Identity;
+use postkeep_keys::export::Reader;
 use postkeep_keys::keeper::Keeper;
 use postkeep_keys::wire::{LONGEST_LINE, Request};
-use postkeep_keys::{Answer, Cause, KeySet, Offer, Random, Token, words};
+use postkeep_keys::{Answer, Cause, KeySet, Offer, Random, Token, combine, words};
 
 /// The key of a custodian whom the seeds name, of the test vectors of age's specification: a secret of nobody.
 pub(crate) const CUSTODIAN: &str = "AGE-SECRET-KEY-1GFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPQ4EGAEX";
@@ -51,6 +52,25 @@ pub(crate) fn token(input: &[u8]) {
     let custodian: Identity = CUSTODIAN.parse().expect("a key");
     for held in token.open_shares(None, &[&custodian]).unwrap_or_default() {
         assert!(token.keeps(&held.name, held.purpose, &held.share));
+    }
+}
+
+/// A file for custodians, read with the key of one. What is taken is whole: with an octet less, or one more, nothing is.
+pub(crate) fn export(input: &[u8]) {
+    let Ok(reader) = Reader::new(input, &[]) else { return };
+    let custodian: Identity = CUSTODIAN.parse().expect("a key");
+    for held in reader.head.token.open_shares(None, &[&custodian]).unwrap_or_default() {
+        let Ok(secret) = combine(&[held.share], 1) else { return };
+        let Ok(key) = reader.head.key(&secret, held.purpose) else { continue };
+        let read = |file: &[u8]| {
+            let mut content = Vec::new();
+            Reader::new(file, &[]).and_then(|reader| reader.read_all(&key, &mut content, |_| ())).map(|_| content)
+        };
+        if let Ok(content) = read(input) {
+            assert!(content.len() < input.len());
+            assert!(read(&input[..input.len() - 1]).is_err());
+            assert!(read(&[input, &[0]].concat()).is_err());
+        }
     }
 }
 

@@ -1,5 +1,4 @@
-//! Small things, encrypted with age to one reader or more: shares, answers, challenges. Large ones (exports) go through the age crate
-//! as streams and do not come here.
+//! What is encrypted with age to one reader or more, and held in memory as a whole: shares, answers, challenges, the parts of exports.
 //!
 //! age says who can read, and never who wrote. What has to come from somebody says so inside, where a secret of theirs proves it.
 
@@ -55,15 +54,27 @@ pub enum EnvelopeError {
 /// # Errors
 /// There are no readers, or they do not go together.
 pub fn seal<'a>(content: &[u8], readers: impl Iterator<Item = &'a Recipient>) -> Result<Vec<u8>, EnvelopeError> {
+    seal_parts(&[content], LARGEST_CONTENT, readers)
+}
+
+/// The same of `parts`, one behind the other, together `most` octets at most.
+pub(crate) fn seal_parts<'a>(
+    parts: &[&[u8]],
+    most: usize,
+    readers: impl Iterator<Item = &'a Recipient>,
+) -> Result<Vec<u8>, EnvelopeError> {
     let failed = |why: String| EnvelopeError::CannotSeal { why };
-    if content.len() > LARGEST_CONTENT {
-        return Err(failed(format!("{} octets are more than {LARGEST_CONTENT}", content.len())));
+    let size: usize = parts.iter().map(|part| part.len()).sum();
+    if size > most {
+        return Err(failed(format!("{size} octets are more than {most}")));
     }
     let readers = readers.map(|reader| reader as &dyn age::Recipient);
     let encryptor = age::Encryptor::with_recipients(readers).map_err(|error| failed(error.to_string()))?;
-    let mut file = Vec::new();
+    // What age adds: a header, and 16 octets for each 64 KiB.
+    let mut file = Vec::with_capacity(size + size / 4096 + 1024);
     let mut writer = encryptor.wrap_output(&mut file).map_err(|error| failed(error.to_string()))?;
-    writer.write_all(content).and_then(|()| writer.finish().map(drop)).map_err(|error| failed(error.to_string()))?;
+    let written = parts.iter().try_for_each(|part| writer.write_all(part));
+    written.and_then(|()| writer.finish().map(drop)).map_err(|error| failed(error.to_string()))?;
     Ok(file)
 }
 
@@ -78,13 +89,25 @@ pub fn open<'a>(
     if file.len() > LARGEST_ENVELOPE {
         return Err(EnvelopeError::TooLarge { octets: file.len() });
     }
-    let file = without_armour(file)?;
+    open_up_to(&without_armour(file)?, LARGEST_ENVELOPE, identities)
+}
+
+/// The same of a file without armour, of `most` octets at most.
+pub(crate) fn open_up_to<'a>(
+    file: &[u8],
+    most: usize,
+    identities: impl Iterator<Item = &'a dyn age::Identity>,
+) -> Result<Zeroizing<Vec<u8>>, EnvelopeError> {
+    if file.len() > most {
+        return Err(EnvelopeError::TooLarge { octets: file.len() });
+    }
+    let begin = &file[..file.len().min(LARGEST_HEADER + HEADER_ENDS.len())];
     let ends =
-        file.windows(HEADER_ENDS.len()).position(|window| window == HEADER_ENDS).ok_or(EnvelopeError::Damaged)?;
-    if ends > LARGEST_HEADER || file[..ends].iter().filter(|octet| **octet == b'\n').count() > MOST_LINES {
+        begin.windows(HEADER_ENDS.len()).position(|window| window == HEADER_ENDS).ok_or(EnvelopeError::Damaged)?;
+    if file[..ends].iter().filter(|octet| **octet == b'\n').count() > MOST_LINES {
         return Err(EnvelopeError::Damaged);
     }
-    let decryptor = age::Decryptor::new_buffered(&file[..]).map_err(why)?;
+    let decryptor = age::Decryptor::new_buffered(file).map_err(why)?;
     if decryptor.is_scrypt() {
         // Nobody asked for one, and its work could be chosen by whoever wrote it.
         return Err(EnvelopeError::Damaged);

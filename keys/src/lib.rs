@@ -9,6 +9,7 @@ mod answer;
 pub mod challenge;
 mod commitment;
 pub mod envelope;
+pub mod export;
 mod field;
 pub mod keeper;
 mod key_set;

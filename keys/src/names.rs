@@ -33,6 +33,17 @@ impl Purpose {
 pub struct VolumeId(String);
 
 impl VolumeId {
+    /// A new one, for what has no LUKS2 header: a random UUID (RFC 9562 §5.4).
+    pub fn new(random: &mut dyn Random) -> Self {
+        let mut octets = [0; 16];
+        random.fill(&mut octets);
+        octets[6] = octets[6] & 0x0f | 0x40;
+        octets[8] = octets[8] & 0x3f | 0x80;
+        let digits: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
+        let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| &digits[range]);
+        Self(parts.join("-"))
+    }
+
     /// As cryptsetup writes it.
     #[must_use]
     pub fn as_str(&self) -> &str {

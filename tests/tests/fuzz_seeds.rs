@@ -63,6 +63,7 @@ fn the_seeds_of_what_lies_below_the_system_keep_their_promises() {
 fn the_seeds_of_what_custodians_and_boxes_send_each_other_keep_their_promises() {
     run("key_set");
     run("token");
+    run("export");
     run("seal_request");
     run("typed");
 }
@@ -237,5 +238,42 @@ fn write_the_seeds_of_the_keys() {
         ("ask_possession", Request::Ask { asked: Asked::Possession, name: "ben".parse().expect("a name") }),
     ] {
         write("seal_request", name, &serde_json::to_vec(&request).expect("JSON"));
+    }
+}
+
+/// Not a test: `cargo test -p postkeep-tests --test fuzz_seeds -- --ignored` after a change of the format.
+#[test]
+#[ignore = "writes the seeds of exports anew"]
+fn write_the_seeds_of_exports() {
+    use age::x25519::Identity;
+    use postkeep_keys::export::{Head, Writer};
+    use postkeep_keys::{Custodian, KeySet, Quorum, Recipient, System};
+    use postkeep_notes::SignerKey;
+
+    let custodian = |name: &str, key: &Identity| Custodian {
+        name: name.parse().expect("a name"),
+        recipients: vec![Recipient::of(key)],
+    };
+    let known: Identity = targets::keys::CUSTODIAN.parse().expect("a key");
+    let other = Identity::generate();
+    let one = |key: &Identity| KeySet { threshold: 1, custodians: vec![custodian("anna", key)], recovery: None };
+    let safe = Quorum { threshold: 1, custodians: vec![custodian("safe", &known)] };
+    let two =
+        KeySet { threshold: 2, custodians: vec![custodian("anna", &known), custodian("ben", &other)], recovery: None };
+    for (name, set, content) in [
+        ("empty", one(&known), &b""[..]),
+        ("a_list", one(&known), b"address,reason\nperson@example.com,manual\n"),
+        ("a_page", one(&known), &[b'x'; 3000]),
+        ("for_recovery", KeySet { recovery: Some(safe), ..one(&other) }, b"what the recovery set reads"),
+        ("for_two", two, b"what nobody reads alone"),
+        ("for_others", one(&other), b"what somebody else reads"),
+    ] {
+        let (head, key) = Head::make(&set, name, jiff::Timestamp::UNIX_EPOCH, &mut System).expect("an export");
+        let note = head.sign(&SignerKey::generate("export.example").expect("a key")).expect("a note");
+        let writer = Writer::new(Vec::new(), &note, key).expect("a vector takes all");
+        let file = writer.write_all(&mut &content[..], |_| ()).expect("a vector takes all");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/export");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join(name), file).expect("write a seed");
     }
 }

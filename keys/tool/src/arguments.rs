@@ -31,6 +31,10 @@ What a custodian does, in this order:
                                                           who opens the box from now on; a quorum wants it, each with the same file
   postkeep-keys recover --token box.token --identity anna.key --identity ben.key --out volume.key
                                                           its machine is gone and its disk is not: what opens the volume anywhere
+  postkeep-keys export --keys keys.toml --in list.csv --out list.postkeep
+                                                          a file that a quorum reads, and nobody alone
+  postkeep-keys import --in list.postkeep --identity anna.key --identity ben.key --out list.csv
+                                                          what is in it
 
 Nothing that these commands print is secret, but for what `paper` prints and `recover` writes.
 
@@ -214,6 +218,38 @@ pub(crate) enum Command {
         /// Where the key of the recovery set goes, if there is one.
         #[arg(long, value_name = "FILE")]
         recovery_key: Option<PathBuf>,
+    },
+    /// Makes a file that as many custodians read together as the key set says, and nobody alone: a backup, or what goes to another machine.
+    Export {
+        /// Who the custodians are, in TOML, as `show` describes it.
+        #[arg(long, value_name = "FILE")]
+        keys: PathBuf,
+        /// What is exported (`-`: standard input).
+        #[arg(long = "in", value_name = "FILE")]
+        from: PathBuf,
+        /// What it is called in the export; everybody may read that [default: the name of the file].
+        #[arg(long, value_name = "TEXT")]
+        name: Option<String>,
+        /// Where the export goes. An existing file is never overwritten.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Gives back what is in an export: enough custodians at one desk, with their keys.
+    Import {
+        /// The export.
+        #[arg(long = "in", value_name = "FILE")]
+        from: PathBuf,
+        #[command(flatten)]
+        trust: Trust,
+        /// A file with a custodian's key; once for each.
+        #[arg(long = "identity", value_name = "FILE", required = true)]
+        identities: Vec<PathBuf>,
+        /// Takes the shares of the recovery set.
+        #[arg(long)]
+        recovery: bool,
+        /// Where the content goes, once all of it is right. An existing file is never overwritten.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
     /// Seals a box now. Any one custodian may: mail stops, and the volume is closed. It takes a quorum to open it again.
     Seal {

@@ -4,6 +4,7 @@
 mod arguments;
 mod attest;
 mod client;
+mod export;
 mod identities;
 mod online;
 mod outcome;
@@ -36,7 +37,7 @@ static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let json = arguments.json;
-    match run(arguments.command) {
+    match run(arguments.command, arguments.json) {
         Ok(outcome) => {
             let mut out = std::io::stdout().lock();
             let written = if json { writeln!(out, "{}", outcome.json) } else { out.write_all(outcome.text.as_bytes()) };
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<Outcome, Failure> {
+fn run(command: Command, quiet: bool) -> Result<Outcome, Failure> {
     match command {
         Command::Generate { out, passphrase, guard } => work::generate(&out, passphrase, guard.as_deref()),
         Command::Recipient { identity } => work::recipient(&identity),
@@ -88,6 +89,12 @@ fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Split { keys, volume, out, key, recovery_key } => {
             let into = split::Into { token: &out, opening: &key, recovery: recovery_key.as_deref() };
             split::split(&keys, &volume, &into)
+        }
+        Command::Export { keys, from, name, out } => export::export(&keys, &from, name.as_deref(), &out, quiet),
+        Command::Import { from, trust, identities, recovery, out } => {
+            let purpose = if recovery { Purpose::Recovery } else { Purpose::Opening };
+            let brought = recover::Brought { identities: &identities, papers: &[], purpose };
+            export::import(&from, &trust, &brought, &out, quiet)
         }
         Command::Seal { at, member, wait } => online::seal(&at, &member, Duration::from_secs(wait)),
     }

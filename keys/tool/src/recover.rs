@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use postkeep_keys::{Held, Purpose, Secret, Share, Token, combine, passphrase};
+use postkeep_keys::{Held, Name, Purpose, Secret, Share, Token, combine, passphrase};
 use serde_json::json;
 
 use crate::arguments::Trust;
@@ -24,20 +24,7 @@ pub(crate) fn recover(file: &Path, trust: &Trust, brought: &Brought<'_>, out: &P
     }
     let (token, _) = work::token(file, trust)?;
     let purpose = brought.purpose;
-    let held = held(&token, brought)?;
-    let shares = token.shares(purpose).ok_or_else(|| {
-        refused("this box has no recovery set; leave --recovery out, and take the shares that open it")
-    })?;
-    let names: Vec<&str> = held.iter().map(|held| held.name.as_str()).collect();
-    let (count, threshold) = (held.len(), usize::from(shares.threshold));
-    if count < threshold {
-        return Err(refused(format!(
-            "it takes {threshold} shares, and these are {count} ({}): one more --identity or --paper for each that is missing",
-            names.join(", ")
-        )));
-    }
-    let given: Vec<Share> = held.iter().map(|held| held.share.clone()).collect();
-    let secret: Secret = combine(&given, shares.threshold).map_err(bad)?;
+    let (secret, names) = secret_of(&token, brought)?;
     let opens = passphrase(&secret, None, purpose, &token.volume, token.epoch);
     write_new(out, opens.expose())?;
     let said = format!(
@@ -49,6 +36,25 @@ pub(crate) fn recover(file: &Path, trust: &Trust, brought: &Brought<'_>, out: &P
         out.display()
     );
     Ok(Outcome::new(said, json!({"file": out, "volume": token.volume, "purpose": purpose, "custodians": names})))
+}
+
+/// What the shares that were brought give, and whose they are.
+pub(crate) fn secret_of(token: &Token, brought: &Brought<'_>) -> Result<(Secret, Vec<Name>), Failure> {
+    let held = held(token, brought)?;
+    let shares = token.shares(brought.purpose).ok_or_else(|| {
+        refused("there is no recovery set in the token; leave --recovery out, and take the shares that open it")
+    })?;
+    let names: Vec<Name> = held.iter().map(|held| held.name.clone()).collect();
+    let (count, threshold) = (held.len(), usize::from(shares.threshold));
+    if count < threshold {
+        let names: Vec<&str> = names.iter().map(Name::as_str).collect();
+        return Err(refused(format!(
+            "it takes {threshold} shares, and these are {count} ({}): one more --identity or --paper for each that is missing",
+            names.join(", ")
+        )));
+    }
+    let given: Vec<Share> = held.into_iter().map(|held| held.share).collect();
+    Ok((combine(&given, shares.threshold).map_err(bad)?, names))
 }
 
 /// The shares, each once, however often it was brought.

@@ -20,10 +20,15 @@ pub(crate) struct Into<'a> {
     pub(crate) recovery: Option<&'a Path>,
 }
 
+/// Who the custodians are, in a file.
+pub(crate) fn key_set(file: &Path) -> Result<KeySet, Failure> {
+    let text = read(file)?;
+    let text = std::str::from_utf8(&text).map_err(|_| bad(format!("{}: no text", file.display())))?;
+    KeySet::parse(text).map_err(|error| bad(format!("{}: {error}", file.display())))
+}
+
 pub(crate) fn split(keys: &Path, volume: &VolumeId, into: &Into<'_>) -> Result<Outcome, Failure> {
-    let text = read(keys)?;
-    let text = std::str::from_utf8(&text).map_err(|_| bad(format!("{}: no text", keys.display())))?;
-    let set = KeySet::parse(text).map_err(|error| bad(format!("{}: {error}", keys.display())))?;
+    let set = key_set(keys)?;
     if set.recovery.is_some() != into.recovery.is_some() {
         return Err(bad(if set.recovery.is_some() {
             "the key set has a recovery set: say with --recovery-key where its key goes"

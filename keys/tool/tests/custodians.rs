@@ -129,6 +129,57 @@ fn a_volume_that_is_none_of_a_box_is_split_and_its_key_made_again() {
     assert_eq!((key.len(), fs::read(&again).unwrap()), (32, key));
 }
 
+#[test]
+fn a_file_for_custodians_is_read_by_a_quorum_at_one_desk_and_whole_or_not_at_all() {
+    let desk = Desk::new();
+    let path = |name: &str| desk.path(name).to_str().unwrap().to_owned();
+    // Three parts; what cannot be told from other octets finds what is lost.
+    let content: Vec<u8> = (0..9_000_000_u32).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
+    fs::write(path("list.csv"), &content).unwrap();
+    let export = |more: &[&str]| {
+        let (set, from, out) = (path("set.toml"), path("list.csv"), path("list.postkeep"));
+        keys(&[&["export", "--keys", &set, "--in", &from, "--out", &out], more].concat())
+    };
+    let made: serde_json::Value = serde_json::from_str(&said(&export(&["--json"]))).unwrap();
+    assert_eq!((&made["name"], &made["octets"]), (&"list.csv".into(), &content.len().into()), "{made}");
+    assert!(refused(&export(&[]), 2).contains("is there already"));
+    let key = made["signed-by"].as_str().unwrap();
+
+    let import = |from: &str, names: &[&str], more: &[&str]| {
+        let files: Vec<String> = names.iter().map(|name| path(&format!("{name}.key"))).collect();
+        let mut arguments = vec!["import", "--in", from, "--out"];
+        let out = path("again.csv");
+        arguments.push(&out);
+        arguments.extend(files.iter().flat_map(|file| ["--identity", file]));
+        arguments.extend(more);
+        keys(&arguments)
+    };
+    let from = path("list.postkeep");
+    let error = refused(&import(&from, &["ben"], &[]), 3);
+    assert!(error.contains("it takes 2 shares, and these are 1 (ben)"), "{error}");
+    let error = refused(&import(&from, &["ben", "cleo"], &["--box-key", &desk.box_key]), 2);
+    assert!(error.contains("list.postkeep"), "somebody else has signed it: {error}");
+    let error = refused(&import(&from, &["ben", "cleo"], &["--recovery"]), 3);
+    assert!(error.contains("recovery"), "{error}");
+    // Changed, or cut off: nothing is there that somebody could take for the whole.
+    let whole = fs::read(&from).unwrap();
+    let mut changed = whole.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    for (octets, why) in
+        [(&changed[..], "part 3 cannot be opened"), (&whole[..whole.len() - 300_000], "ends within part 3")]
+    {
+        fs::write(path("bad.postkeep"), octets).unwrap();
+        let error = refused(&import(&path("bad.postkeep"), &["ben", "cleo"], &[]), 2);
+        assert!(error.contains(why), "{error}");
+        let left: Vec<_> = fs::read_dir(desk.folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("again.csv")), "{left:?}");
+    }
+    let text = said(&import(&from, &["cleo", "anna"], &["--box-key", key]));
+    assert!(text.contains("is \"list.csv\", exported at"), "{text}");
+    assert!(fs::read(path("again.csv")).unwrap() == content);
+    assert!(refused(&import(&from, &["cleo", "anna"], &[]), 2).contains("is there already"));
+}
+
 fn identity(file: &str) -> age::x25519::Identity {
     let text = fs::read_to_string(file).unwrap();
     text.lines().find(|line| line.starts_with("AGE-SECRET-KEY-")).unwrap().parse().unwrap()
