@@ -152,13 +152,10 @@ impl KeySet {
             (0, Some(_)) => {
                 warnings.push(format!("all {count} shares are needed: one lost share calls for the recovery set"))
             }
-            _ => {}
-        }
-        if self.recovery.is_none() {
-            warnings.push(
-                "there is no recovery set: if the machine breaks or its firmware changes, the data cannot be opened on a TPM's word"
-                    .to_owned(),
-            );
+            (spare, None) => {
+                warnings.push(format!("there is no recovery set: once {} shares are lost, so is all data", spare + 1))
+            }
+            (_, Some(_)) => {}
         }
         if self.threshold == 1 && count > 1 {
             warnings.push(format!("any one of {count} custodians opens the box alone"));
