@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 
+import exports
 import load
 import measure
 import memory
@@ -162,6 +163,8 @@ def parse():
                         help="instead: memory of a queue of N deferred messages (default: 200000)")
     parser.add_argument("--suppression", type=int, default=10_000_000, metavar="N",
                         help="entries of the suppression list that is measured, too; 0: none (default: 10000000)")
+    parser.add_argument("--exports", type=int, default=512, metavar="MIB",
+                        help="size of the file that is encrypted for custodians and by rage, too; 0: none (default: 512)")
     options = parser.parse_args()
     options.scratch = pathlib.Path(os.environ.get("BENCH_SCRATCH", ROOT / "target/bench/scratch"))
     options.sizes = [int(size) * 1024 for size in options.sizes.split(",")]
@@ -200,6 +203,8 @@ def main():
     print(report.table(summary))
     if options.suppression:
         summary["suppression"] = suppression.measure(options)
+    if options.exports:
+        summary["exports"] = exports.measure(options)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(summary, indent=2) + "\n")
     print(f"\nwritten to {options.output}")
