@@ -73,8 +73,8 @@ pub struct Judged {
     pub release: String,
     /// The data volume has not been open since the machine was started: nothing that takes mail has run there.
     pub is_fresh: bool,
-    /// What the start of the box is worth. Which kind an entry of the log is no register says, so that a program can be hidden in it; an A
-    /// needs keys in PK, KEK and db that are the owner's only, and those let no other program through.
+    /// What the start of the box is worth. A program can be hidden in a log, since no register says which kind its events are; an A
+    /// needs keys in PK, KEK and db that are the owner's only, by what firmware measures first, and those let no other program through.
     pub posture: Posture,
 }
 
@@ -181,13 +181,15 @@ pub fn judge(
             EventLog::default()
         }
     };
-    let is_true = !doubts.contains(&Doubt::LogIsUntrue(SECURE_BOOT));
-    let (is_on, holders) = if is_true { secure_boot_of(&log) } else { (true, Vec::new()) };
-    if !is_on {
+    // A log that is not true says nothing of this.
+    let is_true = !doubts.iter().any(|doubt| matches!(doubt, Doubt::LogIsUntrue(SECURE_BOOT) | Doubt::Log(_)));
+    let secure_boot = if is_true { log.secure_boot().map_err(|why| doubts.push(Doubt::Log(why))).ok() } else { None };
+    if secure_boot.as_ref().is_some_and(|secure_boot| !secure_boot.is_on()) {
         // Also where it was off from the first day: what PCR 11 says could be written there by any program then.
         doubts.push(Doubt::SecureBootIsOff);
     } else if value(SECURE_BOOT) != known.secure_boot {
-        doubts.push(Doubt::OtherKeys(holders));
+        let signers = secure_boot.as_ref().map(|secure_boot| signers(secure_boot.variable("db"))).unwrap_or_default();
+        doubts.push(Doubt::OtherKeys(signers));
     }
     let release = match named(value(SYSTEM), releases) {
         Ok(release) => release,
@@ -197,10 +199,8 @@ pub fn judge(
         }
     };
     doubts.extend([ADDED, EXTENDED].into_iter().filter(|register| value(*register) != Digest::ZERO).map(Doubt::Added));
-    if !doubts.is_empty() {
-        return Err(doubts);
-    }
-    let posture = posture::judge(&facts::attested(&log, registers, &release, ours));
+    let Some(secure_boot) = secure_boot.filter(|_| doubts.is_empty()) else { return Err(doubts) };
+    let posture = posture::judge(&facts::attested(&log, &secure_boot, registers, &release, ours));
     Ok(Judged { release, is_fresh: value(OPENED) == Digest::ZERO, posture })
 }
 
@@ -219,24 +219,19 @@ fn named(value: Digest, releases: &[Measured]) -> Result<String, Doubt> {
     Err(early.unwrap_or(Doubt::OtherSystem { value, known }))
 }
 
-/// Whether Secure Boot is on, as a log tells it, and who may sign what starts, in words. A log that does not say so says that it is off.
-fn secure_boot_of(log: &EventLog) -> (bool, Vec<String>) {
-    let (mut is_on, mut holders) = (false, Vec::new());
-    for variable in log.variables() {
-        match variable.name.as_str() {
-            "SecureBoot" => is_on = variable.data == [1],
-            "db" => match signature_list::read(&variable.data) {
-                Ok(entries) => holders.extend(entries.into_iter().map(|owned| match owned.entry {
-                    Entry::Certificate(certificate) => format!("{} ({})", certificate.subject, certificate.fingerprint),
-                    Entry::File(digest) => format!("the file {digest}"),
-                    Entry::Other(kind) => format!("an entry of kind {kind}"),
-                })),
-                Err(error) => holders.push(error.to_string()),
-            },
-            _ => {}
-        }
+/// Who may sign what starts, in words, from the content of `db`.
+fn signers(db: &[u8]) -> Vec<String> {
+    match signature_list::read(db) {
+        Ok(entries) => entries
+            .into_iter()
+            .map(|owned| match owned.entry {
+                Entry::Certificate(certificate) => format!("{} ({})", certificate.subject, certificate.fingerprint),
+                Entry::File(digest) => format!("the file {digest}"),
+                Entry::Other(kind) => format!("an entry of kind {kind}"),
+            })
+            .collect(),
+        Err(error) => vec![error.to_string()],
     }
-    (is_on, holders)
 }
 
 #[cfg(test)]

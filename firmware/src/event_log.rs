@@ -130,6 +130,44 @@ pub struct LoggedVariable {
     pub data: Vec<u8>,
 }
 
+impl LoggedVariable {
+    /// What was measured and is none.
+    fn unknown() -> Self {
+        Self { vendor: Guid([0; 16]), name: "?".to_owned(), data: Vec::new() }
+    }
+}
+
+/// What firmware measures of Secure Boot, in this order, before it lets anything through.
+const CONFIGURATION: [(&str, Guid); 5] = [
+    ("SecureBoot", Guid::GLOBAL),
+    ("PK", Guid::GLOBAL),
+    ("KEK", Guid::GLOBAL),
+    ("db", Guid::IMAGE_SECURITY),
+    ("dbx", Guid::IMAGE_SECURITY),
+];
+
+/// How Secure Boot is, as PCR 7 proves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecureBootLog {
+    variables: Vec<LoggedVariable>,
+    /// By what something was let through, and all else that was measured behind.
+    pub authorities: Vec<LoggedVariable>,
+}
+
+impl SecureBootLog {
+    /// The content of `SecureBoot`, `PK`, `KEK`, `db` or `dbx`; empty where there is none.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> &[u8] {
+        self.variables.iter().find(|variable| variable.name == name).map_or(&[], |variable| &variable.data)
+    }
+
+    /// Whether it is on.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.variable("SecureBoot") == [1]
+    }
+}
+
 impl EventLog {
     /// Reads a log, as `/sys/kernel/security/tpm0/binary_bios_measurements` gives it.
     ///
@@ -215,6 +253,30 @@ impl EventLog {
     /// The entries by which something was let through: `EFI_SIGNATURE_DATA` from `db`, and what a boot loader adds.
     pub fn authorities(&self) -> impl Iterator<Item = LoggedVariable> + '_ {
         self.variables_of(kind::VARIABLE_AUTHORITY)
+    }
+
+    /// What a log that leads to PCR 7 says of Secure Boot to whoever only has that register. Which kind an event is stands in no register, so
+    /// kinds are not asked: what counts is what firmware measures first, in the order of the specification (PC Client Platform Firmware Profile
+    /// 1.06, 3.3.4.8). A program that runs later can measure whatever it likes behind that, and nothing before.
+    ///
+    /// # Errors
+    /// The first five events are not `SecureBoot`, `PK`, `KEK`, `db` and `dbx`: a sentence.
+    pub fn secure_boot(&self) -> Result<SecureBootLog, String> {
+        let mut events = self.events.iter().filter(|event| event.pcr == 7 && event.kind != kind::NO_ACTION);
+        let said = |event: &Event| (Digest::of(&event.data) == event.digest).then(|| variable(&event.data)).flatten();
+        let mut variables = Vec::new();
+        for (name, vendor) in CONFIGURATION {
+            let found = events.next().and_then(said).filter(|found| found.name == name && found.vendor == vendor);
+            variables.push(found.ok_or_else(|| {
+                format!(
+                    "the log of the boot does not say {name} where firmware says it: whose keys decide is not known"
+                )
+            })?);
+        }
+        // What is no separator let something through, or counts as if a stranger's key had.
+        let behind = events.filter(|event| event.data != [0; 4] || Digest::of(&event.data) != event.digest);
+        let authorities = behind.map(|event| said(event).unwrap_or_else(LoggedVariable::unknown)).collect();
+        Ok(SecureBootLog { variables, authorities })
     }
 
     fn variables_of(&self, kind: u32) -> impl Iterator<Item = LoggedVariable> + '_ {

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use crate::digest::Digest;
-use crate::event_log::{self, EventLog, FIRMWARE_PCRS};
+use crate::event_log::{self, EventLog, FIRMWARE_PCRS, LoggedVariable, SecureBootLog};
 use crate::posture::{Chain, Facts, Kernel, Program, Settings};
 use crate::secure_boot::{self, Holder, LONGEST_VARIABLE, Unread, VARIABLES};
 
@@ -48,25 +48,37 @@ pub fn gather(root: &Path, ours: &Ours) -> Facts {
     }
 }
 
-/// What a TPM's word says from afar: `registers` and the `log` that leads to them, on a machine that runs `release`.
+/// What a TPM's word says from afar: `registers` and the `log` that leads to them, with what that says of Secure Boot, on a machine that runs
+/// `release`.
 #[must_use]
-pub fn attested(log: &EventLog, registers: &BTreeMap<u32, Digest>, release: &str, ours: &Ours) -> Facts {
-    let measured = |name: &str| {
-        let found = log.variables().find(|variable| variable.name == name);
-        found.map(|variable| variable.data).ok_or_else(|| format!("the log of the boot does not name {name}"))
+pub fn attested(
+    log: &EventLog,
+    secure_boot: &SecureBootLog,
+    registers: &BTreeMap<u32, Digest>,
+    release: &str,
+    ours: &Ours,
+) -> Facts {
+    let list = |name| holders(name, secure_boot.variable(name), ours);
+    let authority = |variable: &LoggedVariable| {
+        secure_boot::authority(&variable.name, &variable.data, &ours.certificates, &ours.files)
     };
-    let list = |name| measured(name).and_then(|content| holders(name, &content, ours));
+    // Without what the log calls an authority: the kinds of its events prove nothing here.
+    let chain = Chain {
+        secure_boot: Some(secure_boot.is_on()),
+        authorities: secure_boot.authorities.iter().map(authority).collect(),
+        ..chain(log, registers, ours)
+    };
     Facts {
         // Others keep no such log.
         uefi: true,
-        secure_boot: measured("SecureBoot").and_then(|content| secure_boot::flag("SecureBoot", &content)),
+        secure_boot: secure_boot::flag("SecureBoot", secure_boot.variable("SecureBoot")),
         // UEFI Specification 2.10, 32.3: a platform key ends setup mode, and there is no other end of it.
-        setup_mode: measured("PK").map(|content| content.is_empty()),
+        setup_mode: Ok(secure_boot.variable("PK").is_empty()),
         platform_key: list("PK"),
         exchange_keys: list("KEK"),
         signature_keys: list("db"),
         tpm: Ok(true),
-        chain: Ok(chain(log, registers, ours)),
+        chain: Ok(chain),
         kernel: Kernel::Measured(release.to_owned()),
     }
 }

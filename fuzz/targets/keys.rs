@@ -57,14 +57,14 @@ pub(crate) fn token(input: &[u8]) {
 
 /// A file for custodians, read with the key of one. What is taken is whole: with an octet less, or one more, nothing is.
 pub(crate) fn export(input: &[u8]) {
-    let Ok(reader) = Reader::new(input, &[]) else { return };
+    let Ok(reader) = Reader::new(input, None) else { return };
     let custodian: Identity = CUSTODIAN.parse().expect("a key");
     for held in reader.head.token.open_shares(None, &[&custodian]).unwrap_or_default() {
         let Ok(secret) = combine(&[held.share], 1) else { return };
         let Ok(key) = reader.head.key(&secret, held.purpose) else { continue };
         let read = |file: &[u8]| {
             let mut content = Vec::new();
-            Reader::new(file, &[]).and_then(|reader| reader.read_all(&key, &mut content, |_| ())).map(|_| content)
+            Reader::new(file, None).and_then(|reader| reader.read_all(&key, &mut content, |_| ())).map(|_| content)
         };
         if let Ok(content) = read(input) {
             assert!(content.len() < input.len());

@@ -1,5 +1,5 @@
 //! A machine with a TPM that nobody here wrote: swtpm, with what a start measures put into it by tpm2-tools. Its firmware measures that Secure Boot
-//! is on, and nothing else.
+//! is on, that it has nobody's keys, and nothing else.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -9,11 +9,21 @@ use std::time::{Duration, Instant};
 
 use crate::tools::{self, needs};
 
-/// The sum of the variable SecureBoot as firmware measures it (UEFI_VARIABLE_DATA), when it says 1; by sha256sum.
-const SECURE_BOOT_IS_ON: &str = "ccfc4bb32888a345bc8aeadaba552b627d99348c767681ab3141f5b01e40a40e";
 /// 8be4df61-93ca-11d2-aa0d-00e098032b8c
 const EFI_GLOBAL_VARIABLE: [u8; 16] =
     [0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c];
+/// d719b2cb-3d3a-4596-a3bc-dad00e67656f
+const EFI_IMAGE_SECURITY_DATABASE: [u8; 16] =
+    [0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f];
+/// A variable: whose, its name, its content, and the sum of that as firmware measures it (UEFI_VARIABLE_DATA), by Python's hashlib.
+type Variable = ([u8; 16], &'static str, &'static [u8], &'static str);
+const MEASURED: [Variable; 5] = [
+    (EFI_GLOBAL_VARIABLE, "SecureBoot", &[1], "ccfc4bb32888a345bc8aeadaba552b627d99348c767681ab3141f5b01e40a40e"),
+    (EFI_GLOBAL_VARIABLE, "PK", &[], "dea7b80ab53a3daaa24d5cc46c64e1fa9ffd03739f90aadbd8c0867c4a5b4890"),
+    (EFI_GLOBAL_VARIABLE, "KEK", &[], "e670e121fcebd473b8bc41bb801301fc1d9afa33904f06f7149b74f12c47a68f"),
+    (EFI_IMAGE_SECURITY_DATABASE, "db", &[], "baf89a3ccace52750c5f0128351e0422a41597a1adfd50822aa363b9d124ea7c"),
+    (EFI_IMAGE_SECURITY_DATABASE, "dbx", &[], "9f75b6823bff6af1024a4e2036719cdd548d3cbc2bf1de8e7ef4d0ed01f94bf9"),
+];
 const STARTS: Duration = Duration::from_secs(10);
 
 /// A machine whose power is on; it goes off when this is dropped.
@@ -45,17 +55,18 @@ impl Machine {
         log.extend([33, 0, 0, 0]);
         log.extend(b"Spec ID Event03\0");
         log.extend([0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 11, 0, 32, 0, 0]);
-        // PCR 7, EV_EFI_VARIABLE_DRIVER_CONFIG, one digest of SHA-256.
-        log.extend([7, 0, 0, 0, 1, 0, 0, 0x80, 1, 0, 0, 0, 11, 0]);
-        let digest = (0..32).map(|at| u8::from_str_radix(&SECURE_BOOT_IS_ON[2 * at..2 * at + 2], 16).expect("digits"));
-        log.extend(digest);
-        let mut variable = EFI_GLOBAL_VARIABLE.to_vec();
-        variable.extend(10_u64.to_le_bytes());
-        variable.extend(1_u64.to_le_bytes());
-        variable.extend("SecureBoot".encode_utf16().flat_map(u16::to_le_bytes));
-        variable.push(1);
-        log.extend(u32::try_from(variable.len()).expect("it is short").to_le_bytes());
-        log.extend(variable);
+        for (vendor, name, content, sum) in MEASURED {
+            // PCR 7, EV_EFI_VARIABLE_DRIVER_CONFIG, one digest of SHA-256.
+            log.extend([7, 0, 0, 0, 1, 0, 0, 0x80, 1, 0, 0, 0, 11, 0]);
+            log.extend((0..32).map(|at| u8::from_str_radix(&sum[2 * at..2 * at + 2], 16).expect("digits")));
+            let mut variable = vendor.to_vec();
+            variable.extend((name.len() as u64).to_le_bytes());
+            variable.extend((content.len() as u64).to_le_bytes());
+            variable.extend(name.encode_utf16().flat_map(u16::to_le_bytes));
+            variable.extend(content);
+            log.extend(u32::try_from(variable.len()).expect("it is short").to_le_bytes());
+            log.extend(variable);
+        }
         fs::write(machine.file("log"), log).expect("write the log");
         Some(machine)
     }
@@ -88,7 +99,9 @@ impl Machine {
     }
 
     fn measure_secure_boot(&self) {
-        self.measure(7, SECURE_BOOT_IS_ON);
+        for (.., sum) in MEASURED {
+            self.measure(7, sum);
+        }
     }
 
     fn cut_power(&mut self) {

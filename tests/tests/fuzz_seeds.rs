@@ -241,7 +241,33 @@ fn write_the_seeds_of_the_keys() {
     }
 }
 
-/// Not a test: `cargo test -p postkeep-tests --test fuzz_seeds -- --ignored` after a change of the format.
+/// A backup is read years later: what the first version wrote is what these files are, and they are not written anew.
+#[test]
+fn exports_of_the_first_version_are_read() {
+    use postkeep_keys::combine;
+    use postkeep_keys::export::Reader;
+
+    let custodian: age::x25519::Identity = targets::keys::CUSTODIAN.parse().expect("a key");
+    for (name, content) in [
+        ("empty", &b""[..]),
+        ("a_list", b"address,reason\nperson@example.com,manual\n"),
+        ("a_page", &[b'x'; 3000]),
+        ("for_recovery", b"what the recovery set reads"),
+    ] {
+        let file = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/export").join(name));
+        let file = file.expect("read a seed");
+        let reader = Reader::new(&file[..], None).expect(name);
+        assert_eq!(reader.head.name, name);
+        let held = reader.head.token.open_shares(None, &[&custodian]).expect(name).remove(0);
+        let secret = combine(&[held.share], 1).expect(name);
+        let key = reader.head.key(&secret, held.purpose).expect(name);
+        let mut read = Vec::new();
+        reader.read_all(&key, &mut read, |_| ()).expect(name);
+        assert_eq!(read, content, "{name}");
+    }
+}
+
+/// Not a test: `cargo test -p postkeep-tests --test fuzz_seeds -- --ignored` for a new form of exports.
 #[test]
 #[ignore = "writes the seeds of exports anew"]
 fn write_the_seeds_of_exports() {

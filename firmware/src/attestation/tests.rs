@@ -151,6 +151,20 @@ impl Told {
     }
 }
 
+/// What firmware measures of Secure Boot: PK, KEK and db.
+fn configure(log: &mut Writer, is_on: u8, [platform, exchange, signature]: [&[u8]; 3]) {
+    let on = [is_on];
+    for (name, data) in [("SecureBoot", &on[..]), ("PK", platform), ("KEK", exchange), ("db", signature), ("dbx", b"")]
+    {
+        measure(log, kind::VARIABLE_DRIVER_CONFIG, name, data);
+    }
+}
+
+fn measure(log: &mut Writer, kind: u32, name: &str, data: &[u8]) {
+    let vendor = if name.starts_with("db") { Guid::IMAGE_SECURITY } else { Guid::GLOBAL };
+    log.measured(7, kind, &Variable { vendor, name, data }.measured());
+}
+
 fn system(phase: &str) -> Digest {
     Digest::of(phase.as_bytes())
 }
@@ -184,13 +198,7 @@ fn the_posture_is_as_good_as_the_word_of_the_tpm_and_the_owners_make_it() {
     let list = |certificate: &[u8]| signature_list::of_certificate(Guid::POSTKEEP, certificate);
     let told = |platform_key: &[u8], signature_keys: &[u8]| {
         let mut log = Writer::new();
-        let exchange_keys = list(&mine);
-        for (name, data) in
-            [("SecureBoot", &[1][..]), ("PK", platform_key), ("KEK", &exchange_keys), ("db", signature_keys)]
-        {
-            let vendor = if name == "db" { Guid::IMAGE_SECURITY } else { Guid::GLOBAL };
-            log.measured(7, kind::VARIABLE_DRIVER_CONFIG, &Variable { vendor, name, data }.measured());
-        }
+        configure(&mut log, 1, [platform_key, &list(&mine), signature_keys]);
         let data = &[&Guid::POSTKEEP.0[..], &mine].concat();
         let authority = Variable { vendor: Guid::IMAGE_SECURITY, name: "db", data };
         log.measured(7, kind::VARIABLE_AUTHORITY, &authority.measured());
@@ -215,16 +223,53 @@ fn the_posture_is_as_good_as_the_word_of_the_tpm_and_the_owners_make_it() {
         assert!(posture.sentences[0].seen.starts_with(reason), "{posture:#?}");
         assert!(posture.sentences.iter().any(|one| one.seen.starts_with("The boot file is that of 0.1.0")));
     }
-    // A log that does not name what it does not want to be seen.
-    let mut hidden = told(&list(&mine), &both);
-    let at =
-        EventLog::read(&hidden.log).unwrap().events.iter().position(|event| event.describe().contains(" db ")).unwrap();
-    assert_eq!(at, 3);
-    let kinds = kind::VARIABLE_DRIVER_CONFIG.to_le_bytes();
-    let places: Vec<usize> = (0..hidden.log.len() - 4).filter(|&at| hidden.log[at..at + 4] == kinds).collect();
-    hidden.log[places[at]..places[at] + 4].copy_from_slice(&kind::SEPARATOR.to_le_bytes());
-    let posture = posture(&hidden, &[&mine]);
-    assert_eq!(posture.grade, Grade::D, "{posture:#?}");
+}
+
+#[test]
+fn what_a_program_measures_behind_the_firmware_makes_nothing_better() {
+    // A program of the provider's, let through by a key of theirs, writes the log as it likes and measures what it likes.
+    let liar = Liar::new();
+    let certificate = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.der().to_vec();
+    let (mine, strange) = (certificate("owner.example"), certificate("stranger.example"));
+    let list = |certificate: &[u8]| signature_list::of_certificate(Guid::POSTKEEP, certificate);
+    let ours = Ours { certificates: vec![Digest::of(&mine)], files: Vec::new() };
+    let both = [list(&mine), list(&strange)].concat();
+    let entry = |certificate: &[u8]| [&Guid::POSTKEEP.0[..], certificate].concat();
+    let tampered = |is_on: u8, kind: u32| {
+        let mut log = Writer::new();
+        configure(&mut log, is_on, [&list(&mine), &list(&mine), &both]);
+        measure(&mut log, kind, "db", &entry(&strange));
+        measure(&mut log, kind::VARIABLE_DRIVER_CONFIG, "SecureBoot", &[1]);
+        measure(&mut log, kind::VARIABLE_DRIVER_CONFIG, "db", &list(&mine));
+        measure(&mut log, kind::VARIABLE_AUTHORITY, "db", &entry(&mine));
+        log.program(Digest::of(b"loader"), &from_disk("\\EFI\\BOOT\\BOOTX64.EFI"));
+        Told::by(&log, system(RUNNING))
+    };
+    for kind in [kind::VARIABLE_AUTHORITY, kind::SEPARATOR, kind::ACTION] {
+        let told = tampered(1, kind);
+        let posture = told.judged_by(&liar, told.registers[&SECURE_BOOT], &ours).unwrap().posture;
+        assert_eq!(posture.grade, Grade::B, "{posture:#?}");
+        for reason in ["db holds keys that are not yours", "A program was started"] {
+            assert!(posture.sentences.iter().any(|one| one.seen.starts_with(reason)), "{reason}: {posture:#?}");
+        }
+        let told = tampered(0, kind);
+        assert_eq!(told.judged_by(&liar, told.registers[&SECURE_BOOT], &ours), Err(vec![Doubt::SecureBootIsOff]));
+    }
+    // Nor does another order, another owner of a name, or a variable that is not there at all.
+    for (name, vendor) in [("db", Guid::GLOBAL), ("KEK", Guid::IMAGE_SECURITY), ("PK", Guid::GLOBAL)] {
+        let mut log = Writer::new();
+        for (known, data) in [("SecureBoot", &[1][..]), ("PK", b""), ("KEK", b""), ("db", b""), ("dbx", b"")] {
+            let own = if known.starts_with("db") { Guid::IMAGE_SECURITY } else { Guid::GLOBAL };
+            let vendor = if known == name { vendor } else { own };
+            if (known, name) != ("PK", "PK") {
+                let variable = Variable { vendor, name: known, data };
+                log.measured(7, kind::VARIABLE_DRIVER_CONFIG, &variable.measured());
+            }
+        }
+        let told = Told::by(&log, system(RUNNING));
+        let said = words(told.judged_by(&liar, told.registers[&SECURE_BOOT], &ours));
+        assert!(said.contains(&format!("does not say {name} where firmware says it")), "{said}");
+    }
 }
 
 #[test]
@@ -243,9 +288,7 @@ fn each_thing_that_is_not_as_it_was_is_named() {
         let mut log = Writer::new();
         let certificate = rcgen::generate_simple_self_signed(["stranger.example".to_owned()]).unwrap();
         let list = signature_list::of_certificate(Guid::POSTKEEP, certificate.cert.der());
-        for (name, vendor, data) in [("SecureBoot", Guid::GLOBAL, &[flag][..]), ("db", Guid::IMAGE_SECURITY, &list)] {
-            log.measured(7, kind::VARIABLE_DRIVER_CONFIG, &Variable { vendor, name, data }.measured());
-        }
+        configure(&mut log, flag, [&[], &[], &list]);
         log
     };
     let said = judged(&Told::by(&secure(0), system(RUNNING)));

@@ -1,20 +1,20 @@
 //! Files for custodians: what a quorum of them is to read, and nobody else; a backup, a dump, what goes to another machine. The form is that of a
 //! box's exports (`docs/develop/keys.md`).
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use postkeep_keys::System;
-use postkeep_keys::export::{Head, Reader, Writer};
+use postkeep_keys::export::{ExportError, Head, Reader, Writer};
 use postkeep_notes::SignerKey;
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use crate::arguments::Trust;
-use crate::outcome::{FAILED, Failure, Outcome, bad};
+use crate::outcome::{FAILED, Failure, Outcome, bad, refused};
 use crate::recover::{Brought, secret_of};
 use crate::split::key_set;
 use crate::terminal::Terminal;
@@ -33,6 +33,9 @@ pub(crate) fn export(
     out: &Path,
     quiet: bool,
 ) -> Result<Outcome, Failure> {
+    if out.exists() {
+        return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
+    }
     let set = key_set(keys)?;
     let is_file = from != Path::new(STANDARD_INPUT);
     let named = if is_file { from.file_name().map(|name| name.to_string_lossy().into_owned()) } else { None };
@@ -47,17 +50,19 @@ pub(crate) fn export(
     let signer = SignerKey::generate(SIGNER).map_err(bad)?;
     let note = head.sign(&signer).map_err(bad)?;
     let bar = bar(size, quiet);
-    let unfinished = Unfinished::new(out)?;
-    let failed = |error: &dyn std::fmt::Display| Failure { code: FAILED, why: format!("{}: {error}", out.display()) };
+    let unfinished = unfinished(out)?;
     let mut octets = 0;
     let seen = |seen| {
         octets = seen;
         bar.set_position(seen);
     };
-    let written = Writer::new(&unfinished.file, &note, key).and_then(|writer| writer.write_all(&mut content, seen));
-    written.map_err(|error| failed(&error))?;
+    let written = Writer::new(unfinished.as_file(), &note, key).and_then(|writer| writer.write_all(&mut content, seen));
+    written.map_err(|error| told(&error, from, out))?;
+    if octets == 0 && !is_file {
+        return Err(refused("nothing came from standard input: did the command before the pipe fail?"));
+    }
     bar.finish_and_clear();
-    unfinished.done(out)?;
+    done(unfinished, out)?;
     let mut said = format!(
         "{} holds {name:?}, {octets} octets, for {} of {} custodians (`import`).\n\
          It is signed with a key that nobody has any more; whoever imports it can hold it against that:\n  {}\n",
@@ -89,26 +94,26 @@ pub(crate) fn import(
         return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
     }
     let (file, size) = opened(from)?;
-    let named = |error: &dyn std::fmt::Display| bad(format!("{}: {error}", from.display()));
-    let known = trust.box_key.as_deref().map(keys_of).transpose()?.unwrap_or_default();
-    let reader = Reader::new(BufReader::new(file), &known).map_err(|error| named(&error))?;
-    if known.is_empty() {
+    let failed = |error| told(&error, from, out);
+    let known = trust.box_key.as_deref().map(keys_of).transpose()?;
+    let reader = Reader::new(BufReader::new(file), known.as_deref()).map_err(failed)?;
+    if known.is_none() {
         Terminal::say(&format!("Nobody's signature under {} was checked: --box-key has it checked.", from.display()));
     }
     let (secret, names) = secret_of(&reader.head.token, brought)?;
-    let key = reader.head.key(&secret, brought.purpose).map_err(|error| named(&error))?;
+    let key = reader.head.key(&secret, brought.purpose).map_err(failed)?;
     let bar = bar(Some(size), quiet);
-    let unfinished = Unfinished::new(out)?;
-    let mut into = BufWriter::new(&unfinished.file);
-    let head = reader.read_all(&key, &mut into, |seen| bar.set_position(seen)).map_err(|error| named(&error))?;
-    into.flush().map_err(|error| Failure { code: FAILED, why: format!("{}: {error}", out.display()) })?;
+    let unfinished = unfinished(out)?;
+    let mut into = BufWriter::new(unfinished.as_file());
+    let head = reader.read_all(&key, &mut into, |seen| bar.set_position(seen)).map_err(failed)?;
+    into.flush().map_err(|error| failed(ExportError::Write(error)))?;
     drop(into);
     bar.finish_and_clear();
-    unfinished.done(out)?;
+    done(unfinished, out)?;
     let said = format!("{} is {:?}, exported at {}.\n", out.display(), head.name, head.made);
     let json = json!({
         "export": head.token.volume, "name": head.name, "made": head.made, "file": out, "custodians": names,
-        "signature-checked": !known.is_empty(),
+        "signature-checked": known.is_some(),
     });
     Ok(Outcome::new(said, json))
 }
@@ -116,48 +121,42 @@ pub(crate) fn import(
 fn opened(path: &Path) -> Result<(File, u64), Failure> {
     let failed = |error: io::Error| bad(format!("cannot read {}: {error}", path.display()));
     let file = File::open(path).map_err(failed)?;
-    let size = file.metadata().map_err(failed)?.len();
-    Ok((file, size))
-}
-
-/// A file that gets its name when it is whole, and is removed otherwise.
-struct Unfinished {
-    file: File,
-    path: PathBuf,
-    is_done: bool,
-}
-
-impl Unfinished {
-    fn new(out: &Path) -> Result<Self, Failure> {
-        if out.exists() {
-            return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
-        }
-        let mut name = out.as_os_str().to_owned();
-        name.push(".unfinished");
-        let path = PathBuf::from(name);
-        // What another run has left is of no use; what it still writes to loses its name.
-        let _ = fs::remove_file(&path);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file =
-            file.map_err(|error| Failure { code: FAILED, why: format!("cannot write {}: {error}", path.display()) })?;
-        Ok(Self { file, path, is_done: false })
+    let data = file.metadata().map_err(failed)?;
+    if data.is_dir() {
+        return Err(bad(format!("{} is a folder: pack it first (tar), and export that", path.display())));
     }
+    Ok((file, data.len()))
+}
 
-    /// Whole, and durable, under its name.
-    fn done(mut self, out: &Path) -> Result<(), Failure> {
-        let failed = |error| Failure { code: FAILED, why: format!("cannot write {}: {error}", out.display()) };
-        self.file.sync_all().and_then(|()| fs::rename(&self.path, out)).map_err(failed)?;
-        self.is_done = true;
-        postkeep_files::sync_folder(out).map_err(failed)
+/// What went wrong, and with which file.
+fn told(error: &ExportError, from: &Path, out: &Path) -> Failure {
+    match error {
+        ExportError::Write(error) => cannot_write(out, error),
+        error => bad(format!("{}: {error}", from.display())),
     }
 }
 
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.is_done {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
+fn cannot_write(out: &Path, error: &io::Error) -> Failure {
+    let remedy =
+        if error.kind() == io::ErrorKind::AlreadyExists { "; name a new file, nothing is overwritten" } else { "" };
+    Failure { code: FAILED, why: format!("cannot write {}: {error}{remedy}", out.display()) }
+}
+
+/// A file of no name that anybody asks for, beside `out`, for its owner's eyes only; it is removed where it does not become `out`.
+fn unfinished(out: &Path) -> Result<NamedTempFile, Failure> {
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::Builder::new()
+        .prefix(".postkeep-keys-")
+        .suffix(".unfinished")
+        .tempfile_in(folder)
+        .map_err(|error| cannot_write(out, &error))
+}
+
+/// Whole, and durable, under its name; never in the place of another file.
+fn done(unfinished: NamedTempFile, out: &Path) -> Result<(), Failure> {
+    unfinished.as_file().sync_all().map_err(|error| cannot_write(out, &error))?;
+    unfinished.persist_noclobber(out).map_err(|error| cannot_write(out, &error.error))?;
+    postkeep_files::sync_folder(out).map_err(|error| cannot_write(out, &error))
 }
 
 /// On the terminal, where there is one.

@@ -40,16 +40,16 @@ pub(crate) fn recover(file: &Path, trust: &Trust, brought: &Brought<'_>, out: &P
 
 /// What the shares that were brought give, and whose they are.
 pub(crate) fn secret_of(token: &Token, brought: &Brought<'_>) -> Result<(Secret, Vec<Name>), Failure> {
+    let shares = token
+        .shares(brought.purpose)
+        .ok_or_else(|| refused("there is no recovery set; leave --recovery out, and take the shares for opening"))?;
     let held = held(token, brought)?;
-    let shares = token.shares(brought.purpose).ok_or_else(|| {
-        refused("there is no recovery set in the token; leave --recovery out, and take the shares that open it")
-    })?;
     let names: Vec<Name> = held.iter().map(|held| held.name.clone()).collect();
     let (count, threshold) = (held.len(), usize::from(shares.threshold));
     if count < threshold {
         let names: Vec<&str> = names.iter().map(Name::as_str).collect();
         return Err(refused(format!(
-            "it takes {threshold} shares, and these are {count} ({}): one more --identity or --paper for each that is missing",
+            "it takes {threshold} shares, and these are {count} ({}): one more for each that is missing",
             names.join(", ")
         )));
     }

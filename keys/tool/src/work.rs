@@ -206,7 +206,10 @@ pub(crate) fn keys_of(given: &str) -> Result<Vec<VerifierKey>, Failure> {
         Ok(key) => Ok(vec![key]),
         Err(_) if Path::new(given).exists() => {
             let text = read(Path::new(given))?;
-            VerifierKey::of_lines(&String::from_utf8_lossy(&text)).map_err(|error| bad(format!("{given}: {error}")))
+            match VerifierKey::of_lines(&String::from_utf8_lossy(&text)) {
+                Ok(keys) if keys.is_empty() => Err(bad(format!("{given}: there is no key in it"))),
+                keys => keys.map_err(|error| bad(format!("{given}: {error}"))),
+            }
         }
         Err(error) => Err(bad(format!("{error}; there is no file of that name either"))),
     }

@@ -12,7 +12,7 @@ use postkeep_keys::{Cause, Counts, KeySet, Made, Purpose, Refusal, System, Token
 use postkeep_notes::SignerKey;
 use tempfile::TempDir;
 
-use program::{keys, refused, said};
+use program::{keys, keys_fed, refused, said};
 
 const VOLUME: &str = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed";
 const NAMES: [&str; 3] = ["anna", "ben", "cleo"];
@@ -91,7 +91,7 @@ fn a_volume_without_its_machine_is_opened_by_a_quorum_at_one_desk() {
     let error = refused(&recover(&["--identity", &key("anna"), "--identity", &key("anna")]), 3);
     assert!(error.contains("it takes 2 shares, and these are 1 (anna)"), "{error}");
     let error = refused(&recover(&["--recovery", "--identity", &key("anna")]), 3);
-    assert!(error.contains("opens no share for recovery"), "{error}");
+    assert!(error.contains("there is no recovery set"), "{error}");
     assert!(!Path::new(out).exists());
     let share = desk.made.token.open_shares(None, &[&identity(&key("cleo"))]).unwrap().remove(0).share;
     let typed = desk.path("typed.txt");
@@ -158,9 +158,12 @@ fn a_file_for_custodians_is_read_by_a_quorum_at_one_desk_and_whole_or_not_at_all
     let error = refused(&import(&from, &["ben"], &[]), 3);
     assert!(error.contains("it takes 2 shares, and these are 1 (ben)"), "{error}");
     let error = refused(&import(&from, &["ben", "cleo"], &["--box-key", &desk.box_key]), 2);
-    assert!(error.contains("list.postkeep"), "somebody else has signed it: {error}");
+    assert!(error.contains("no signature"), "somebody else has signed it: {error}");
+    fs::write(path("nobody"), "# no key\n").unwrap();
+    let error = refused(&import(&from, &["ben", "cleo"], &["--box-key", &path("nobody")]), 2);
+    assert!(error.contains("there is no key in it"), "{error}");
     let error = refused(&import(&from, &["ben", "cleo"], &["--recovery"]), 3);
-    assert!(error.contains("recovery"), "{error}");
+    assert!(error.contains("there is no recovery set; leave --recovery out"), "{error}");
     // Changed, or cut off: nothing is there that somebody could take for the whole.
     let whole = fs::read(&from).unwrap();
     let mut changed = whole.clone();
@@ -172,12 +175,42 @@ fn a_file_for_custodians_is_read_by_a_quorum_at_one_desk_and_whole_or_not_at_all
         let error = refused(&import(&path("bad.postkeep"), &["ben", "cleo"], &[]), 2);
         assert!(error.contains(why), "{error}");
         let left: Vec<_> = fs::read_dir(desk.folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
-        assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("again.csv")), "{left:?}");
+        let is_left = |name: &std::ffi::OsString| {
+            let name = name.to_string_lossy();
+            name.starts_with("again.csv") || name.ends_with(".unfinished")
+        };
+        assert!(!left.iter().any(is_left), "{left:?}");
     }
     let text = said(&import(&from, &["cleo", "anna"], &["--box-key", key]));
     assert!(text.contains("is \"list.csv\", exported at"), "{text}");
     assert!(fs::read(path("again.csv")).unwrap() == content);
+    let mode = |name: &str| std::os::unix::fs::MetadataExt::mode(&fs::metadata(path(name)).unwrap()) & 0o777;
+    assert_eq!((mode("again.csv"), mode("list.postkeep")), (0o600, 0o600));
     assert!(refused(&import(&from, &["cleo", "anna"], &[]), 2).contains("is there already"));
+}
+
+#[test]
+fn what_comes_by_a_pipe_is_exported_too_and_is_there_or_refused() {
+    let desk = Desk::new();
+    let path = |name: &str| desk.path(name).to_str().unwrap().to_owned();
+    let (set, out) = (path("set.toml"), path("out.postkeep"));
+    let export = ["export", "--keys", &set, "--in", "-", "--out", &out];
+    let error = refused(&keys_fed(&export, b""), 3);
+    assert!(error.contains("nothing came from standard input"), "{error}");
+    assert!(!desk.path("out.postkeep").exists());
+    let text = said(&keys_fed(&[&export[..], &["--name", "from a pipe"]].concat(), b"content"));
+    assert!(text.contains("holds \"from a pipe\", 7 octets, for 2 of 3 custodians"), "{text}");
+    let long = "x".repeat(201);
+    let other = path("other.postkeep");
+    let export = ["export", "--keys", &set, "--in", &set, "--out", &other, "--name", &long];
+    let error = refused(&keys(&export), 2);
+    assert!(error.contains("--name"), "{error}");
+    let folder = desk.folder.path().to_str().unwrap();
+    let error = refused(&keys(&["export", "--keys", &set, "--in", folder, "--out", &other]), 2);
+    assert!(error.contains("is a folder: pack it first"), "{error}");
+    let nowhere = path("nowhere/out.postkeep");
+    let error = refused(&keys(&["export", "--keys", &set, "--in", &set, "--out", &nowhere]), 1);
+    assert!(error.contains("cannot write") && error.contains("nowhere"), "{error}");
 }
 
 fn identity(file: &str) -> age::x25519::Identity {

@@ -333,7 +333,7 @@ fn a_box_with_a_tpm_gets_shares_while_it_runs_a_release_that_is_known_and_no_oth
     let outcome = said(&house.unseal_with("anna", &[&vouching[..], &["--json"]].concat()));
     let outcome: serde_json::Value = serde_json::from_str(&outcome).unwrap();
     assert_eq!(outcome["grade"], "A2", "{outcome}");
-    // The log of this machine names nobody's keys: they count as anybody's.
+    // This machine has nobody's keys: its firmware is in setup mode.
     assert_eq!(outcome["posture"]["grade"], "D", "{outcome}");
     let error = refused(&house.unseal_with("anna", &[&vouching[..], &["--own", &known]].concat()), 2);
     assert!(error.contains("release.note is no certificate"), "{error}");

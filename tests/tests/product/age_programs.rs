@@ -117,3 +117,46 @@ fn the_share_in_a_token_can_be_read_with_age_alone() {
         assert_eq!(parts.next().unwrap().len(), 33);
     }
 }
+
+#[test]
+fn age_opens_each_part_of_an_export() {
+    use age::secrecy::ExposeSecret as _;
+    use postkeep_keys::export::{Head, PART, Writer};
+    use postkeep_keys::{Purpose, Secret, combine};
+    use postkeep_notes::SignerKey;
+
+    let Some(age) = needs(tools::find("age")) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let anna = age::x25519::Identity::generate();
+    let custodian = Custodian { name: "anna".parse().unwrap(), recipients: vec![Recipient::of(&anna)] };
+    let set = KeySet { threshold: 1, custodians: vec![custodian], recovery: None };
+    let (head, key) = Head::make(&set, "two parts", jiff::Timestamp::UNIX_EPOCH, &mut System).unwrap();
+    let note = head.sign(&SignerKey::generate("export.example").unwrap()).unwrap();
+    let content: Vec<u8> = (0..PART + 1000).map(|at| (at % 253) as u8).collect();
+    let file = Writer::new(Vec::new(), &note, key).unwrap().write_all(&mut &content[..], |_| ()).unwrap();
+    // What a quorum makes of the shares.
+    let held = head.token.open_shares(None, &[&anna]).unwrap().remove(0);
+    let secret: Secret = combine(&[held.share], 1).unwrap();
+    let key = head.key(&secret, Purpose::Opening).unwrap();
+    let identity = folder.path().join("export.key");
+    fs::write(&identity, key.identity().to_string().expose_secret()).unwrap();
+    // As docs/develop/keys.md says: each behind its length in four octets, the head first.
+    let mut at = b"postkeep export 1\n".len();
+    let mut parts = Vec::new();
+    while at < file.len() {
+        let length = u32::from_be_bytes(file[at..at + 4].try_into().unwrap()) as usize;
+        parts.push(&file[at + 4..at + 4 + length]);
+        at += 4 + length;
+    }
+    assert_eq!(parts.len(), 3);
+    // Too large for a pipe that nobody reads yet.
+    let sealed = folder.path().join("part");
+    let opened = parts[1..].iter().flat_map(|part| {
+        fs::write(&sealed, part).unwrap();
+        let [key, sealed] = [&identity, &sealed].map(|file| file.to_str().unwrap());
+        let said = Command::new(&age).args(["--decrypt", "--identity", key, sealed]).output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        said.stdout[32..].to_vec()
+    });
+    assert!(opened.collect::<Vec<u8>>() == content);
+}
