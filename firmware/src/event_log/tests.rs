@@ -213,3 +213,31 @@ fn a_real_boot_with_own_keys_has_nobody_else_in_its_chain() {
     assert_eq!((chain.programs.len(), chain.additions), (2, 0));
     assert!(chain.programs.iter().all(|program| !program.is_network));
 }
+
+/// Oracle: OVMF and systemd-boot under QEMU, with keys of a test's own.
+#[test]
+fn what_a_real_firmware_says_of_secure_boot_is_found_and_is_worth_an_a() {
+    use crate::facts::{Ours, attested};
+    use crate::posture::{Grade, judge};
+    use crate::signature_list::{self, Entry};
+
+    let log = EventLog::read(include_bytes!("../../../fuzz/corpus/event_log/boot-with-own-keys")).unwrap();
+    let secure_boot = log.secure_boot().unwrap();
+    assert!(secure_boot.is_on() && secure_boot.variable("dbx").is_empty());
+    let names: Vec<&str> = secure_boot.authorities.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["db"]);
+    let mut ours = Ours::default();
+    for name in ["PK", "KEK", "db"] {
+        let entries = signature_list::read(secure_boot.variable(name)).unwrap();
+        ours.certificates.extend(entries.into_iter().map(|owned| match owned.entry {
+            Entry::Certificate(certificate) => certificate.fingerprint,
+            other => panic!("{other:?}"),
+        }));
+    }
+    assert_eq!(ours.certificates.len(), 3);
+    let values = log.replay();
+    let graded = |ours: &Ours| judge(&attested(&log, &secure_boot, &values, "0.1.0", ours));
+    let posture = graded(&ours);
+    assert_eq!(posture.grade, Grade::A, "{posture:#?}");
+    assert_eq!(graded(&Ours::default()).grade, Grade::D);
+}
