@@ -10,7 +10,6 @@
 use std::io::{self, Read, Write};
 
 use age::x25519::Identity;
-use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::{constant_time, hmac};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -21,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::envelope::{self, EnvelopeError};
+use crate::passphrase::derived;
 use crate::{
     KeySet, LARGEST_TOKEN, Made, Purpose, Random, Recipient, SECRET, Secret, Sum, Token, TokenError, VolumeId,
 };
@@ -208,7 +208,7 @@ impl Head {
 impl Key {
     fn of(secret: &Secret, id: &VolumeId, head: Sum) -> Result<Self, ExportError> {
         let identity = identity(secret, id)?;
-        let mark = hmac::Key::new(hmac::HMAC_SHA256, derived(secret, id, "postkeep export 1, mark").expose());
+        let mark = hmac::Key::new(hmac::HMAC_SHA256, derived(secret.expose(), id, "postkeep export 1, mark").expose());
         Ok(Self { recipient: Recipient::of(&identity), identity, mark, head })
     }
 
@@ -364,20 +364,11 @@ fn named(name: String) -> Result<String, ExportError> {
     Ok(name)
 }
 
-/// What is `info` of the export `id`, from the secret that its custodians' shares give.
-fn derived(secret: &Secret, id: &VolumeId, info: &'static str) -> Secret {
-    let key = Salt::new(HKDF_SHA256, id.as_str().as_bytes()).extract(secret.expose());
-    Secret::fill(|octets| {
-        let filled = key.expand(&[info.as_bytes()], HKDF_SHA256).and_then(|okm| okm.fill(octets));
-        filled.expect("HKDF gives 32 octets");
-    })
-}
-
-/// The age identity of that export. The age crate takes one that was made elsewhere as a text only.
+/// The age identity of the export `id`, from the secret that its custodians' shares give. The age crate takes one that was made elsewhere as a text only.
 fn identity(secret: &Secret, id: &VolumeId) -> Result<Identity, ExportError> {
     let failed = || ExportError::Head("no identity can be made of its secret".to_owned());
     let name = Hrp::parse("age-secret-key-").map_err(|_| failed())?;
-    let octets = derived(secret, id, "postkeep export 1, key");
+    let octets = derived(secret.expose(), id, "postkeep export 1, key");
     let text = Zeroizing::new(bech32::encode_upper::<Bech32>(name, octets.expose()).map_err(|_| failed())?);
     text.parse().map_err(|_| failed())
 }

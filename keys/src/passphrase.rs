@@ -20,7 +20,12 @@ pub fn passphrase(secret: &Secret, tpm: Option<&Secret>, purpose: Purpose, volum
     }
     let kind = if tpm.is_some() { "with TPM" } else { "alone" };
     let info = format!("postkeep volume 1, {}, {kind}, epoch {epoch}", purpose.name());
-    let key = Salt::new(HKDF_SHA256, volume.as_str().as_bytes()).extract(&material);
+    derived(&material, volume, &info)
+}
+
+/// What HKDF-SHA-256 makes of `material` for `volume`, or an export, and for what `info` says.
+pub(crate) fn derived(material: &[u8], volume: &VolumeId, info: &str) -> Secret {
+    let key = Salt::new(HKDF_SHA256, volume.as_str().as_bytes()).extract(material);
     Secret::fill(|octets| {
         let info = [info.as_bytes()];
         let filled = key.expand(&info, HKDF_SHA256).and_then(|okm| okm.fill(octets));

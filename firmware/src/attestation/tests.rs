@@ -165,6 +165,19 @@ fn measure(log: &mut Writer, kind: u32, name: &str, data: &[u8]) {
     log.measured(7, kind, &Variable { vendor, name, data }.measured());
 }
 
+fn certificate(name: &str) -> Vec<u8> {
+    rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.der().to_vec()
+}
+
+/// What a variable holds that has this certificate alone, and what firmware measures when it let something through.
+fn list(certificate: &[u8]) -> Vec<u8> {
+    signature_list::of_certificate(Guid::POSTKEEP, certificate)
+}
+
+fn entry(certificate: &[u8]) -> Vec<u8> {
+    [&Guid::POSTKEEP.0[..], certificate].concat()
+}
+
 fn system(phase: &str) -> Digest {
     Digest::of(phase.as_bytes())
 }
@@ -193,15 +206,11 @@ fn a_box_that_is_as_it_was_is_told_from_one_that_has_been_open() {
 #[test]
 fn the_posture_is_as_good_as_the_word_of_the_tpm_and_the_owners_make_it() {
     let liar = Liar::new();
-    let certificate = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.der().to_vec();
     let (mine, strange) = (certificate("owner.example"), certificate("stranger.example"));
-    let list = |certificate: &[u8]| signature_list::of_certificate(Guid::POSTKEEP, certificate);
     let told = |platform_key: &[u8], signature_keys: &[u8]| {
         let mut log = Writer::new();
         configure(&mut log, 1, [platform_key, &list(&mine), signature_keys]);
-        let data = &[&Guid::POSTKEEP.0[..], &mine].concat();
-        let authority = Variable { vendor: Guid::IMAGE_SECURITY, name: "db", data };
-        log.measured(7, kind::VARIABLE_AUTHORITY, &authority.measured());
+        measure(&mut log, kind::VARIABLE_AUTHORITY, "db", &entry(&mine));
         log.program(Digest::of(b"loader"), &from_disk("\\EFI\\BOOT\\BOOTX64.EFI"));
         Told::by(&log, system(RUNNING))
     };
@@ -229,12 +238,9 @@ fn the_posture_is_as_good_as_the_word_of_the_tpm_and_the_owners_make_it() {
 fn what_a_program_measures_behind_the_firmware_makes_nothing_better() {
     // A program of the provider's, let through by a key of theirs, writes the log as it likes and measures what it likes.
     let liar = Liar::new();
-    let certificate = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.der().to_vec();
     let (mine, strange) = (certificate("owner.example"), certificate("stranger.example"));
-    let list = |certificate: &[u8]| signature_list::of_certificate(Guid::POSTKEEP, certificate);
     let ours = Ours { certificates: vec![Digest::of(&mine)], files: Vec::new() };
     let both = [list(&mine), list(&strange)].concat();
-    let entry = |certificate: &[u8]| [&Guid::POSTKEEP.0[..], certificate].concat();
     let tampered = |is_on: u8, kind: u32| {
         let mut log = Writer::new();
         configure(&mut log, is_on, [&list(&mine), &list(&mine), &both]);

@@ -14,7 +14,7 @@ use serde_json::json;
 use tempfile::NamedTempFile;
 
 use crate::arguments::Trust;
-use crate::outcome::{FAILED, Failure, Outcome, bad, refused};
+use crate::outcome::{FAILED, Failure, Outcome, bad, must_be_new, refused};
 use crate::recover::{Brought, secret_of};
 use crate::split::key_set;
 use crate::terminal::Terminal;
@@ -33,9 +33,7 @@ pub(crate) fn export(
     out: &Path,
     quiet: bool,
 ) -> Result<Outcome, Failure> {
-    if out.exists() {
-        return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
-    }
+    must_be_new(out)?;
     let set = key_set(keys)?;
     let is_file = from != Path::new(STANDARD_INPUT);
     let named = if is_file { from.file_name().map(|name| name.to_string_lossy().into_owned()) } else { None };
@@ -89,10 +87,8 @@ pub(crate) fn import(
     out: &Path,
     quiet: bool,
 ) -> Result<Outcome, Failure> {
-    if out.exists() {
-        // Said before devices are touched and passphrases typed.
-        return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
-    }
+    // Said before devices are touched and passphrases typed.
+    must_be_new(out)?;
     let (file, size) = opened(from)?;
     let failed = |error| told(&error, from, out);
     let known = trust.box_key.as_deref().map(keys_of).transpose()?;

@@ -13,16 +13,14 @@ use crate::arguments::{At, Member, Trust};
 use crate::attest::{self, Vouched, Vouching};
 use crate::client::Client;
 use crate::identities;
-use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
+use crate::outcome::{Failure, Outcome, bad, must_be_new, read, refused, write_new};
 use crate::terminal::Terminal;
 use crate::work;
 
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 pub(crate) fn token(at: &At, out: &Path) -> Result<Outcome, Failure> {
-    if out.exists() {
-        return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
-    }
+    must_be_new(out)?;
     let client = client(at)?;
     let Reply::Token { note } = client.ask(&Request::Token)? else { return Err(strange()) };
     let token = Token::unverified(note.as_bytes()).map_err(bad)?;

@@ -67,6 +67,17 @@ pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     }
 }
 
+/// Makes sure that nothing is at `path`, before anybody types a passphrase or touches a device for what would have no place.
+///
+/// # Errors
+/// A file is there.
+pub(crate) fn must_be_new(path: &Path) -> Result<(), Failure> {
+    if path.exists() {
+        return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", path.display())));
+    }
+    Ok(())
+}
+
 /// Writes a file that was not there, for its owner's eyes only.
 pub(crate) fn write_new(path: &Path, octets: &[u8]) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {

@@ -7,7 +7,7 @@ use postkeep_keys::{Held, Name, Purpose, Secret, Share, Token, combine, passphra
 use serde_json::json;
 
 use crate::arguments::Trust;
-use crate::outcome::{Failure, Outcome, bad, refused, write_new};
+use crate::outcome::{Failure, Outcome, bad, must_be_new, refused, write_new};
 use crate::work;
 
 /// Whose shares are brought.
@@ -18,10 +18,8 @@ pub(crate) struct Brought<'a> {
 }
 
 pub(crate) fn recover(file: &Path, trust: &Trust, brought: &Brought<'_>, out: &Path) -> Result<Outcome, Failure> {
-    if out.exists() {
-        // Said before devices are touched and passphrases typed.
-        return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
-    }
+    // Said before devices are touched and passphrases typed.
+    must_be_new(out)?;
     let (token, _) = work::token(file, trust)?;
     let purpose = brought.purpose;
     let (secret, names) = secret_of(&token, brought)?;

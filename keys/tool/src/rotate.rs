@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::arguments::{At, Holding, Trust};
 use crate::attest::{self, Vouching};
 use crate::client::Client;
-use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
+use crate::outcome::{Failure, Outcome, bad, must_be_new, read, refused, write_new};
 use crate::{online, work};
 
 /// New slots are made in seconds; a second disk that does not answer is waited for.
@@ -34,9 +34,7 @@ pub(crate) struct Wanted<'a> {
 
 pub(crate) fn rotate(holding: &Holding, at: &At, vouching: &Vouching, wanted: &Wanted<'_>) -> Result<Outcome, Failure> {
     let out = wanted.out;
-    if out.exists() {
-        return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
-    }
+    must_be_new(out)?;
     let (token, _) = work::token(&holding.token, &holding.trust)?;
     let set = match wanted.to {
         None => token.key_set(),

@@ -6,7 +6,7 @@ use postkeep_keys::{KeySet, Made, Purpose, System, Token, VolumeId, passphrase};
 use postkeep_notes::SignerKey;
 use serde_json::json;
 
-use crate::outcome::{Failure, Outcome, bad, read, write_new};
+use crate::outcome::{Failure, Outcome, bad, must_be_new, read, write_new};
 
 /// Such a volume has one key set for its life.
 const EPOCH: u64 = 1;
@@ -37,9 +37,7 @@ pub(crate) fn split(keys: &Path, volume: &VolumeId, into: &Into<'_>) -> Result<O
         }));
     }
     for file in [Some(into.token), Some(into.opening), into.recovery].into_iter().flatten() {
-        if file.exists() {
-            return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", file.display())));
-        }
+        must_be_new(file)?;
     }
     let Made { token, opening, recovery } = Token::make(&set, volume, EPOCH, &mut System).map_err(bad)?;
     let signer = SignerKey::generate(SIGNER).map_err(bad)?;

@@ -15,15 +15,13 @@ use crate::arguments::{Holding, To, Trust};
 use crate::attest::{self, Vouching};
 use crate::client::Client;
 use crate::identities::{self, Keeping};
-use crate::outcome::{Failure, Outcome, bad, read, refused, write_new};
+use crate::outcome::{Failure, Outcome, bad, must_be_new, read, refused, write_new};
 use crate::terminal::Terminal;
 use crate::{online, paper};
 
 pub(crate) fn generate(out: &Path, passphrase: bool, guard: Option<&Path>) -> Result<Outcome, Failure> {
-    if out.exists() {
-        // Said before anybody types a passphrase or touches a device.
-        return Err(bad(format!("{} is there already; name a new file, nothing is overwritten", out.display())));
-    }
+    // Said before anybody types a passphrase or touches a device.
+    must_be_new(out)?;
     let keeping = match guard {
         Some(guard) => Keeping::Guard(read(guard)?),
         None if passphrase => Keeping::Passphrase(identities::new_passphrase()?),
