@@ -168,7 +168,7 @@ class Custody(unittest.TestCase):
             self.refuses(587)
             # One of them has it started anew from elsewhere, since its TPM vouches for a box that was open only after that.
             custodians.act("restart", "cleo", certificate, "--name", "cleo")
-            machine.console.expect("UEFI Secure Boot is enabled", within=120)
+            machine.console.expect("UEFI Secure Boot is enabled", within=300)
             machine.console.expect("postkeep: sealed: postkeep-offer-1:planned:", within=300, refuse=["[FAILED]", TAKES_MAIL])
             machine.cut_power()
             header = volume_header(disk)
