@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postkeep_configuration::Acme;
 use rustls::ServerConfig;
+use tokio::task::JoinHandle;
 
 use crate::order;
 use crate::renewal::Renewal;
@@ -66,8 +67,12 @@ impl Certificates {
         Ok(config)
     }
 
-    /// Renews in time, for ever.
-    pub async fn keep(self: Arc<Self>) {
+    /// Renews in time, for ever, in a task of its own. Must be called inside a tokio runtime.
+    pub fn keep(self: Arc<Self>) -> JoinHandle<()> {
+        tokio::spawn(self.renew())
+    }
+
+    async fn renew(self: Arc<Self>) {
         loop {
             let (now, next) = (now(), self.renewal.lock().next());
             if next > now {

@@ -26,6 +26,7 @@ use rustls::{CertificateError, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -129,8 +130,12 @@ impl Door {
         Ok((door, listener))
     }
 
-    /// For ever.
-    pub(crate) async fn serve(self, listener: TcpListener) {
+    /// For ever, in a task of its own. No async function: those are compiled where they are awaited, in each program anew.
+    pub(crate) fn serve(self, listener: TcpListener) -> JoinHandle<()> {
+        tokio::spawn(self.receive(listener))
+    }
+
+    async fn receive(self, listener: TcpListener) {
         loop {
             match listener.accept().await {
                 Ok((stream, address)) => {

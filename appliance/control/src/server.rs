@@ -144,29 +144,39 @@ impl Control {
         if let Some(api) = &configuration.api {
             let (door, listener) = Door::open(api, Arc::clone(managers), routes.clone(), watched).await?;
             door_address = listener.local_addr().ok();
-            tasks.push(tokio::spawn(door.serve(listener)));
+            tasks.push(door.serve(listener));
         }
         let listener = bind(socket).await?;
-        let routes = routes.into_make_service_with_connect_info::<Peer>();
-        tasks.push(tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, routes).await {
-                log::error!("control: {error}");
-            }
-        }));
+        tasks.push(serve_socket(listener, routes));
         let mut bound = None;
         if let Some(address) = configuration.metrics.as_ref().map(|metrics| metrics.address) {
             let listener =
                 TcpListener::bind(address).await.map_err(|error| ControlError::Metrics { address, error })?;
             bound = listener.local_addr().ok();
-            let routes = Router::new().route("/metrics", get(scrape)).with_state(shared);
-            tasks.push(tokio::spawn(async move {
-                if let Err(error) = axum::serve(listener, routes).await {
-                    log::error!("metrics: {error}");
-                }
-            }));
+            tasks.push(serve_metrics(listener, shared));
         }
         Ok(Self { tasks, closing, socket: socket.to_owned(), metrics: bound, api: door_address })
     }
+}
+
+// No async functions: those are compiled where they are awaited, in each program anew.
+
+fn serve_socket(listener: UnixListener, routes: Router) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let routes = routes.into_make_service_with_connect_info::<Peer>();
+        if let Err(error) = axum::serve(listener, routes).await {
+            log::error!("control: {error}");
+        }
+    })
+}
+
+fn serve_metrics(listener: TcpListener, shared: Shared) -> JoinHandle<()> {
+    let routes = Router::new().route("/metrics", get(scrape)).with_state(shared);
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, routes).await {
+            log::error!("metrics: {error}");
+        }
+    })
 }
 
 /// What is served at the socket and at the door for management alike.

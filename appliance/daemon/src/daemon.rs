@@ -102,7 +102,7 @@ async fn serve(
     supervision::ready(&addresses);
     let mut watchdog = supervision::Watchdog::of_this_process();
     // After the doors are open: that is where names are proved.
-    let renewal = certificates.map(|certificates| tokio::spawn(certificates.keep()));
+    let renewal = certificates.map(Certificates::keep);
 
     loop {
         tokio::select! {

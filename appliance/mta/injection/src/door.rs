@@ -223,7 +223,7 @@ impl<G: Gatekeeper> HttpDoors<G> {
                     share: door.connections_per_address,
                     closing: watched.clone(),
                 };
-                tokio::spawn(house.serve(listener))
+                house.serve(listener)
             })
             .collect();
         Ok(Self { shared, closing, addresses, acceptors, tasks, guests })
@@ -352,7 +352,12 @@ struct House {
 }
 
 impl House {
-    async fn serve(self, listener: TcpListener) {
+    /// In a task of its own. No async function: those are compiled where they are awaited, in each program anew.
+    fn serve(self, listener: TcpListener) -> JoinHandle<()> {
+        tokio::spawn(self.receive(listener))
+    }
+
+    async fn receive(self, listener: TcpListener) {
         loop {
             // The kernel keeps those who come while every place is taken.
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
