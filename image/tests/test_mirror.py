@@ -58,7 +58,9 @@ class Mirror(unittest.TestCase):
             machine.blank(name, size="16G")
         [image] = (file for file in RELEASE.glob("*.raw.zst") if ".root" not in file.name)
         command = [BUILD / "bin/postkeep-flash", "--root", folder / "rescue", "--json", "write", "--image", image,
-                   "--release", RELEASE / "release.note", "--release-key", KEYS / "release.pub", "--seed", seed]
+                   "--release", RELEASE / "release.note", "--release-key", KEYS / "release.pub", "--seed", seed,
+                   # Beside the image, where it is by default, it is that of whoever else flashes this image.
+                   "--state", folder / "flash-state"]
         for disk in machine.disks():
             command += ["--disk", disk, "--yes-erase", disk.name]
         run(*command)
