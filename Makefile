@@ -23,7 +23,7 @@ help:
 	@echo "make flash          put the image onto a disk of this machine: make flash DISK=/dev/sdX BOX_SEED=box.seed"
 	@echo "make installer      a stick or CD that installs the image"
 	@echo "make test-image     the image's own tests: containers, virtual machines, a second build that must be the same (hours)"
-	@echo "make image-verify   build the image a second time and compare: the same but for signatures"
+	@echo "make image-verify   build programs and image a second time and compare: the same but for signatures"
 	@echo "make clean          remove what was built (the tools in .tools stay)"
 	@echo
 	@echo "RECIPIENTS=$(RECIPIENTS) SEED=$(SEED) may be set for run and serve."
@@ -75,10 +75,10 @@ flash:
 
 test-image:
 	@scripts/image test
-	@scripts/image verify
+	@scripts/image verify --programs
 
 image-verify:
-	@scripts/image verify
+	@scripts/image verify --programs
 
 clean:
 	rm -rf target fuzz/target

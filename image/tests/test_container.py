@@ -32,37 +32,11 @@ BOX6, HERE6 = "fd00:706b::1", "fd00:706b::2"
 KNOCK = b"is anybody there?"
 # The page that promises what the journal says.
 EVENTS = dict(re.findall(r"^\| `([a-z-]+)` \| `([0-9a-f]{32})` \|", (BUILD / "image/journal.md").read_text(), re.M))
-# Every service of ours is a user without rights and has one capability at most, but for these: what is left to them of root's
-# capabilities, and why they are root.
+# Every service of ours is a user without rights and has one capability at most, but for those in the page's table: what is left to
+# them of root's capabilities, and why they are root.
 ROOT_NEVERTHELESS = {
-    "postkeep-act.service": ("CAP_DAC_READ_SEARCH", "systemd obeys root; the seed lies in a folder of the mail core's user"),
-    "postkeep-array.service": ("CAP_MKNOD CAP_SYS_ADMIN", "mdadm makes a node for the array, and puts it together by ioctls"),
-    "postkeep-boot-changed.service": ("", "systemd obeys root"),
-    "postkeep-boot-copy.service": ("CAP_SYS_ADMIN", "mounts the boot partition of the other disk"),
-    "postkeep-custody.service": ("CAP_SYS_ADMIN", "writes partition tables, makes a volume by device-mapper, and mounts it"),
-    "postkeep-disks.service": ("CAP_SYS_ADMIN", "mounts the boot partition of the other disk"),
-    "postkeep-first-boot.service": ("", "the boot partition is root's"),
-    "postkeep-folders.service": ("CAP_CHOWN CAP_FOWNER CAP_FSETID", "gives each folder to its owner"),
-    "postkeep-forget.service": ("", "the kernel takes that from root"),
-    "postkeep-gate.service": ("CAP_DAC_READ_SEARCH", "the boot partition is root's; the configuration lies in a folder of the mail core's user"),
-    "postkeep-halves.service": ("CAP_SYS_ADMIN", "writes partition tables"),
-    "postkeep-history.service": ("", "the mail core may not change what is remembered: its folder is root's"),
-    "postkeep-install@.service": ("CAP_SYS_ADMIN", "the installer: writes disks, and reads their tables anew"),
-    "postkeep-journal.service": ("", "journald moves its files for root only"),
-    "postkeep-names.service": ("", "systemd obeys root"),
-    "postkeep-network-settled.service": ("CAP_DAC_READ_SEARCH", "what networkd reads is root's; the seed lies in a folder of the mail core's user"),
-    "postkeep-network.service": ("", "the boot partition is root's, and so is what networkd reads"),
-    "postkeep-onlookers.service": ("", "systemd obeys root"),
-    "postkeep-open.service": ("CAP_SYS_ADMIN", "closes a volume by device-mapper"),
-    "postkeep-opener.service": ("CAP_SYS_ADMIN", "opens and closes a volume by device-mapper; systemd obeys root"),
-    "postkeep-partitions-passphrase.service": ("CAP_SYS_ADMIN", "writes partition tables, and makes a volume by device-mapper"),
-    "postkeep-partitions.service": ("CAP_SYS_ADMIN", "writes partition tables, and makes a volume by device-mapper"),
-    "postkeep-passphrase.service": ("", "what was typed is left in root's keyring"),
-    "postkeep-posture.service": ("", "what the firmware has measured is told to root only"),
-    "postkeep-root.service": ("CAP_SYS_ADMIN", "the initrd: makes the device that the root is read from, by device-mapper"),
-    "postkeep-screens.service": ("", "systemd obeys root"),
-    "postkeep-trial-failed.service": ("", "systemd obeys root"),
-    "postkeep-update.service": ("CAP_SYS_ADMIN", "writes partitions and their table"),
+    unit: (capabilities.replace("`", "").replace(",", "").replace("none", ""), why)
+    for unit, capabilities, why in re.findall(r"^\| `(postkeep-[a-z@-]+\.service)` \| ([^|]+) \| ([^|]+) \|$", (BUILD / "image/image.md").read_text(), re.M)
 }
 # Network and storage drivers whose firmware is not in the image, and why: all are of machines that nobody rents out any more, or work
 # without it.
@@ -166,8 +140,23 @@ class WhatIsInIt(unittest.TestCase):
 
     def test_only_the_programs_that_are_listed_are_there(self):
         listed = {line.split()[0] for line in (BUILD / "image/programs").read_text().splitlines() if line.strip() and line[0] != "#"}
-        found = {path.name for folder in ("usr/bin", "usr/sbin") for path in (self.root / folder).iterdir()}
-        self.assertEqual({name for name in found - listed if not name.startswith("postkeep")}, set())
+        for tree in self.trees[:2]:
+            # Wherever they are: what can be started and is no library.
+            found = {path.name for path in tree.rglob("*") if not path.is_symlink() and path.is_file() and path.stat().st_mode & 0o111 and ".so" not in path.name}
+            found |= {path.name for folder in ("usr/bin", "usr/sbin") if (tree / folder).exists() for path in (tree / folder).iterdir()}
+            self.assertIn("systemd-executor", found)
+            self.assertEqual({name for name in found - listed if not name.startswith("postkeep")}, set(), tree)
+
+    def test_units_start_what_is_there(self):
+        for tree in self.trees[:2]:
+            lacking = set()
+            for unit in (tree / UNITS).glob("*.service"):
+                command = re.search(r"^ExecStart=[-@:+!|]*(\S+)", unit.read_text(), re.M) if unit.is_file() else None
+                if command and not any((tree / folder / command[1].lstrip("/")).exists() for folder in ("", "usr/bin", "usr/sbin")):
+                    lacking.add(unit.name)
+            self.assertEqual(lacking, set(), tree)
+            called = {name.name for name in (tree / "usr/share/dbus-1/system-services").glob("*")}
+            self.assertLessEqual(called, {f"org.freedesktop.{name}1.service" for name in ("hostname", "network", "systemd", "timedate")})
 
     def test_the_bill_of_materials_is_in_it(self):
         bills = {name: json.loads((self.root / f"usr/share/postkeep/sbom/{name}.json").read_text()) for name in ("cyclonedx", "spdx")}
@@ -200,8 +189,11 @@ class WhatIsInIt(unittest.TestCase):
         modules = [path for tree in self.trees for path in tree.glob("usr/lib/modules/*/kernel/**/*.ko*")]
         there = {part for path in modules for part in path.parts[path.parts.index("kernel"):]}
         self.assertEqual(there & {"wireless", "mac80211", "cfg80211", "bluetooth", "nfc", "wwan", "hamradio", "ieee802154", "ax25",
-                                  "sound", "soundwire", "gpu", "accel", "media"}, set())
+                                  "sound", "soundwire", "gpu", "accel", "media", "fbdev", "rfkill"}, set())
         names = {path.name.partition(".")[0] for path in modules}
+        # Modems, which lie among network cards and serial ports at USB.
+        self.assertEqual(names & {"qmi_wwan", "cdc_mbim", "huawei_cdc_ncm", "sierra_net", "hso", "kalmia", "lg-vl600", "cdc-phonet", "option",
+                                  "qcserial", "sierra", "usb_wwan"}, set())
         self.assertLessEqual({"igb", "ixgbe", "i40e", "ice", "e1000e", "r8169", "bnxt_en", "mlx5_core", "nvme", "megaraid_sas", "iTCO_wdt"}, names)
 
     def test_units_of_ours_are_confined(self):
@@ -261,6 +253,12 @@ class WhatRuns(unittest.TestCase):
 
     def test_no_unit_has_failed(self):
         self.assertEqual(self.box.failed(), {})
+
+    def test_systemd_listens_for_nobody_but_who_is_listed(self):
+        told = self.box.run("systemctl", "list-units", "--type=socket", "--state=active", "--plain", "--no-legend", "--no-pager").stdout
+        listening = {line.split()[0] for line in told.splitlines()}
+        self.assertEqual({name for name in listening if not name.startswith("postkeep-")},
+                         {"dbus.socket", "systemd-journald.socket", "systemd-journald-dev-log.socket", "systemd-networkd.socket"})
 
     def test_what_runs_of_ours_may_do_what_its_unit_says_and_nothing_else(self):
         # Two that start when somebody asks them.

@@ -57,11 +57,15 @@ pub fn suppressed(checks: &[Check]) -> Option<u64> {
 }
 
 /// The verdict after `elapsed` since the gate began to look. `suppressed` is how many entries the suppression list had at the last good start,
-/// where this version has still to prove that it finds it.
+/// where this version has still to prove that it finds it; none if mail was not configured then. A list that has lost more than half of them
+/// was not read in full; an owner who has taken as many out since that start updates after the next.
 #[must_use]
 pub fn judge(seen: &Seen, suppressed: Option<u64>, elapsed: Duration) -> Verdict {
     let over = elapsed >= PATIENCE;
     match seen {
+        Seen::Unconfigured if suppressed.is_some() => {
+            Verdict::Unwell("there is no configuration of mail, and there was one at the last good start before".to_owned())
+        }
         Seen::Unconfigured => Verdict::Well("there is no configuration of mail yet".to_owned()),
         Seen::Failed(why) => Verdict::Unwell(format!("the mail core does not run: {why}")),
         Seen::Silent(why) if over => {
@@ -69,8 +73,9 @@ pub fn judge(seen: &Seen, suppressed: Option<u64>, elapsed: Duration) -> Verdict
         }
         Seen::Silent(_) => Verdict::Wait,
         Seen::Examined(checks) => {
-            let lost = suppressed.filter(|before| *before > 0 && self::suppressed(checks) == Some(0)).map(|before| {
-                format!("suppression: the list is empty, and had {before} entries at the last good start before")
+            let lost = suppressed.zip(self::suppressed(checks)).filter(|(before, now)| *now < before.div_ceil(2));
+            let lost = lost.map(|(before, now)| {
+                format!("suppression: the list has {now} entries, and had {before} at the last good start before")
             });
             let unwell: Vec<String> = checks
                 .iter()
@@ -104,8 +109,11 @@ mod tests {
     fn a_version_that_does_not_find_whom_not_to_write_to_is_sent_back() {
         let seen = |entries| Seen::Examined(vec![Check { entries: Some(entries), ..check("suppression", true) }]);
         let Verdict::Unwell(why) = judge(&seen(0), Some(7), PATIENCE) else { panic!() };
-        assert!(why.contains("the list is empty, and had 7 entries"), "{why}");
-        for (entries, before) in [(1, Some(7)), (0, Some(0)), (0, None), (9, Some(7))] {
+        assert!(why.contains("the list has 0 entries, and had 7"), "{why}");
+        for (entries, before) in [(3, 7), (0, 1), (499_999, 1_000_000)] {
+            assert!(matches!(judge(&seen(entries), Some(before), PATIENCE), Verdict::Unwell(_)), "{entries} {before}");
+        }
+        for (entries, before) in [(4, Some(7)), (1, Some(1)), (0, Some(0)), (0, None), (9, Some(7))] {
             assert!(matches!(judge(&seen(entries), before, Duration::ZERO), Verdict::Well(_)), "{entries} {before:?}");
         }
     }
@@ -116,6 +124,7 @@ mod tests {
         assert!(matches!(judge(&seen, None, Duration::ZERO), Verdict::Well(_)));
         assert!(matches!(judge(&Seen::Examined(Vec::new()), None, Duration::ZERO), Verdict::Unwell(_)));
         assert!(matches!(judge(&Seen::Unconfigured, None, Duration::ZERO), Verdict::Well(_)));
+        assert!(matches!(judge(&Seen::Unconfigured, Some(0), Duration::ZERO), Verdict::Unwell(_)), "it was configured");
     }
 
     #[test]

@@ -157,9 +157,8 @@ async fn gate(place: &Place, store: &Store, control: &Path, configuration: &Path
         match judge(&seen, suppressed_before, began.elapsed()) {
             Verdict::Wait => tokio::time::sleep(LOOK_AGAIN).await,
             Verdict::Well(what) => {
-                if let Seen::Examined(checks) = &seen
-                    && let Err(error) = store.found(suppressed(checks))
-                {
+                let checks: &[Check] = if let Seen::Examined(checks) = &seen { checks } else { &[] };
+                if let Err(error) = store.found(suppressed(checks)) {
                     say(&error.to_string());
                 }
                 break Ok(what);
