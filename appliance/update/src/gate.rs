@@ -63,9 +63,9 @@ pub fn suppressed(checks: &[Check]) -> Option<u64> {
 pub fn judge(seen: &Seen, suppressed: Option<u64>, elapsed: Duration) -> Verdict {
     let over = elapsed >= PATIENCE;
     match seen {
-        Seen::Unconfigured if suppressed.is_some() => {
-            Verdict::Unwell("there is no configuration of mail, and there was one at the last good start before".to_owned())
-        }
+        Seen::Unconfigured if suppressed.is_some() => Verdict::Unwell(
+            "there is no configuration of mail, and there was one at the last good start before".to_owned(),
+        ),
         Seen::Unconfigured => Verdict::Well("there is no configuration of mail yet".to_owned()),
         Seen::Failed(why) => Verdict::Unwell(format!("the mail core does not run: {why}")),
         Seen::Silent(why) if over => {
