@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use postkeep_release::{DataFormat, Version};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::api::Dated;
 use crate::attempt::{Attempt, Event};
@@ -90,22 +91,29 @@ impl Store {
     /// # Errors
     /// The disk.
     pub fn note(&self, event: Event, now: Timestamp) -> Result<(), StoreError> {
-        let mut history = self.history()?;
-        if history.last().is_some_and(|last| last.event == event) {
+        let mut history = self.entries()?;
+        if history.last().and_then(known).is_some_and(|last| last.event == event) {
             return Ok(());
         }
         event.tell();
-        history.push(Dated { time: now, event });
+        let path = || self.folder.join("history.json");
+        let entry = serde_json::to_value(Dated { time: now, event });
+        history.push(entry.map_err(|error| StoreError { verb: "write", path: path(), error: error.into() })?);
         let old = history.len().saturating_sub(MOST_EVENTS);
         history.drain(..old);
         self.write("history.json", &history)
     }
 
-    /// What happened, the newest last.
+    /// What happened, the newest last; without what only a later version, which ran here in between, has a name for.
     ///
     /// # Errors
     /// The disk, or what somebody else wrote.
     pub fn history(&self) -> Result<Vec<Dated>, StoreError> {
+        Ok(self.entries()?.iter().filter_map(known).collect())
+    }
+
+    /// As they were written: what is not known here stays for who knows it.
+    fn entries(&self) -> Result<Vec<Value>, StoreError> {
         Ok(self.read("history.json")?.unwrap_or_default())
     }
 
@@ -166,10 +174,60 @@ impl Store {
     }
 }
 
+fn known(entry: &Value) -> Option<Dated> {
+    Dated::deserialize(entry).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::attempt::Stage;
+
+    /// As the first version wrote them. They are read for as long as format 1 is: nothing here is ever changed.
+    const FIRST: [(&str, &str); 4] = [
+        (
+            "attempt.json",
+            r#"{"from":"0.1.0","to":"0.1.1","since":"2026-11-29T10:00:00Z","stage":"installed","back":false,"spared":[],"unwell":null}"#,
+        ),
+        (
+            "history.json",
+            r#"[{"time":"2026-11-29T10:00:00Z","event":"installed","from":"0.1.0","to":"0.1.1"},{"time":"2026-11-29T10:05:00Z","event":"taken","from":"0.1.0","to":"0.1.1"}]"#,
+        ),
+        ("formats.json", r#"{"written":1,"versions":{"0.1.0":{"reads":[1],"writes":1}}}"#),
+        ("suppressed.json", "7"),
+    ];
+
+    fn written(files: &[(&str, &str)]) -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, text)| fs::write(folder.path().join(name), text).unwrap());
+        let store = Store::new(folder.path());
+        (folder, store)
+    }
+
+    #[test]
+    fn what_the_first_version_wrote_is_read() {
+        let (_folder, store) = written(&FIRST);
+        let attempt = store.attempt().unwrap().unwrap();
+        assert_eq!((attempt.from, attempt.to), (Version::new(0, 1, 0), Version::new(0, 1, 1)));
+        assert_eq!(store.history().unwrap().len(), 2);
+        assert_eq!((store.formats().unwrap().written, store.suppressed().unwrap()), (Some(1), Some(7)));
+    }
+
+    #[test]
+    fn what_a_later_version_notes_does_not_keep_this_one_from_noting_and_is_kept_for_it() {
+        let (folder, store) = written(&FIRST);
+        let later = FIRST[1].1.replace("\"taken\"", "\"dreamt\"");
+        fs::write(folder.path().join("history.json"), later).unwrap();
+        assert_eq!(store.history().unwrap().len(), 1);
+        let event = Event::FellBack {
+            from: Version::new(0, 1, 1),
+            to: Version::new(0, 1, 0),
+            reason: "the queue does not open".to_owned(),
+        };
+        store.note(event, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(store.history().unwrap().len(), 2);
+        assert!(fs::read_to_string(folder.path().join("history.json")).unwrap().contains("dreamt"));
+    }
 
     #[test]
     fn what_is_kept_is_read_again_and_an_event_is_noted_once() {
