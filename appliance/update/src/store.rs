@@ -187,7 +187,7 @@ mod tests {
     const FIRST: [(&str, &str); 4] = [
         (
             "attempt.json",
-            r#"{"from":"0.1.0","to":"0.1.1","since":"2026-11-29T10:00:00Z","stage":"installed","back":false,"spared":[],"unwell":null}"#,
+            r#"{"from":"0.1.0","to":"0.1.1","since":"2026-11-29T10:00:00Z","stage":"written","back":false,"spared":[],"unwell":null}"#,
         ),
         (
             "history.json",
